@@ -1,0 +1,73 @@
+"""memprof tells where the memory of a PyTorch run went, why, and what to do about it.
+
+Importing it imports neither torch nor matplotlib: names load what they need when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from memprof._version import __version__
+
+if TYPE_CHECKING:
+    from memprof._errors import (
+        MemprofError,
+        OutputError,
+        RecordingError,
+        RecordingVersionError,
+        TorchUnavailableError,
+        UsageError,
+    )
+    from memprof.advise.diagnosis import Diagnosis, diagnose
+    from memprof.detect.finding import Finding, Remedy
+    from memprof.profiler import Profiler, iterations, profile
+    from memprof.record.reader import Recording, open_recording
+
+_HOME = {
+    "Diagnosis": "memprof.advise.diagnosis",
+    "Finding": "memprof.detect.finding",
+    "MemprofError": "memprof._errors",
+    "OutputError": "memprof._errors",
+    "Profiler": "memprof.profiler",
+    "Recording": "memprof.record.reader",
+    "RecordingError": "memprof._errors",
+    "RecordingVersionError": "memprof._errors",
+    "Remedy": "memprof.detect.finding",
+    "TorchUnavailableError": "memprof._errors",
+    "UsageError": "memprof._errors",
+    "diagnose": "memprof.advise.diagnosis",
+    "iterations": "memprof.profiler",
+    "open_recording": "memprof.record.reader",
+    "profile": "memprof.profiler",
+}
+
+__all__ = [
+    "Diagnosis",
+    "Finding",
+    "MemprofError",
+    "OutputError",
+    "Profiler",
+    "Recording",
+    "RecordingError",
+    "RecordingVersionError",
+    "Remedy",
+    "TorchUnavailableError",
+    "UsageError",
+    "__version__",
+    "diagnose",
+    "iterations",
+    "open_recording",
+    "profile",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,45 @@
+"""The answer to "where did the memory go": model, findings, remedies with their savings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memprof.advise.savings import with_savings
+from memprof.detect import run_rules
+from memprof.detect.finding import Finding, Severity, Skipped
+from memprof.model.build import build
+from memprof.model.memory import MemoryModel
+from memprof.model.view import RecordingView
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What reporters show."""
+
+    model: MemoryModel
+    findings: tuple[Finding, ...]
+    """Most severe first, then by bytes."""
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def worst(self) -> Severity | None:
+        """Highest severity among the findings, or None without findings."""
+        return max((finding.severity for finding in self.findings), key=lambda s: s.rank, default=None)
+
+
+def diagnose(recording: RecordingView) -> Diagnosis:
+    """Say where the memory of a run went, why, and what to do.
+
+    Args:
+        recording: An opened recording; needs no torch.
+
+    Returns:
+        The model of the run, what the rules found, and what each remedy saves.
+    """
+    model = build(recording)
+    findings, skipped = run_rules(model)
+    return Diagnosis(
+        model=model,
+        findings=tuple(with_savings(model, finding) for finding in findings),
+        skipped=tuple(skipped),
+    )

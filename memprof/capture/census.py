@@ -1,0 +1,273 @@
+"""At a tick boundary: what outlived its iteration, and who keeps it.
+
+Two questions are asked of the live process. Which tensors made in earlier iterations are still there
+(a pile), and which graphs made in this iteration reach back into an earlier one (a chain)? A clean
+loop answers both with "none" at the cost of looking through a short list; only then are graphs walked
+and referrers searched.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict
+from dataclasses import dataclass, field
+from time import perf_counter_ns
+
+import torch
+
+from memprof.capture.frames import UserCode, tracked_objects
+from memprof.capture.graph import GraphWalk, sequence_nr, walk
+from memprof.capture.holders import UNKNOWN, HolderSearch
+from memprof.capture.storages import LiveStorage, StorageTracker
+from memprof.record.events import Census, GraphRoot, HeldGroup, Holder, Location, Role
+
+_BY_DESIGN = Role.PARAMETER | Role.BUFFER | Role.OPTIMIZER_STATE | Role.GRADIENT
+_NODES_A_WALK = 20_000
+_NODES_A_CENSUS = 100_000
+_MAX_GROUPS = 8
+
+_GroupKey = tuple[Location | None, str, bool]
+
+
+@dataclass(slots=True)
+class _Pile:
+    """Surviving tensors made by one line."""
+
+    lives: list[LiveStorage] = field(default_factory=list)
+    tensors: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(live.nbytes for live in self.lives)
+
+
+class CensusTaker:
+    """Remembers, from one tick boundary to the next, what the following census needs.
+
+    Args:
+        tracker: The books of storages.
+        code: Tells the user's frames from others.
+    """
+
+    def __init__(self, tracker: StorageTracker, code: UserCode) -> None:
+        self._tracker = tracker
+        self._code = code
+        self._tensors: list[tuple[int, weakref.ref[torch.Tensor]]] = []
+        self._previous: dict[int, tuple[int, Location | None]] = {}
+        """Sequence number of a tensor's `grad_fn` at the last boundary -> its storage's id and line."""
+
+    def close_tick(self, tick: int) -> None:
+        """Note which tensors made in the tick that ends are alive."""
+        recent = self._tracker.recent_tensors
+        self._tracker.recent_tensors = []
+        unique = {id(tensor): reference for reference in recent if (tensor := reference()) is not None}
+        self._tensors = [item for item in self._tensors if item[1]() is not None]
+        self._tensors.extend((tick, reference) for reference in unique.values())
+
+    def remember_graphs(self) -> None:
+        """Note the graphs alive now, for the next census to recognise."""
+        self._previous = {}
+        for _, reference in self._tensors:
+            tensor = reference()
+            if tensor is None or tensor.grad_fn is None:
+                continue
+            live = self._live(tensor)
+            if live is not None:
+                self._previous[sequence_nr(tensor.grad_fn)] = (live.id, live.location)
+
+    def take(
+        self, tick: int, *, first_tick: int, iteration_tick: int, call: Location | None
+    ) -> Census | None:
+        """Look at the live process.
+
+        Args:
+            tick: The tick that ends.
+            first_tick: First tick of the first loop; older tensors are set-up.
+            iteration_tick: First tick of the iteration that ends.
+            call: Where a root module was given a tensor with an earlier iteration's graph, if it was.
+
+        Returns:
+            What was found, or None where nothing outlived its iteration.
+        """
+        alive = [(made, tensor) for made, ref in self._tensors if (tensor := ref()) is not None]
+        chains = self._chains(alive, iteration_tick, call is not None)
+        piles = self._piles(alive, first_tick, iteration_tick)
+        if not chains and not piles:
+            return None
+        walks = self._walk_piles(piles)
+        targets: list[torch.Tensor] = [tensor for tensor, _ in chains]
+        targets += [pile.tensors[-1] for pile in piles.values() if pile.tensors]
+        own: list[object] = [alive, chains, targets, *alive, *chains, *(pile.tensors for pile in piles.values())]
+        search = HolderSearch(self._code, ignore=own)
+        own.clear()
+        held = dict(zip(map(id, targets), search.find(targets), strict=True))
+        roots = tuple(self._root(tensor, found, held[id(tensor)], call) for tensor, found in chains)
+        groups = tuple(
+            self._group(key, pile, held, walks.get(key)) for key, pile in piles.items()
+        )
+        return Census(tick=tick, time_ns=perf_counter_ns(), roots=roots, groups=groups)
+
+    # ---- chains ------------------------------------------------------------------------
+
+    def _chains(
+        self, alive: list[tuple[int, torch.Tensor]], iteration_tick: int, carried: bool
+    ) -> list[tuple[torch.Tensor, GraphWalk]]:
+        """Tensors whose graph contains the graph that their own line made an iteration earlier."""
+        if not self._previous:
+            return []
+        chains = []
+        budget = _NODES_A_CENSUS
+        seen: set[int] = set()
+        for made, tensor in alive:
+            node = tensor.grad_fn
+            live = self._live(tensor) if node is not None else None
+            if node is None or live is None or budget <= 0 or live.id in seen:
+                continue
+            in_place = live.birth_tick < iteration_tick
+            if made < iteration_tick and not in_place:
+                continue
+            found = walk(node, limit=min(_NODES_A_WALK, budget), watch_for=self._previous)
+            budget -= found.nodes
+            own = sequence_nr(node)
+            for number in found.met - {own}:
+                storage, line = self._previous[number]
+                if (in_place and storage == live.id) or (not in_place and line == live.location and storage != live.id):
+                    chains.append((tensor, found))
+                    seen.add(live.id)
+                    break
+        return chains
+
+    def _root(
+        self, tensor: torch.Tensor, found: GraphWalk, holder: Holder, call: Location | None
+    ) -> GraphRoot:
+        live = self._live(tensor)
+        return GraphRoot(
+            storage=None if live is None else live.id,
+            holder=holder,
+            grad_fn=type(tensor.grad_fn).__name__,
+            shape=tuple(tensor.shape),
+            nodes=found.nodes,
+            saved_bytes=sum(item.nbytes for item in self._saved(found)),
+            location=None if live is None else live.location,
+            born_tick=0 if live is None else live.birth_tick,
+            truncated=found.truncated,
+            op="" if live is None else live.op,
+            in_forward=live is not None and live.in_forward,
+            carried=call is not None and live is not None and live.in_forward,
+            call=call,
+        )
+
+    # ---- piles -------------------------------------------------------------------------
+
+    def _piles(
+        self, alive: list[tuple[int, torch.Tensor]], first_tick: int, iteration_tick: int
+    ) -> dict[_GroupKey, _Pile]:
+        old = {
+            live.key: live
+            for live in list(self._tracker.live.values())
+            if first_tick <= live.birth_tick < iteration_tick and not live.role & _BY_DESIGN and not live.optimizer
+        }
+        if not old:
+            return {}
+        by_storage: dict[int, torch.Tensor] = {}
+        for _, tensor in alive:
+            key = _key(tensor)
+            if key in old and (key not in by_storage or tensor.grad_fn is not None):
+                by_storage[key] = tensor
+        piles: dict[_GroupKey, _Pile] = defaultdict(_Pile)
+        lost: list[LiveStorage] = []
+        for key, live in old.items():
+            tensor = by_storage.get(key)
+            if tensor is None:
+                lost.append(live)
+                continue
+            pile = piles[live.location, live.op, tensor.grad_fn is not None]
+            pile.lives.append(live)
+            pile.tensors.append(tensor)
+        self._find_lost(piles, lost)
+        grown = {key: pile for key, pile in piles.items() if len({live.birth_tick for live in pile.lives}) > 1}
+        largest = sorted(grown, key=lambda key: grown[key].nbytes, reverse=True)[:_MAX_GROUPS]
+        with_graph = [key for key in grown if key[2] and key not in largest][:_MAX_GROUPS]
+        return {key: grown[key] for key in largest + with_graph}
+
+    def _find_lost(self, piles: dict[_GroupKey, _Pile], lost: list[LiveStorage]) -> None:
+        """Find the tensors of storages that no dispatched op returned (`.data`, NumPy) among all objects.
+
+        Storages that then have no tensor at all are kept by an autograd graph and counted there.
+        """
+        ticks: dict[tuple[Location | None, str], set[int]] = defaultdict(set)
+        for live in lost:
+            ticks[live.location, live.op].add(live.birth_tick)
+        wanted = {live.key: live for live in lost if len(ticks[live.location, live.op]) > 1}
+        if not wanted or any(key[2] for key in piles):
+            return  # a pile with graphs explains them
+        tensor_types = (torch.Tensor, torch.nn.Parameter)
+        for item in tracked_objects():
+            if type(item) in tensor_types:
+                assert isinstance(item, torch.Tensor)
+                live = wanted.pop(_key(item), None)
+                if live is not None:
+                    pile = piles[live.location, live.op, item.grad_fn is not None]
+                    pile.lives.append(live)
+                    pile.tensors.append(item)
+        for live in wanted.values():
+            piles[live.location, live.op, True].lives.append(live)
+
+    def _walk_piles(self, piles: dict[_GroupKey, _Pile]) -> dict[_GroupKey, tuple[int, list[LiveStorage]]]:
+        """Nodes and saved storages behind each pile with a graph, newest tensors first."""
+        budget = _NODES_A_CENSUS
+        result = {}
+        for key, pile in piles.items():
+            if not key[2]:
+                continue
+            nodes, saved = 0, {}
+            for tensor in reversed(pile.tensors):
+                if budget <= 0 or tensor.grad_fn is None:
+                    break
+                found = walk(tensor.grad_fn, limit=min(_NODES_A_WALK, budget))
+                budget -= found.nodes
+                nodes += found.nodes
+                saved.update({live.key: live for live in self._saved(found)})
+            own = {live.key for live in pile.lives}
+            result[key] = (nodes, [live for address, live in saved.items() if address not in own])
+        return result
+
+    def _group(
+        self,
+        key: _GroupKey,
+        pile: _Pile,
+        held: dict[int, Holder],
+        behind: tuple[int, list[LiveStorage]] | None,
+    ) -> HeldGroup:
+        nodes, saved = behind or (0, [])
+        return HeldGroup(
+            location=key[0],
+            op=key[1],
+            holder=held[id(pile.tensors[-1])] if pile.tensors else UNKNOWN,
+            storages=tuple(live.id for live in pile.lives),
+            nbytes=pile.nbytes,
+            has_graph=key[2],
+            shape=tuple(pile.tensors[-1].shape) if pile.tensors else (),
+            birth_ticks=tuple(sorted({live.birth_tick for live in pile.lives})),
+            graph_nodes=nodes,
+            graph_bytes=sum(live.nbytes for live in saved),
+            graph_storages=tuple(live.id for live in saved),
+        )
+
+    # ---- storages ----------------------------------------------------------------------
+
+    def _live(self, tensor: torch.Tensor) -> LiveStorage | None:
+        return self._tracker.live.get(_key(tensor))
+
+    def _saved(self, found: GraphWalk) -> list[LiveStorage]:
+        """Watched storages that a graph saves and that would not be there without it."""
+        lives = (self._tracker.live.get(address) for address in found.saved)
+        return [live for live in lives if live is not None and not live.role & (_BY_DESIGN | Role.INPUT)]
+
+
+def _key(tensor: torch.Tensor) -> int:
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):
+        return 0
+

@@ -1,0 +1,111 @@
+"""Counters of memory in use, cheap enough to read at every phase boundary.
+
+Source:
+    `mallinfo2(3)`, glibc 2.33 and later: `uordblks` (in use by the heap) and `hblkhd` (in use by
+    mmap). PyTorch's CPU allocator calls `posix_memalign` (`c10/core/impl/alloc_cpu.cpp`, torch 2.13.0).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+GLIBC = "glibc malloc"
+RESIDENT = "resident set size"
+ALLOCATOR = "caching allocator"
+
+_PROBE_BYTES = 4 << 20
+
+
+class Reading(NamedTuple):
+    """What a counter says, in bytes; None is unknown."""
+
+    allocated_bytes: int
+    reserved_bytes: int | None
+    peak_allocated_bytes: int | None
+
+
+class Counter(NamedTuple):
+    """How the memory of one device is read."""
+
+    device: str
+    source: str
+    """`caching allocator`, `glibc malloc` or `resident set size`."""
+    read: Callable[[], Reading]
+
+
+class _Mallinfo2(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks")
+    ] + [("keepcost", ctypes.c_size_t)]
+
+
+def cpu_counter() -> Counter:
+    """The finest counter of host memory that works here."""
+    read = _glibc_reader()
+    if read is not None:
+        return Counter("cpu", GLIBC, read)
+    import psutil
+
+    process = psutil.Process()
+    return Counter("cpu", RESIDENT, lambda: Reading(process.memory_info().rss, None, None))
+
+
+def _glibc_reader() -> Callable[[], Reading] | None:
+    """glibc's own books, or None where another allocator (jemalloc, tcmalloc, musl, macOS) serves malloc."""
+    try:
+        mallinfo2 = ctypes.CDLL(None).mallinfo2
+    except (AttributeError, OSError):
+        return None
+    mallinfo2.restype = _Mallinfo2
+    mallinfo2.argtypes = ()
+
+    def read() -> Reading:
+        info = mallinfo2()
+        return Reading(info.uordblks + info.hblkhd, None, None)
+
+    before = read().allocated_bytes
+    probe = bytearray(_PROBE_BYTES)
+    seen = read().allocated_bytes - before
+    del probe
+    return read if seen >= _PROBE_BYTES else None
+
+
+def cuda_counters(torch: Any) -> list[Counter]:
+    """One counter for each CUDA device this process has used; none before CUDA is initialised."""
+    if not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return []
+    return [
+        Counter(f"cuda:{index}", ALLOCATOR, _allocator_reader(torch, index))
+        for index in range(torch.cuda.device_count())
+        if _allocator_reader(torch, index)().reserved_bytes or index == torch.cuda.current_device()
+    ]
+
+
+def _allocator_reader(torch: Any, index: int) -> Callable[[], Reading]:
+    raw = getattr(torch._C, "_cuda_memoryStats", None)
+
+    def fast() -> Reading:
+        stats = raw(index)  # nested dictionaries; `torch.cuda.memory_stats` flattens them at ten times the cost
+        allocated = stats["allocated_bytes"]["all"]
+        return Reading(allocated["current"], stats["reserved_bytes"]["all"]["current"], allocated["peak"])
+
+    def public() -> Reading:
+        stats = torch.cuda.memory_stats(index)
+        return Reading(
+            stats.get("allocated_bytes.all.current", 0),
+            stats.get("reserved_bytes.all.current", 0),
+            stats.get("allocated_bytes.all.peak"),
+        )
+
+    if raw is None:
+        return public
+    try:
+        fast()
+    except (KeyError, TypeError, RuntimeError):
+        return public
+    return fast
+
+

@@ -1,0 +1,131 @@
+"""Python frames: which belong to the user, where they stand, what their locals hold."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator
+from types import CodeType, FrameType
+
+from memprof.record.events import Location
+
+_OWN_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_CO_OPTIMIZED = 0x1
+_STACK_KEY_DEPTH = 12
+
+
+def _library_roots() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    roots = {paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib") if key in paths}
+    roots |= {os.path.realpath(root) for root in roots}
+    return tuple(os.path.join(root, "") for root in roots)
+
+
+class UserCode:
+    """Tells the user's code from libraries.
+
+    A frame is the user's when its file lies neither in the standard library nor in an installed
+    package nor in memprof. Code without a file (`<stdin>`, a notebook cell) is the user's.
+
+    Args:
+        also: Folders that are the user's although they are installed (the package run with `-m`).
+    """
+
+    def __init__(self, also: tuple[str, ...] = ()) -> None:
+        self._also = tuple(os.path.join(os.path.realpath(folder), "") for folder in also)
+        self._libraries = _library_roots()
+        self._known: dict[CodeType, bool] = {}
+
+    def owns(self, code: CodeType) -> bool:
+        """Whether a code object is the user's."""
+        known = self._known.get(code)
+        if known is None:
+            known = self._known[code] = self._decide(code.co_filename)
+        return known
+
+    def _decide(self, filename: str) -> bool:
+        if filename.startswith("<"):
+            return not filename.startswith(("<frozen", "<__array_function__", "<eval_with_key>", "<attrs generated"))
+        path = os.path.realpath(filename)
+        if path.startswith(_OWN_ROOT):
+            return False
+        if self._also and path.startswith(self._also):
+            return True
+        return not path.startswith(self._libraries) and f"{os.sep}site-packages{os.sep}" not in path
+
+    def innermost(self, frame: FrameType | None) -> FrameType | None:
+        """The innermost frame of the user at or above `frame`, or None."""
+        known = self._known
+        while frame is not None:
+            code = frame.f_code
+            try:
+                mine = known[code]
+            except KeyError:
+                mine = self.owns(code)
+            if mine:
+                return frame
+            frame = frame.f_back
+        return None
+
+    def live_frames(self) -> Iterator[FrameType]:
+        """Frames of the user that are running in any thread, innermost first."""
+        for top in sys._current_frames().values():
+            frame: FrameType | None = top
+            while frame is not None:
+                if self.owns(frame.f_code):
+                    yield frame
+                frame = frame.f_back
+
+
+def function_name(code: CodeType) -> str:
+    """Qualified name of a function where Python knows it (3.11 and later), else its plain name."""
+    name = str(getattr(code, "co_qualname", code.co_name))
+    return name.replace(".<locals>", "")
+
+
+def location_of(frame: FrameType) -> Location:
+    """The line a frame stands at."""
+    return Location(frame.f_code.co_filename, frame.f_lineno, function_name(frame.f_code))
+
+
+def stack_key(frame: FrameType | None) -> int:
+    """A number for the call position, equal when the same line of the same loop body calls again.
+
+    Hashes the code object and instruction of the innermost frames. Two calls in one loop body differ;
+    the same call in the next turn of the loop does not.
+    """
+    key = 0
+    depth = 0
+    while frame is not None and depth < _STACK_KEY_DEPTH:
+        key = hash((key, id(frame.f_code), frame.f_lasti))
+        frame = frame.f_back
+        depth += 1
+    return key
+
+
+def frame_locals(frame: FrameType) -> list[tuple[str, object]]:
+    """Names and values of a frame's variables, leaving no reference to them in the frame.
+
+    Up to Python 3.12 reading `f_locals` of a function fills a dictionary that the frame keeps, and
+    with it every value, until the function returns. It is emptied again unless somebody else (a user
+    who called `locals()`) holds it as well.
+    """
+    namespace = frame.f_locals
+    items = list(namespace.items())
+    if sys.version_info < (3, 13) and frame.f_code.co_flags & _CO_OPTIMIZED and type(namespace) is dict:
+        ours_alone = 3  # this variable, the frame, the argument of getrefcount
+        if sys.getrefcount(namespace) <= ours_alone and sys.gettrace() is None:
+            namespace.clear()
+    return items
+
+
+def module_globals() -> dict[int, str]:
+    """`id` of each module's namespace -> name of the module."""
+    return {id(vars(module)): name for name, module in list(sys.modules.items()) if hasattr(module, "__dict__")}
+
+
+def tracked_objects() -> list[object]:
+    """Every object the garbage collector knows."""
+    return gc.get_objects()

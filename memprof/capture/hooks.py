@@ -1,0 +1,186 @@
+"""Where memprof listens in PyTorch, and how it lets go again.
+
+All hooks are on classes and modules of torch, none on the user's objects: a model under the profiler
+can be copied, pickled and compiled as without it. `Hooks.remove` puts every original back.
+
+What is listened to: `Module.__call__`, the autograd engine, `Optimizer.step` (torch's own global
+hooks), `Optimizer.__init__` and the iterator of `DataLoader`.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch.optim import optimizer as optimizer_module
+from torch.utils.data import dataloader as dataloader_module
+
+
+class Listener(Protocol):
+    """What the hooks tell, always from the thread that trains."""
+
+    def in_call(self) -> bool:
+        """Whether a root module, a backward or an own call is running."""
+
+    def forward_begins(self, module: torch.nn.Module, args: Any, kwargs: Any, frame: Any) -> None:
+        """A root module is called from `frame`."""
+
+    def forward_ends(self, module: torch.nn.Module, output: Any) -> None:
+        """The root module returned; `output` is None where it raised."""
+
+    def backward_begins(self) -> None:
+        """The autograd engine starts."""
+
+    def backward_ends(self) -> None:
+        """The autograd engine returned or raised."""
+
+    def optimizer_begins(self, optimizer: torch.optim.Optimizer) -> None:
+        """An optimizer's step starts."""
+
+    def optimizer_ends(self, optimizer: torch.optim.Optimizer) -> None:
+        """An optimizer's step returned."""
+
+    def optimizer_made(self) -> None:
+        """An optimizer was constructed."""
+
+    def batch_wanted(self, loader: Any) -> None:
+        """A `DataLoader`'s iterator is asked for a batch."""
+
+    def batch_came(self, loader: Any, *, exhausted: bool) -> None:
+        """It gave one, or had none left."""
+
+
+class Hooks:
+    """Installs the hooks for one listener.
+
+    Args:
+        listener: Told of every event.
+        module_ids: `id` of a module -> id of its path in the recording; while it is filled, `enter`
+            is called around nested modules too.
+        enter: Takes the id of the module that is entered and returns the one that was left.
+    """
+
+    def __init__(self, listener: Listener, module_ids: dict[int, int], enter: Callable[[int], int]) -> None:
+        self._listener = listener
+        self._module_ids = module_ids
+        self._enter = enter
+        self._undo: list[Callable[[], None]] = []
+        self.thread = threading.get_ident()
+        """The thread that trains; events of other threads are passed over."""
+
+    def install(self) -> None:
+        """Start listening."""
+        self._replace(torch.nn.Module, "__call__", self._module_call(torch.nn.Module.__call__))
+        engine = "_engine_run_backward"
+        if hasattr(torch.autograd, engine):
+            self._replace(torch.autograd, engine, self._backward(getattr(torch.autograd, engine)))
+        else:
+            for name in ("backward", "grad"):
+                self._replace(torch.autograd, name, self._backward(getattr(torch.autograd, name)))
+        before = optimizer_module.register_optimizer_step_pre_hook(self._step_begins)
+        after = optimizer_module.register_optimizer_step_post_hook(self._step_ends)
+        self._undo += [before.remove, after.remove]
+        base = optimizer_module.Optimizer
+        self._replace(base, "__init__", self._optimizer_init(base.__init__))
+        iterator = dataloader_module._BaseDataLoaderIter
+        self._replace(iterator, "__next__", self._next(iterator.__next__))
+
+    def remove(self) -> None:
+        """Stop listening and restore what was there."""
+        while self._undo:
+            self._undo.pop()()
+
+    def _replace(self, owner: Any, name: str, replacement: Any) -> None:
+        original = owner.__dict__[name]
+        setattr(owner, name, replacement)
+
+        def restore() -> None:
+            if owner.__dict__.get(name) is replacement:
+                setattr(owner, name, original)
+            else:  # somebody wrapped our hook in theirs; it goes on working through the original
+                replacement.retired = True
+
+        self._undo.append(restore)
+
+    # ---- the hooks ---------------------------------------------------------------------
+
+    def _module_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        listener, modules, enter = self._listener, self._module_ids, self._enter
+        in_call, get_ident, is_compiling = listener.in_call, threading.get_ident, torch.compiler.is_compiling
+
+        @functools.wraps(original)
+        def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if in_call():
+                if not modules or get_ident() != hooks.thread:
+                    return original(self, *args, **kwargs)
+                path = modules.get(id(self))
+                if path is None:
+                    return original(self, *args, **kwargs)
+                left = enter(path)
+                try:
+                    return original(self, *args, **kwargs)
+                finally:
+                    enter(left)
+            if get_ident() != hooks.thread or is_compiling() or hasattr(call, "retired"):
+                return original(self, *args, **kwargs)
+            listener.forward_begins(self, args, kwargs, sys._getframe(1))
+            output = None
+            try:
+                output = original(self, *args, **kwargs)
+                return output
+            finally:
+                listener.forward_ends(self, output)
+
+        hooks = self
+        return call
+
+    def _backward(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != self.thread or hasattr(run, "retired"):
+                return original(*args, **kwargs)
+            self._listener.backward_begins()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._listener.backward_ends()
+
+        return run
+
+    def _step_begins(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if threading.get_ident() == self.thread:
+            self._listener.optimizer_begins(optimizer)
+
+    def _step_ends(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if threading.get_ident() == self.thread:
+            self._listener.optimizer_ends(optimizer)
+
+    def _optimizer_init(self, original: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(original)
+        def init(self: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> None:
+            original(self, *args, **kwargs)
+            listener.optimizer_made()
+
+        listener = self._listener
+        return init
+
+    def _next(self, original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        @functools.wraps(original)
+        def following(self: Any) -> Any:
+            if threading.get_ident() != hooks.thread or hasattr(following, "retired"):
+                return original(self)
+            hooks._listener.batch_wanted(self)
+            try:
+                batch = original(self)
+            except StopIteration:
+                hooks._listener.batch_came(self, exhausted=True)
+                raise
+            hooks._listener.batch_came(self, exhausted=False)
+            return batch
+
+        hooks = self
+        return following

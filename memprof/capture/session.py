@@ -1,0 +1,494 @@
+"""One profiled stretch of a live process: hooks in, ticks out, everything restored at the end."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from memprof._errors import UsageError
+from memprof.capture.census import CensusTaker
+from memprof.capture.counters import Counter, cpu_counter, cuda_counters
+from memprof.capture.frames import UserCode, location_of, stack_key
+from memprof.capture.graph import sequence_nr
+from memprof.capture.hooks import Hooks
+from memprof.capture.storages import StorageTracker
+from memprof.capture.ticks import TickClock
+from memprof.capture.windows import Level, WatchPlan
+from memprof.record.events import Location, ModuleRef, Phase, Role, RunInfo, Tick, TickFlag
+from memprof.record.schema import NONE
+from memprof.record.writer import RecordingWriter
+
+_MOST_OUTPUTS = 16
+_SETUP_OPS = 200_000
+"""A set-up longer than this is not watched to its end at level `auto`."""
+
+_active: list[weakref.ref[CaptureSession]] = []
+
+
+class StopRun(BaseException):
+    """Raised inside the user's loop to end it after `max_iterations`; passes `except Exception`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureOptions:
+    """How to record a run.
+
+    Attributes:
+        level: How closely to watch.
+        device: `auto`, `cpu` or `cuda`: whose counters to read.
+        max_iterations: Stop the loop after so many iterations, or None.
+        user_folders: Installed folders that count as the user's own code.
+        progress: Called after each iteration with its number, allocated and peak bytes.
+    """
+
+    level: Level = Level.AUTO
+    device: str = "auto"
+    max_iterations: int | None = None
+    user_folders: tuple[str, ...] = ()
+    progress: Callable[[int, int | None, int | None], None] | None = None
+
+
+class CaptureSession:
+    """Records what happens between `start` and `stop`.
+
+    A session inside a running session records nothing of its own: its calls go to the outer one.
+
+    Args:
+        path: Where to write the recording.
+        run: What is known about the run beforehand.
+        options: How to record.
+
+    Raises:
+        RecordingError: The recording cannot be written.
+        UsageError: `device="cuda"` and torch sees no GPU.
+    """
+
+    def __init__(self, path: Path, run: RunInfo, options: CaptureOptions) -> None:
+        if options.device == "cuda" and not torch.cuda.is_available():
+            raise UsageError("--device cuda: torch sees no CUDA device here; use --device auto or cpu")
+        self.options = options
+        self.run = run
+        run.level = options.level.value
+        run.python = platform.python_version()
+        run.torch = str(torch.__version__)
+        run.platform = platform.platform()
+        run.started_unix_ns = time.time_ns()
+        self.writer = RecordingWriter(path, run, on_failure=self._warn)
+        self._warned: set[str] = set()
+        self._code = UserCode(options.user_folders)
+        self._tracker = StorageTracker(self.writer, self._code, self._note)
+        self._census = CensusTaker(self._tracker, self._code)
+        self._plan = WatchPlan(options.level)
+        self._clock = TickClock(self._tick_ended, self._phase_changed)
+        self._modules: dict[int, int] = {}
+        self._roots: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
+        self._optimizers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+        self._hooks = Hooks(self, self._modules, self._enter_module)
+        self._busy = 0
+        self._mode_on = False
+        self._running = False
+        self._pid = os.getpid()
+        self._known_sites: set[int] = set()
+        self._call: Location | None = None
+        self._first_loop_tick: int | None = None
+        self._iteration_tick = 0
+        self._iteration_sequence_nr = 0
+        self._iterations = 0
+        self._backward_pending = False
+        self._forward_start: tuple[int, int | None] = (0, None)
+        self._peak: int | None = None
+        self._stop_after: StopRun | None = None
+
+    # ---- life --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Install the hooks and begin the first tick."""
+        self._running = True
+        _active.append(weakref.ref(self))
+        self._find_counters()
+        if any(issubclass(type(item), torch.optim.Optimizer) for item in self._existing()):
+            self.run.has_optimizer = True
+        self._hooks.install()
+        self._clock.sample(ends=False)
+        self._watch(self._plan.watching)
+        self._tracker.begin_tick(0)
+
+    def _existing(self) -> list[object]:
+        """Objects that were there before; books their tensors where storages are watched."""
+        if "memprof_fresh_process" in self.run.extra:
+            return []
+        objects = gc.get_objects()
+        if self._plan.watching:
+            kinds = (torch.Tensor, torch.nn.Parameter)
+            self._tracker.found_existing(item for item in objects if type(item) in kinds)  # type: ignore[misc]
+        return objects
+
+    def stop(self, *, exit_status: int | None = None, exception: str | None = None) -> None:
+        """Remove every hook and finish the recording; does nothing in a forked child or twice."""
+        if not self._running or os.getpid() != self._pid:
+            return
+        self._running = False
+        self._hooks.remove()
+        self._guard(lambda: self._clock.turn(TickFlag.FINAL))
+        self._watch(False)
+        _active[:] = [item for item in _active if item() not in (None, self)]
+        self.run.exit_status = exit_status
+        self.run.exception = exception
+        self.run.finished = True
+        self._guard(lambda: self.writer.finish(self.run))
+
+    def step(self) -> None:
+        """End the iteration here; from now on nothing else does."""
+        if self._running and not self._busy:
+            self._guard(self._clock.at_step)
+            self._raise_if_done()
+
+    @property
+    def running(self) -> bool:
+        """Whether the session is recording."""
+        return self._running
+
+    @property
+    def iterations(self) -> int:
+        """Iterations finished so far."""
+        return self._iterations
+
+    def _find_counters(self) -> None:
+        counters: list[Counter] = []
+        if self.options.device != "cpu":
+            counters += cuda_counters(torch)
+        if not any(counter.device == "cpu" for counter in self._clock.counters):
+            self._cpu = cpu_counter()
+        counters.append(self._cpu)
+        self._clock.counters = tuple(counters)
+        self.run.counter = {counter.device: counter.source for counter in counters}
+        self.run.devices = tuple(self.run.counter)
+
+    # ---- trouble -----------------------------------------------------------------------
+
+    def _guard(self, action: Callable[[], None]) -> None:
+        """Run a piece of the profiler so that its failure is told once and never reaches the user's code."""
+        self._busy += 1
+        try:
+            action()
+        except StopRun:
+            raise
+        except Exception as error:  # the user's run comes first
+            self._warn(f"memprof met a problem of its own and goes on without it: {type(error).__name__}: {error}")
+        finally:
+            self._busy -= 1
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.run.notes:
+            self.run.notes = (*self.run.notes, sentence)
+
+    def _warn(self, sentence: str) -> None:
+        self._note(sentence)
+        if sentence not in self._warned:
+            self._warned.add(sentence)
+            warnings.warn(sentence, RuntimeWarning, stacklevel=4)
+
+    # ---- watching ----------------------------------------------------------------------
+
+    def _watch(self, on: bool) -> None:
+        """Push or pop the dispatch mode, unless another mode of the user's lies on top."""
+        depth = torch._C._len_torch_dispatch_stack()
+        if on and not self._mode_on:
+            if depth:
+                self._note("another TorchDispatchMode was active: storages were not watched while it was")
+                return
+            self._tracker.mode.__enter__()
+            self._mode_on = True
+        elif not on and self._mode_on:
+            if depth != 1 or torch._C._get_dispatch_stack_at(0) is not self._tracker.mode:
+                return  # not on top: leave it until it is
+            self._tracker.mode.__exit__(None, None, None)
+            self._mode_on = False
+            self._modules.clear()
+
+    def _phase_changed(self, phase: Phase) -> None:
+        self._tracker.phase = phase
+
+    def _enter_module(self, path: int) -> int:
+        left = self._tracker.module_id
+        self._tracker.module_id = path
+        return left
+
+    # ---- listener ----------------------------------------------------------------------
+
+    def in_call(self) -> bool:
+        return self._busy > 0
+
+    def forward_begins(self, module: torch.nn.Module, args: Any, kwargs: Any, frame: Any) -> None:
+        if self._running:
+            self._guard(lambda: self._forward_begins(module, args, kwargs, frame))
+            self._raise_if_done()
+        self._busy += 1
+
+    def _forward_begins(self, module: torch.nn.Module, args: Any, kwargs: Any, frame: Any) -> None:
+        clock = self._clock
+        site = stack_key(frame)
+        clock.at_call(site)
+        if site not in self._known_sites:
+            self._known_sites.add(site)
+            self._plan.news()
+        if not clock.flags & TickFlag.FORWARD and not module.training:
+            clock.flags |= TickFlag.EVAL_MODE
+        elif module.training:
+            clock.flags &= ~TickFlag.EVAL_MODE
+        clock.flags |= TickFlag.FORWARD
+        clock.enter(Phase.FORWARD)
+        self._tracker.in_forward = True
+        if self._first_loop_tick is None:
+            self._first_loop_tick = clock.index
+        user = self._code.innermost(frame)
+        call = None if user is None else location_of(user)
+        if clock.call is None:
+            clock.call = call
+        inputs = _tensors_in((args, kwargs))
+        for tensor in inputs:
+            if tensor.grad_fn is not None and 0 <= sequence_nr(tensor.grad_fn) < self._iteration_sequence_nr:
+                self._call = call
+        if self._mode_on:
+            self._learn_module(module)
+            for tensor in inputs:
+                self._tracker.found(tensor, Role.INPUT, op="input")
+            self._tracker.module_id = self._modules.get(id(module), NONE)
+        self._forward_start = (self._tracker._next_id, self._allocated())
+
+    def forward_ends(self, module: torch.nn.Module, output: Any) -> None:
+        self._busy -= 1
+        if self._running:
+            self._guard(lambda: self._forward_ends(output))
+
+    def _forward_ends(self, output: Any) -> None:
+        clock = self._clock
+        self._tracker.in_forward = False
+        self._tracker.module_id = NONE
+        outputs = _tensors_in(output)
+        graph = False
+        for tensor in outputs:
+            if tensor.grad_fn is not None:
+                graph = True
+                if hasattr(tensor.grad_fn, "register_prehook"):
+                    tensor.grad_fn.register_prehook(clock.consumer())
+            if self._mode_on:
+                self._tracker.found(tensor, Role.OUTPUT)
+        clock.sample(ends=True)
+        first_id, allocated = self._forward_start
+        if self._mode_on:
+            kept = {tensor.untyped_storage()._cdata for tensor in outputs if tensor.layout is torch.strided}
+            left = 0
+            for live in reversed(list(self._tracker.live.values())):
+                if live.id < first_id:
+                    break
+                left += 0 if live.key in kept else live.nbytes
+            clock.add_forward_bytes(left)
+        elif allocated is not None and (now := self._allocated()) is not None:
+            own = sum(tensor.numel() * tensor.element_size() for tensor in outputs)
+            clock.add_forward_bytes(now - allocated - own)
+        if graph:
+            clock.flags |= TickFlag.GRAPH
+        else:
+            clock.enter(Phase.OTHER)
+
+    def _allocated(self) -> int | None:
+        counters = self._clock.counters
+        return counters[0].read().allocated_bytes if counters else None
+
+    def backward_begins(self) -> None:
+        if self._running and not self._busy:
+            self._guard(self._backward_begins)
+        self._busy += 1
+
+    def _backward_begins(self) -> None:
+        self._clock.flags |= TickFlag.BACKWARD
+        self._clock.enter(Phase.BACKWARD)
+
+    def backward_ends(self) -> None:
+        self._busy -= 1
+        if self._running and not self._busy:
+            self._guard(self._backward_ends)
+
+    def _backward_ends(self) -> None:
+        if self._mode_on:
+            for parameter in self._parameters():
+                if parameter.grad is not None:
+                    self._tracker.found(parameter.grad, Role.GRADIENT)
+        self._clock.enter(Phase.OTHER)
+
+    def optimizer_made(self) -> None:
+        self.run.has_optimizer = True
+
+    def optimizer_begins(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._running and not self._busy:
+            self.run.has_optimizer = True
+            self._guard(lambda: self._clock.enter(Phase.OPTIMIZER))
+
+    def optimizer_ends(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._running and not self._busy:
+            self._guard(lambda: self._optimizer_ends(optimizer))
+
+    def _optimizer_ends(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizers.add(optimizer)
+        self._clock.flags |= TickFlag.OPTIMIZER_STEP
+        if self._mode_on:
+            for parameter, state in optimizer.state.items():
+                for name, value in state.items() if isinstance(state, dict) else ():
+                    if isinstance(value, torch.Tensor) and value is not parameter:
+                        self._tracker.found(value, Role.OPTIMIZER_STATE, str(name))
+        self._clock.enter(Phase.OTHER)
+
+    def batch_wanted(self, loader: Any) -> None:
+        if self._running and not self._busy:
+            self._guard(lambda: self._clock.at_batch_wanted(loader))
+            self._raise_if_done()
+
+    def batch_came(self, loader: Any, *, exhausted: bool) -> None:
+        if self._running and not self._busy:
+            self._guard(lambda: self._clock.at_batch(loader, exhausted=exhausted))
+
+    # ---- modules -----------------------------------------------------------------------
+
+    def _learn_module(self, root: torch.nn.Module) -> None:
+        """Learn paths, parameters and buffers of a root module the first time it is watched."""
+        if id(root) in self._modules and root in self._roots:
+            return
+        self._roots.add(root)
+        for path, module in root.named_modules():
+            self._modules[id(module)] = self._tracker.module(ModuleRef(path, type(module).__name__))
+        for name, parameter in root.named_parameters():
+            self._tracker.found(parameter, Role.PARAMETER, name)
+        for name, buffer in root.named_buffers():
+            self._tracker.found(buffer, Role.BUFFER, name)
+
+    def _parameters(self) -> Iterator[torch.nn.Parameter]:
+        for root in list(self._roots):
+            yield from root.parameters()
+
+    # ---- ticks -------------------------------------------------------------------------
+
+    def _tick_ended(self, tick: Tick) -> None:
+        if self._mode_on:
+            tick = replace(tick, flags=tick.flags | TickFlag.TRACKED)
+        ended = self._iteration_ended(tick)
+        if self._mode_on:
+            self._take_census(tick, ended)
+        births, deaths, roles = self._tracker.take_events()
+        self.writer.write_tick(tick, births, deaths, roles)
+        self._plan.tick_ended(tick, iteration_ended=ended)
+        self._tracker.begin_tick(tick.index + 1)
+        self._watch(self._plan.watching and self._running)
+        if ended:
+            self._iterations += 1
+            self._call = None
+            self._iteration_tick = tick.index + 1
+            number = getattr(torch._C._autograd, "_get_sequence_nr", None)
+            self._iteration_sequence_nr = number() if number is not None else 0
+            self._report_progress(tick)
+            if self.options.max_iterations is not None and self._iterations >= self.options.max_iterations:
+                self._stop_after = StopRun()
+        if not self.run.counter or len(self._clock.counters) == 1:
+            self._find_cuda()
+
+    def _find_cuda(self) -> None:
+        if self.options.device != "cpu" and torch.cuda.is_available() and torch.cuda.is_initialized():
+            self._find_counters()
+
+    def _iteration_ended(self, tick: Tick) -> bool:
+        """Whether the tick completes an iteration, as far as can be told now."""
+        flags = tick.flags
+        if self._clock.explicit:
+            return bool(flags & TickFlag.EXPLICIT)
+        if flags & TickFlag.OPTIMIZER_STEP:
+            self._backward_pending = False
+            return True
+        if flags & TickFlag.BACKWARD:
+            self._backward_pending = self.run.has_optimizer
+            return not self.run.has_optimizer
+        return bool(flags & TickFlag.FORWARD) and not self._backward_pending
+
+    def _take_census(self, tick: Tick, iteration_ended: bool) -> None:
+        self._census.close_tick(tick.index)
+        if not iteration_ended or self._first_loop_tick is None:
+            return
+        if self._plan.census_due:
+            census = self._census.take(
+                tick.index,
+                first_tick=self._first_loop_tick,
+                iteration_tick=self._iteration_tick,
+                call=self._call,
+            )
+            self._plan.suspect(census is not None)
+            if census is not None:
+                self.writer.write_census(census)
+        self._census.remember_graphs()
+
+    def _report_progress(self, tick: Tick) -> None:
+        if self.options.progress is None:
+            return
+        main = [sample for sample in tick.samples if sample.device == self._clock.counters[0].device]
+        now = main[-1].allocated_bytes if main else None
+        highest = max((sample.allocated_bytes for sample in main), default=None)
+        if highest is not None:
+            self._peak = max(self._peak or 0, highest)
+        self.options.progress(self._iterations, now, self._peak)
+
+    def _raise_if_done(self) -> None:
+        if self._stop_after is not None:
+            stop, self._stop_after = self._stop_after, None
+            raise stop
+
+
+def active_session() -> CaptureSession | None:
+    """The session that is recording in this process, or None."""
+    for reference in _active:
+        session = reference()
+        if session is not None and session._running and session._pid == os.getpid():
+            return session
+    return None
+
+
+def _forget_in_child() -> None:
+    """After a fork the child profiles nothing: its hooks fall silent and it never writes the recording."""
+    for reference in _active:
+        session = reference()
+        if session is not None:
+            session._running = False
+            session._hooks.thread = -1
+            session._watch(False)
+    _active.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def _tensors_in(value: Any) -> list[torch.Tensor]:
+    """The first tensors in nested tuples, lists, dictionaries and dataclasses."""
+    found: list[torch.Tensor] = []
+    stack = [value]
+    while stack and len(found) < _MOST_OUTPUTS:
+        item = stack.pop()
+        if isinstance(item, torch.Tensor):
+            found.append(item)
+        elif isinstance(item, (tuple, list)):
+            stack.extend(reversed(item[:_MOST_OUTPUTS]))
+        elif isinstance(item, dict):
+            stack.extend(list(item.values())[:_MOST_OUTPUTS])
+        elif hasattr(type(item), "__dataclass_fields__"):
+            stack.extend(vars(item).values() if hasattr(item, "__dict__") else ())
+    return found
+
+
+__all__ = ["CaptureOptions", "CaptureSession", "Level", "StopRun", "active_session"]

@@ -1,0 +1,339 @@
+"""Watches every storage: a dispatch mode sees it made, a weak reference sees it freed."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from time import perf_counter_ns
+from typing import Any, TypeVar
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from memprof.capture.frames import UserCode, function_name
+from memprof.record.events import Location, ModuleRef, Phase, Role, RoleFact
+from memprof.record.schema import NONE
+from memprof.record.writer import RecordingWriter
+
+_Tensor = torch.Tensor
+_PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter)
+_FRESH_ALTHOUGH_ALIAS = ("aten::lift_fresh", "aten::lift")
+_MAY_RESIZE = ("aten::resize_", "aten::resize_as_", "aten::set_", "aten::_resize_output_")
+_MAX_MARKS = 200_000
+_NO_MEMORY = ("meta", "lazy")
+_Event = TypeVar("_Event")
+
+
+class LiveStorage(weakref.ref):  # type: ignore[type-arg]
+    """A storage that is alive, without keeping it so."""
+
+    __slots__ = ("birth_tick", "id", "in_forward", "key", "location", "nbytes", "op", "optimizer", "role")
+    id: int
+    key: int
+    """Address of the StorageImpl."""
+    nbytes: int
+    birth_tick: int
+    location: Location | None
+    op: str
+    role: int
+    in_forward: bool
+    optimizer: bool
+    """Made in the optimizer's step."""
+
+
+class StorageTracker:
+    """Books of all storages seen, by `StorageImpl` address.
+
+    Args:
+        writer: Interns names, locations and modules.
+        code: Finds the user's line.
+        note: Takes a sentence about what could not be watched; called once for each.
+    """
+
+    def __init__(self, writer: RecordingWriter, code: UserCode, note: Callable[[str], None]) -> None:
+        self._writer = writer
+        self._code = code
+        self._note = note
+        self.live: dict[int, LiveStorage] = {}
+        self.mode = _WatchingMode(self)
+        self.tick = 0
+        self.phase = Phase.OTHER
+        self.in_forward = False
+        """A root module is running."""
+        self.module_id = NONE
+        self.ops_seen = 0
+        self.recent_tensors: list[weakref.ref[torch.Tensor]] = []
+        """Tensors made outside backward and optimizer, for the census."""
+        self.births: list[int] = []
+        self.deaths: list[int] = []
+        self.roles: list[RoleFact] = []
+        self._next_id = 0
+        self._lines: dict[tuple[Any, int], tuple[int, Location]] = {}
+        self._op_ids: dict[Any, tuple[int, str]] = {}
+        self._ids: dict[Any, int] = {}
+        self._mark_seq: list[int] = []
+        self._mark_place: list[tuple[int, int]] = []
+        self._sequence_nr = getattr(torch._C._autograd, "_get_sequence_nr", None)
+        self._current_node = getattr(torch._C, "_current_autograd_node", None)
+        if self._sequence_nr is None or self._current_node is None:
+            self._sequence_nr = None
+            note("this torch has no autograd sequence numbers: memory made in backward has no forward line")
+
+    # ---- births ------------------------------------------------------------------------
+
+    def made(self, func: Any, output: torch.Tensor) -> None:
+        """Book the storage of an op's output unless it is known."""
+        storage = output.untyped_storage()
+        key = storage._cdata
+        if key in self.live:
+            return
+        try:
+            op_id, op = self._op_ids[func]
+        except KeyError:
+            op = str(func)
+            op_id = self._writer.name_id(op)
+            self._op_ids[func] = (op_id, op)
+        frame = self._code.innermost(sys._getframe(2))
+        location_id, location = NONE, None
+        if frame is not None:
+            line = (frame.f_code, frame.f_lineno)
+            try:
+                location_id, location = self._lines[line]
+            except KeyError:
+                location = Location(frame.f_code.co_filename, frame.f_lineno, function_name(frame.f_code))
+                location_id = self._writer.location_id(location)
+                self._lines[line] = (location_id, location)
+        module_id = self.module_id
+        forward_id = NONE
+        if self._sequence_nr is not None:
+            if self.phase == Phase.BACKWARD:
+                forward_id, module_id = self._forward_place(module_id)
+            elif self.phase == Phase.FORWARD:
+                self._mark_seq.append(self._sequence_nr())
+                self._mark_place.append((location_id, module_id))
+        self._book(storage, key, output, op_id, op, location_id, location, forward_id, module_id)
+
+    def _book(
+        self,
+        storage: torch.UntypedStorage,
+        key: int,
+        tensor: torch.Tensor,
+        op_id: int,
+        op: str,
+        location_id: int,
+        location: Location | None,
+        forward_id: int,
+        module_id: int,
+    ) -> LiveStorage | None:
+        ids = self._ids
+        device = storage.device
+        try:
+            device_id = ids[device]
+        except KeyError:
+            device_id = ids[device] = NONE if device.type in _NO_MEMORY else self._writer.name_id(str(device))
+        if device_id == NONE:
+            return None
+        dtype = tensor.dtype
+        try:
+            dtype_id = ids[dtype]
+        except KeyError:
+            dtype_id = ids[dtype] = self._writer.name_id(str(dtype).removeprefix("torch."))
+        nbytes = storage.nbytes()
+        identity = self._next_id
+        self._next_id = identity + 1
+        live = LiveStorage(storage, self._died)
+        live.id = identity
+        live.key = key
+        live.nbytes = nbytes
+        live.birth_tick = self.tick
+        live.location = location
+        live.op = op
+        live.role = 0
+        live.in_forward = self.in_forward
+        live.optimizer = self.phase == Phase.OPTIMIZER
+        self.live[key] = live
+        self.births.extend((
+            identity,
+            perf_counter_ns(),
+            self.tick,
+            self.phase,
+            nbytes,
+            dtype_id,
+            device_id,
+            op_id,
+            location_id,
+            forward_id,
+            module_id,
+        ))
+        return live
+
+    def _forward_place(self, module_id: int) -> tuple[int, int]:
+        """Line and module of the forward op whose gradient the engine is computing."""
+        assert self._current_node is not None
+        node = self._current_node()
+        if node is None or not self._mark_seq:
+            return NONE, module_id
+        # the node took its number just before the op ran, so the op saw the next one
+        index = bisect_left(self._mark_seq, node._sequence_nr() + 1)
+        return self._mark_place[index] if index < len(self._mark_place) else (NONE, module_id)
+
+    def _died(self, live: Any) -> None:
+        if self.live.get(live.key) is live:
+            del self.live[live.key]
+        self.deaths.extend((live.id, perf_counter_ns(), self.tick, self.phase))
+
+    def resized(self, tensor: torch.Tensor) -> None:
+        """Book a storage anew whose size an op changed in place."""
+        storage = tensor.untyped_storage()
+        live = self.live.get(storage._cdata)
+        if live is None or live.nbytes == storage.nbytes():
+            return
+        del self.live[live.key]
+        self.deaths.extend((live.id, perf_counter_ns(), self.tick, self.phase))
+        op_id = self._writer.name_id(live.op)
+        location_id = NONE if live.location is None else self._writer.location_id(live.location)
+        self._book(
+            storage, live.key, tensor, op_id, live.op, location_id, live.location, NONE, self.module_id
+        )
+
+    # ---- roles -------------------------------------------------------------------------
+
+    def found(self, tensor: torch.Tensor, role: Role, name: str = "", op: str = "existing") -> None:
+        """Give a tensor's storage a role; book it first where nothing saw it made."""
+        try:
+            storage = tensor.untyped_storage()
+        except (RuntimeError, NotImplementedError):
+            return
+        key = storage._cdata
+        live = self.live.get(key)
+        if live is None:
+            op_id = self._writer.name_id(op)
+            live = self._book(storage, key, tensor, op_id, op, NONE, None, NONE, NONE)
+        if live is not None and not live.role & role:
+            live.role |= role
+            self.roles.append(RoleFact(live.id, role, name))
+
+    def found_existing(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Book tensors that were there before watching began."""
+        for tensor in tensors:
+            if type(tensor) in _PLAIN_TENSORS:
+                self.found(tensor, Role(0))
+
+    # ---- ticks -------------------------------------------------------------------------
+
+    def take_events(self) -> tuple[array[int], array[int], list[RoleFact]]:
+        """Births, deaths and roles since the last call."""
+        return array("q", _drain(self.births)), array("q", _drain(self.deaths)), _drain(self.roles)
+
+    def begin_tick(self, index: int) -> None:
+        """Start booking for the next tick."""
+        self.tick = index
+        if len(self._mark_seq) > _MAX_MARKS:
+            half = len(self._mark_seq) // 2
+            del self._mark_seq[:half], self._mark_place[:half]
+
+    def module(self, ref: ModuleRef) -> int:
+        """Id of a module path."""
+        return self._writer.module_id(ref)
+
+    def odd_output(self, func: Any, output: Any) -> None:
+        """Book what is not a plain dense tensor, as far as it has storages."""
+        for part in _parts(output):
+            try:
+                self.made(func, part)
+            except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
+                self._note(f"storages of {type(part).__name__} cannot be watched ({type(error).__name__})")
+
+
+def _drain(events: list[_Event]) -> list[_Event]:
+    """Empty a list that other threads may append to at any time, losing nothing."""
+    taken = events[:]
+    del events[: len(taken)]
+    return taken
+
+
+def _parts(output: Any) -> list[torch.Tensor]:
+    """The dense tensors in an op's output."""
+    if isinstance(output, (tuple, list)):
+        return [part for item in output for part in _parts(item)]
+    if not isinstance(output, torch.Tensor):
+        return []
+    if type(output) not in _PLAIN_TENSORS and type(output).__name__ in ("FakeTensor", "FunctionalTensor"):
+        return []
+    if output.layout is torch.sparse_coo:
+        return [output._indices(), output._values()]
+    if output.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [output.crow_indices(), output.col_indices(), output.values()]
+    if output.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [output.ccol_indices(), output.row_indices(), output.values()]
+    if output.layout is not torch.strided:
+        return []
+    if hasattr(output, "__tensor_flatten__"):
+        names, _ = output.__tensor_flatten__()
+        return [part for name in names for part in _parts(getattr(output, name))]
+    return [output]
+
+
+class _WatchingMode(TorchDispatchMode):
+    """Sees each op below autograd and books its new storages."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, tracker: StorageTracker) -> None:
+        super().__init__()
+        self._tracker = tracker
+        self._alias_kinds: dict[Any, int] = {}
+        self._reference = weakref.ref
+
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **kwargs) if kwargs else func(*args)
+        try:
+            kind = self._alias_kinds[func]
+        except KeyError:
+            kind = self._alias_kinds[func] = _alias_kind(func)
+        tracker = self._tracker
+        if kind == _FRESH:
+            if type(output) is _Tensor:
+                if output.layout is torch.strided:
+                    tracker.made(func, output)
+                else:
+                    tracker.odd_output(func, output)
+            elif type(output) in (tuple, list):
+                for item in output:
+                    if type(item) is _Tensor and item.layout is torch.strided:
+                        tracker.made(func, item)
+                        if tracker.phase <= Phase.FORWARD:
+                            tracker.recent_tensors.append(weakref.ref(item))
+                    elif item is not None:
+                        tracker.odd_output(func, item)
+                return output
+            elif output is not None:
+                tracker.odd_output(func, output)
+                return output
+        elif kind == _RESIZES and isinstance(output, _Tensor):
+            tracker.resized(output)
+        if tracker.phase <= Phase.FORWARD and isinstance(output, _Tensor):
+            tracker.recent_tensors.append(weakref.ref(output))
+        return output
+
+
+_FRESH, _ALIAS, _RESIZES = 0, 1, 2
+
+
+def _alias_kind(func: Any) -> int:
+    """Whether an op's outputs are new storages, views of its inputs, or inputs it may resize."""
+    schema = getattr(func, "_schema", None)
+    if schema is None or schema.name in _FRESH_ALTHOUGH_ALIAS:
+        return _FRESH
+    if schema.name in _MAY_RESIZE or schema.overload_name.endswith("out"):
+        return _RESIZES
+    if schema.returns and any(item.alias_info is None for item in schema.returns):
+        return _FRESH
+    return _ALIAS

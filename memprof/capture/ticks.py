@@ -1,0 +1,152 @@
+"""Where the user's loop turns: phases, and the places where an iteration can end.
+
+A tick ends
+* where the user says so (`prof.step()`, `memprof.iterations(...)`), and then nowhere else;
+* when a `DataLoader` is asked for a batch, if anything was computed since the last one;
+* when a root module is called from a position in the code that already called one in this tick, if
+  no `DataLoader` drives the loop.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from time import perf_counter_ns
+from typing import Any
+
+from memprof.capture.counters import Counter
+from memprof.record.events import Location, Phase, Sample, Tick, TickFlag
+
+_COMPUTED = TickFlag.FORWARD | TickFlag.BACKWARD | TickFlag.OPTIMIZER_STEP
+
+
+class TickClock:
+    """Turns hook events into ticks.
+
+    Args:
+        close: Called with each finished tick.
+        phase_changed: Called with the phase that begins.
+    """
+
+    def __init__(self, close: Callable[[Tick], None], phase_changed: Callable[[Phase], None]) -> None:
+        self._close = close
+        self._phase_changed = phase_changed
+        self.counters: tuple[Counter, ...] = ()
+        self.index = 0
+        self.phase = Phase.OTHER
+        self.flags = TickFlag(0)
+        self.explicit = False
+        self.call: Location | None = None
+        """The user's line that made the tick's first root-module call."""
+        self.epoch = 0
+        self._start_ns = perf_counter_ns()
+        self._samples: list[Sample] = []
+        self._consumed: set[int] = set()
+        self._sites: set[int] = set()
+        self._forward_bytes: int | None = None
+        self._loaders: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self._loop_began = False
+
+    # ---- boundaries --------------------------------------------------------------------
+
+    def at_call(self, site: int) -> None:
+        """A root module is about to be called from a position in the code."""
+        if not self.explicit and self._phase_allows_boundary():
+            if not self._loop_began:
+                self.turn()
+            elif site in self._sites and not self._loader_drives():
+                self.turn()
+        self._loop_began = True
+        self._sites.add(site)
+
+    def at_batch_wanted(self, loader: Any) -> None:
+        """A loader is about to be asked for a batch."""
+        if not self.explicit and self._phase_allows_boundary() and (self.flags & _COMPUTED or not self._loop_began):
+            self.turn()
+        self._loop_began = True
+        if id(loader) not in self._loaders:
+            self.epoch += 1
+            self._loaders = {key: item for key, item in self._loaders.items() if item[0]() is not None}
+            self._loaders[id(loader)] = (weakref.ref(loader), 0)
+
+    def at_batch(self, loader: Any, *, exhausted: bool) -> None:
+        """The loader answered."""
+        if exhausted:
+            self._loaders.pop(id(loader), None)
+            return
+        self.flags |= TickFlag.BATCH
+        reference, batches = self._loaders.get(id(loader), (weakref.ref(loader), 0))
+        self._loaders[id(loader)] = (reference, batches + 1)
+
+    def at_step(self) -> None:
+        """The user says that the iteration ends here."""
+        self.explicit = True
+        self.flags |= TickFlag.EXPLICIT
+        self.turn()
+
+    def _phase_allows_boundary(self) -> bool:
+        return self.phase in (Phase.OTHER, Phase.FORWARD)
+
+    def _loader_drives(self) -> bool:
+        """Whether a loader that gave more than one batch is still being read."""
+        return any(reference() is not None and batches > 1 for reference, batches in self._loaders.values())
+
+    def turn(self, extra: TickFlag = TickFlag(0)) -> None:
+        """End the tick and begin the next."""
+        self.enter(Phase.OTHER)
+        self.sample(ends=True)
+        tick = Tick(
+            index=self.index,
+            start_ns=self._start_ns,
+            end_ns=perf_counter_ns(),
+            flags=self.flags | extra,
+            consumed=tuple(sorted(self._consumed)),
+            samples=tuple(self._samples),
+            forward_bytes=self._forward_bytes,
+            epoch=self.epoch,
+            call=self.call,
+        )
+        self.index += 1
+        self.flags = TickFlag(0)
+        self.call = None
+        self._samples = []
+        self._consumed.clear()
+        self._sites.clear()
+        self._forward_bytes = None
+        self._close(tick)
+        self._start_ns = perf_counter_ns()
+        self.sample(ends=False)
+
+    # ---- phases ------------------------------------------------------------------------
+
+    def enter(self, phase: Phase) -> None:
+        """Change the phase, reading the counters on both sides of the change."""
+        if phase == self.phase:
+            return
+        now = perf_counter_ns()
+        before, self.phase = self.phase, phase
+        self._phase_changed(phase)
+        for device, _, read in self.counters:
+            values = read()
+            self._samples.append(Sample(now, before, True, device, *values))
+            self._samples.append(Sample(now, phase, False, device, *values))
+
+    def sample(self, *, ends: bool) -> None:
+        """Read every counter."""
+        now = perf_counter_ns()
+        self._samples.extend(
+            Sample(now, self.phase, ends, device, *read()) for device, _, read in self.counters
+        )
+
+    def consumer(self) -> Callable[[Any], None]:
+        """A hook for a node of this tick's graph that reports its use to whichever tick is then running."""
+        consumed, made_in = self._consumed, self.index
+
+        def used(_: Any) -> None:
+            consumed.add(made_in)
+
+        return used
+
+    def add_forward_bytes(self, nbytes: int) -> None:
+        """Count what a root forward left allocated apart from its output."""
+        self._forward_bytes = (self._forward_bytes or 0) + max(nbytes, 0)

@@ -1,0 +1,106 @@
+"""When to watch every storage: the policy behind `--level`.
+
+Level `auto` watches the first iterations, watches again for a few when the program does something
+new (a root module called from a place that never called before: the first validation), and comes back
+at growing distances for as long as the last census or the counters show growth.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from statistics import median
+
+from memprof.record.events import Tick, TickFlag
+
+_FIRST_ITERATIONS = 4
+_MOST_TICKS_A_WINDOW = 64
+_AFTER_NEWS = 4
+_RECHECK_FIRST = 8
+_RECHECK_ITERATIONS = 3
+_SLOPE_POINTS = 16
+_SLOPE_RISING = 0.75
+_SLOPE_MIN_BYTES = 4096
+
+
+class Level(str, enum.Enum):
+    """How closely a run is watched."""
+
+    STEPS = "steps"
+    TENSORS = "tensors"
+    AUTO = "auto"
+
+
+class WatchPlan:
+    """Decides, tick by tick, whether storages are watched and a census is due.
+
+    Args:
+        level: The depth of capture asked for.
+    """
+
+    def __init__(self, level: Level) -> None:
+        self._level = level
+        self.watching = level is not Level.STEPS
+        self._iterations = 0
+        self._left = _FIRST_ITERATIONS
+        self._ticks_left = _MOST_TICKS_A_WINDOW
+        self._recheck_at = _RECHECK_FIRST
+        self._suspicious = False
+        self._ends: deque[int] = deque(maxlen=_SLOPE_POINTS)
+        self._news = 0
+
+    def news(self) -> None:
+        """A root module was called from a place that never called before."""
+        self._news = _AFTER_NEWS
+
+    @property
+    def census_due(self) -> bool:
+        """Whether to look at what survived at the boundary that comes now."""
+        if not self.watching:
+            return False
+        if self._level is Level.TENSORS:
+            n = self._iterations
+            return 2 <= n <= 6 or (n > 6 and (n & (n - 1) == 0 or (n % 3 == 0 and (n // 3) & (n // 3 - 1) == 0)))
+        return 2 <= self._iterations and self._left <= 2
+
+    def suspect(self, suspicious: bool) -> None:
+        """Tell what the census said."""
+        self._suspicious = suspicious
+
+    def tick_ended(self, tick: Tick, *, iteration_ended: bool) -> None:
+        """Account for a finished tick and decide about the next."""
+        if iteration_ended:
+            self._iterations += 1
+        if self._level is not Level.AUTO:
+            return
+        if iteration_ended and tick.samples:
+            self._ends.append(tick.samples[-1].allocated_bytes)
+        if self.watching:
+            computed = bool(tick.flags & (TickFlag.FORWARD | TickFlag.BACKWARD | TickFlag.OPTIMIZER_STEP))
+            self._ticks_left -= computed
+            self._left -= iteration_ended
+        if self._news:
+            if not self.watching or self._left < self._news:
+                self._open(self._news)
+            self._news = 0
+        if self.watching and (self._left <= 0 or self._ticks_left <= 0):
+            self.watching = False
+            self._recheck_at = max(_RECHECK_FIRST, 2 * self._iterations)
+        elif not self.watching and self._iterations >= self._recheck_at:
+            self._recheck_at = 2 * self._iterations
+            if self._suspicious or self._rises():
+                self._open(_RECHECK_ITERATIONS)
+
+    def _open(self, iterations: int) -> None:
+        self.watching = True
+        self._left = iterations
+        self._ticks_left = _MOST_TICKS_A_WINDOW
+
+    def _rises(self) -> bool:
+        """Whether allocated memory at the end of iterations has gone up steadily of late."""
+        ends = list(self._ends)
+        steps = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+        if len(steps) < _RECHECK_FIRST - 1:
+            return False
+        rising = sum(step > 0 for step in steps) / len(steps)
+        return rising >= _SLOPE_RISING and median(steps) >= _SLOPE_MIN_BYTES

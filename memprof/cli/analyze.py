@@ -1,0 +1,202 @@
+"""`memprof analyze`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from memprof._errors import OutputError, RecordingError, UsageError
+from memprof._version import __version__
+from memprof.cli.show import exceeds, report_options, show
+
+if TYPE_CHECKING:
+    from memprof.capture.script import Outcome, Program
+
+
+@click.command(
+    "analyze",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    options_metavar="[OPTIONS]",
+)
+@click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does, instead of a script.")
+@click.option(
+    "--level",
+    type=click.Choice(("auto", "steps", "tensors")),
+    default="auto",
+    show_default=True,
+    help="How closely to watch: counters only, every storage, or every storage for a few iterations.",
+)
+@click.option("-o", "recording", type=click.Path(dir_okay=False), help="File for the recording. [default: SCRIPT.memprof]")
+@click.option("--max-iterations", type=click.IntRange(min=1), metavar="N", help="Stop the run cleanly after N iterations.")
+@click.option(
+    "--device",
+    type=click.Choice(("auto", "cpu", "cuda")),
+    default="auto",
+    show_default=True,
+    help="Whose memory to read.",
+)
+@report_options
+@click.argument("script", required=False)
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def command(
+    module: str | None,
+    level: str,
+    recording: str | None,
+    max_iterations: int | None,
+    device: str,
+    report_format: str,
+    output: str | None,
+    plot: str | None,
+    fail_on: str | None,
+    verbose: bool,
+    script: str | None,
+    args: tuple[str, ...],
+) -> None:
+    """Run SCRIPT with ARGS as `python` would and say what eats its memory.
+
+    The script need not be changed. Its exit status is kept; with --fail-on a finding makes it 1.
+    """
+    program = _load(module, script, args)
+    _check_writable(output, plot)
+    path = Path(recording) if recording is not None else Path(f"{program.stem}.memprof")
+    outcome, session = _record(program, path, level=level, device=device, max_iterations=max_iterations)
+    from memprof.advise.diagnosis import diagnose
+    from memprof.profiler import read_session
+
+    diagnosis = diagnose(read_session(session))
+    sys.stdout.flush()
+    show(diagnosis, report_format=report_format, output=output, plot=plot, verbose=verbose)
+    _say_where(path, plot, in_memory=session.writer.in_memory, quiet=report_format == "json" and output is None)
+    if outcome.interrupted:
+        _die_of_interrupt()
+    sys.exit(outcome.exit_status or int(exceeds(diagnosis, fail_on)))
+
+
+def _load(module: str | None, script: str | None, args: tuple[str, ...]) -> Program:
+    from memprof.capture.script import load_module, load_script
+
+    if module is not None:
+        return load_module(module, (*((script,) if script is not None else ()), *args))
+    if script is None:
+        raise click.UsageError("name a script to run: memprof analyze train.py (or -m MODULE)")
+    try:
+        return load_script(script, args)
+    except SyntaxError as error:
+        sys.excepthook(SyntaxError, error, None)
+        sys.exit(1)
+
+
+def _check_writable(*paths: str | None) -> None:
+    """Find out before a long run, not after it, that a report has nowhere to go."""
+    for path in paths:
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise OutputError(f"cannot write {path!r}: there is no folder {str(Path(path).parent)!r}; create it first")
+
+
+def _record(
+    program: Program, path: Path, *, level: str, device: str, max_iterations: int | None
+) -> tuple[Outcome, Any]:
+    from memprof.capture.script import run, user_folders
+    from memprof.profiler import import_capture
+    from memprof.record.events import RunInfo
+
+    capture = import_capture()
+    progress = _Progress()
+    options = capture.CaptureOptions(
+        level=capture.Level(level),
+        device=device,
+        max_iterations=max_iterations,
+        user_folders=user_folders(program),
+        progress=progress if sys.stderr.isatty() else None,
+    )
+    info = RunInfo(
+        script=str(Path(program.file).resolve()),
+        argv=program.argv,
+        memprof=__version__,
+        extra={"memprof_fresh_process": True},
+    )
+    try:
+        session = capture.CaptureSession(path, info, options)
+    except RecordingError as error:
+        raise UsageError(str(error)) from error
+    session.start()
+    outcome = None
+    with _terminated_as_exit():
+        try:
+            outcome = run(program, stopped=capture.StopRun)
+        finally:
+            session.stop(
+                exit_status=outcome.exit_status if outcome else 1, exception=outcome.exception if outcome else None
+            )
+            progress.clear()
+    return outcome, session
+
+
+class _Progress:
+    """One line on a terminal: iteration, allocated, peak; at most ten times a second."""
+
+    def __init__(self) -> None:
+        self._shown = False
+        self._next = 0.0
+
+    def __call__(self, iteration: int, allocated_bytes: int | None, peak_bytes: int | None) -> None:
+        import time
+
+        from memprof.units import format_bytes
+
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + 0.1
+        self._shown = True
+        figures = [
+            f"{label} {format_bytes(value)}"
+            for label, value in (("allocated", allocated_bytes), ("peak", peak_bytes))
+            if value is not None
+        ]
+        print(f"\r\033[Kmemprof: iteration {iteration}  {'  '.join(figures)}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Wipe the line."""
+        if self._shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+class _terminated_as_exit:
+    """SIGTERM ends the script as an exit does, so that what was recorded is still diagnosed."""
+
+    _previous: Callable[..., Any] | int | None = None
+
+    def __enter__(self) -> None:
+        def leave(number: int, frame: Any) -> None:
+            sys.exit(128 + number)
+
+        try:
+            self._previous = signal.signal(signal.SIGTERM, leave)
+        except ValueError:  # not in the main thread
+            self._previous = None
+
+    def __exit__(self, *_: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+
+
+def _say_where(path: Path, plot: str | None, *, in_memory: bool, quiet: bool) -> None:
+    if quiet:
+        return
+    said = [] if in_memory else [f"recording: {path}"]
+    if plot is not None:
+        said.append(f"plot: {plot}")
+    if said:
+        click.echo("; ".join(said), err=True)
+
+
+def _die_of_interrupt() -> None:
+    """End as an interrupted `python` does, so that a shell loop around it stops too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGINT)

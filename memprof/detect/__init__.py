@@ -1,0 +1,59 @@
+"""Rules: evidence in, findings out. A new rule joins the tuple below and has its page in its docstring."""
+
+from __future__ import annotations
+
+from memprof.detect.finding import Finding, Skipped
+from memprof.detect.pressure import ActivationsDominatePeak
+from memprof.detect.retention import (
+    GraphGrowsAcrossIterations,
+    HiddenStateCarriedWithGraph,
+    OutputsKeptWithGraph,
+    TensorsKeptInContainer,
+)
+from memprof.detect.rule import Rule
+from memprof.detect.waste import EvaluationWithAutograd, PreviousIterationAlive
+from memprof.model.memory import MemoryModel
+
+RULES: tuple[type[Rule], ...] = (
+    GraphGrowsAcrossIterations,
+    OutputsKeptWithGraph,
+    TensorsKeptInContainer,
+    HiddenStateCarriedWithGraph,
+    EvaluationWithAutograd,
+    PreviousIterationAlive,
+    ActivationsDominatePeak,
+)
+
+_NOT_WATCHED = "no storage was watched; record with --level auto or tensors"
+
+
+def run_rules(model: MemoryModel) -> tuple[list[Finding], list[Skipped]]:
+    """Ask every rule.
+
+    Args:
+        model: The run.
+
+    Returns:
+        Findings, most severe first and then by bytes, and what rules could not tell.
+    """
+    findings: list[Finding] = []
+    skipped: list[Skipped] = []
+    for rule in RULES:
+        for answer in rule().check(model):
+            if isinstance(answer, Finding):
+                findings.append(answer)
+            else:
+                skipped.append(answer)
+    if not model.storages:
+        skipped.extend(Skipped(rule.code, _NOT_WATCHED) for rule in RULES if rule.code.startswith("MP1"))
+    findings.sort(key=lambda item: (-item.severity.rank, -(item.bytes or 0), item.code))
+    return findings, list(dict.fromkeys(skipped))
+
+
+def rule_of(code: str) -> type[Rule] | None:
+    """The rule with a code (`MP101`) or a name (`graph-grows-across-iterations`), or None."""
+    wanted = code.strip().lower()
+    return next((rule for rule in RULES if wanted in (rule.code.lower(), rule.name())), None)
+
+
+__all__ = ["RULES", "Rule", "rule_of", "run_rules"]

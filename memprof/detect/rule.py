@@ -1,0 +1,90 @@
+"""What a rule is: a class whose docstring is its page.
+
+The page has fixed headings; a rule without one of them, or with a code already taken, fails when its
+module is imported. `memprof explain CODE` and `docs/rules/` show the same text.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import ClassVar
+
+from memprof.detect.finding import Finding, Kind, Skipped
+from memprof.model.memory import MemoryModel
+
+HEADINGS = (
+    "What it detects",
+    "Why it costs memory",
+    "Evidence",
+    "Remedy",
+    "Example",
+    "Use instead",
+    "Not a problem when",
+)
+
+_codes: dict[str, str] = {}
+
+
+class Rule(ABC):
+    """Base of all rules.
+
+    Attributes:
+        code: `MP` and three digits: 1xx retention, 2xx waste, 3xx pressure, 4xx errors.
+        kind: The family its findings belong to.
+    """
+
+    code: ClassVar[str]
+    kind: ClassVar[Kind]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if not re.fullmatch(r"MP[0-9]{3}", getattr(cls, "code", "")):
+            raise TypeError(f"{cls.__name__} needs a code of the form MP101")
+        if _codes.setdefault(cls.code, cls.__qualname__) != cls.__qualname__:
+            raise TypeError(f"{cls.__name__} takes code {cls.code}, which belongs to {_codes[cls.code]}")
+        missing = [heading for heading in HEADINGS if heading not in cls.sections()]
+        if missing:
+            raise TypeError(f"{cls.__name__} has no section {missing[0]!r} in its docstring")
+
+    @abstractmethod
+    def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
+        """Look for the problem.
+
+        Args:
+            model: The run.
+
+        Returns:
+            What was found, or why the rule cannot tell.
+        """
+
+    @classmethod
+    def name(cls) -> str:
+        """The class name in kebab case: `graph-grows-across-iterations`."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+
+    @classmethod
+    def summary(cls) -> str:
+        """First line of the page."""
+        return inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]
+
+    @classmethod
+    def sections(cls) -> dict[str, str]:
+        """Heading -> text of each section of the page."""
+        parts = re.split(r"^## (.+)$", inspect.cleandoc(cls.__doc__ or ""), flags=re.MULTILINE)
+        return {heading.strip(): text.strip() for heading, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+    @classmethod
+    def code_block(cls, heading: str) -> str:
+        """The program shown in a section, such as `Example`."""
+        found = re.search(r"```python\n(.*?)```", cls.sections()[heading], flags=re.DOTALL)
+        if found is None:
+            raise TypeError(f"{cls.__name__}: section {heading!r} shows no program")
+        return found.group(1)
+
+    @classmethod
+    def page(cls) -> str:
+        """The rule's page as Markdown."""
+        return f"# {cls.code} {cls.name()}\n\n*{cls.kind.value}*\n\n{inspect.cleandoc(cls.__doc__ or '')}\n"

@@ -1,0 +1,135 @@
+"""Places a finding on the statement a user would change.
+
+What was seen at run time says which variable holds the tensors and which line made them; the source
+then tells which statement stores them. The source alone never raises a finding.
+"""
+
+from __future__ import annotations
+
+import ast
+import linecache
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+from memprof.record.events import Holder, Location
+
+_STORING_METHODS = frozenset("append appendleft add extend extendleft insert put put_nowait update setdefault push".split())
+
+
+@lru_cache(maxsize=64)
+def _tree(file: str) -> ast.Module | None:
+    try:
+        return ast.parse("".join(linecache.getlines(file)))
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+
+
+def line_text(location: Location) -> str:
+    """The source line without indentation, or '' where the file cannot be read."""
+    return linecache.getline(location.file, location.line).strip()
+
+
+def storing_statement(holder: Holder, made: Location | None, files: Sequence[str]) -> Location | None:
+    """Find the statement that puts tensors into a holder.
+
+    Args:
+        holder: Who keeps them; its name is what the statement writes to.
+        made: The line that made the tensors.
+        files: Files of the user's code, searched in this order after the holder's and the maker's.
+
+    Returns:
+        The best statement, or None where no statement writes to that name.
+    """
+    name = _terminal(holder.name)
+    if not name:
+        return None
+    wanted = _names_assigned_at(made)
+    best: tuple[tuple[int, ...], Location] | None = None
+    candidates = [location.file for location in (holder.location, made) if location is not None]
+    for order, file in enumerate(dict.fromkeys([*candidates, *files])):
+        tree = _tree(file)
+        if tree is None:
+            continue
+        for node, function in _statements(tree):
+            strength = _stores(node, name, attribute=holder.kind == "attribute")
+            if not strength:
+                continue
+            mentions = bool(wanted & _names_in(node))
+            distance = abs(node.lineno - made.line) if made is not None and made.file == file else 10_000
+            after = made is None or made.file != file or node.lineno >= made.line
+            same_function = made is not None and function.rpartition(".")[2] == made.function.rpartition(".")[2]
+            rank = (-strength, -int(mentions), -int(same_function), order, -int(after), distance)
+            if best is None or rank < best[0]:
+                best = (rank, Location(file, node.lineno, function or "<module>"))
+    return None if best is None else best[1]
+
+
+def _terminal(name: str) -> str:
+    """`history['loss']` -> `history`; `self.total` -> `total`."""
+    return re.split(r"\[", name, maxsplit=1)[0].rpartition(".")[2]
+
+
+def _statements(tree: ast.Module) -> Iterable[tuple[ast.stmt, str]]:
+    """Every simple statement with the qualified name of its function."""
+
+    def visit(node: ast.AST, scope: str) -> Iterable[tuple[ast.stmt, str]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                yield from visit(child, f"{scope}.{child.name}" if scope else child.name)
+            else:
+                if isinstance(child, (ast.Expr, ast.Assign, ast.AugAssign, ast.AnnAssign)):
+                    yield child, scope
+                yield from visit(child, scope)
+
+    return visit(tree, "")
+
+
+def _stores(node: ast.stmt, name: str, *, attribute: bool) -> int:
+    """How surely a statement stores into `name`: 3 grows it, 2 sets an item, 1 rebinds it, 0 not at all."""
+    for call in (item for item in ast.walk(node) if isinstance(item, ast.Call)):
+        if isinstance(call.func, ast.Attribute) and call.func.attr in _STORING_METHODS:
+            if _base_is(call.func.value, name, attribute) and call.args:
+                return 3
+    if isinstance(node, ast.AugAssign) and _base_is(node.target, name, attribute):
+        return 3
+    if isinstance(node, (ast.Assign, ast.AnnAssign)):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        for target in targets:
+            parts = target.elts if isinstance(target, (ast.Tuple, ast.List)) else [target]
+            for part in parts:
+                if isinstance(part, ast.Subscript) and _base_is(part, name, attribute):
+                    return 2
+                if _base_is(part, name, attribute) and node.value is not None:
+                    itself = any(_base_is(item, name, attribute) for item in ast.walk(node.value))
+                    return 3 if itself else 1 if not isinstance(node.value, (ast.Constant, ast.List, ast.Dict)) else 0
+    return 0
+
+
+def _base_is(node: ast.AST, name: str, attribute: bool) -> bool:
+    """Whether an expression is `name`, `x.name` or one of them with subscripts."""
+    while isinstance(node, ast.Subscript):
+        node = node.value
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):  # d.setdefault(k, []).append(x)
+        return _base_is(node.func.value, name, attribute)
+    if isinstance(node, ast.Attribute):
+        return node.attr == name
+    return isinstance(node, ast.Name) and node.id == name and not attribute
+
+
+def _names_in(node: ast.AST) -> set[str]:
+    return {item.id for item in ast.walk(node) if isinstance(item, ast.Name)}
+
+
+def _names_assigned_at(made: Location | None) -> set[str]:
+    """Variables that the statement at a line assigns."""
+    tree = _tree(made.file) if made is not None else None
+    if tree is None or made is None:
+        return set()
+    names: set[str] = set()
+    for node, _ in _statements(tree):
+        if node.lineno <= made.line <= (node.end_lineno or node.lineno) and isinstance(node, (ast.Assign, ast.AugAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in targets:
+                names |= _names_in(target)
+    return names

@@ -1,0 +1,259 @@
+"""MP2xx: memory that is freed in time but need not have been taken."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+from memprof.detect.evidence import KIB, MIB, counted, iteration_of_ticks, main_peak, place, share_severity, size
+from memprof.detect.finding import Finding, Kind, Remedy, Skipped
+from memprof.detect.rule import Rule
+from memprof.model.carried import carried_over
+from memprof.model.memory import MemoryModel, Source
+from memprof.record.events import Location, Phase, Tick, TickFlag
+from memprof.record.iterations import EVALUATE
+
+
+class EvaluationWithAutograd(Rule):
+    """A forward builds an autograd graph that no backward ever uses.
+
+    ## What it detects
+    Validation, testing, sampling or prediction without `torch.no_grad()`. `model.eval()` does not turn
+    autograd off.
+
+    ## Why it costs memory
+    With autograd on, every layer saves what its backward would need. Nothing frees it before the output
+    goes, so a validation batch needs as much memory as a training batch, often on top of one.
+
+    ## Evidence
+    The root module returned a tensor with a `grad_fn`, and no backward ever reached that node. The bytes
+    are those the forward left allocated apart from its outputs.
+
+    ## Remedy
+    Put the loop under `with torch.no_grad():` (or `torch.inference_mode()`).
+
+    ## Example
+    ```python
+    import torch
+
+    model = torch.nn.Sequential(torch.nn.Linear(64, 512), torch.nn.ReLU(), torch.nn.Linear(512, 10))
+    model.eval()
+    correct = 0
+    for _ in range(4):
+        out = model(torch.randn(256, 64))
+        correct += (out.argmax(1) == 0).sum().item()
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+
+    model = torch.nn.Sequential(torch.nn.Linear(64, 512), torch.nn.ReLU(), torch.nn.Linear(512, 10))
+    model.eval()
+    correct = 0
+    with torch.no_grad():
+        for _ in range(4):
+            out = model(torch.randn(256, 64))
+            correct += (out.argmax(1) == 0).sum().item()
+    ```
+
+    ## Not a problem when
+    Gradients of the output are needed after all (saliency, adversarial examples): then a backward uses
+    the graph, and memprof does not report it.
+    """
+
+    code = "MP201"
+    kind = Kind.WASTE
+
+    def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
+        iterations = iteration_of_ticks(model)
+        used = {tick for later in model.ticks for tick in later.consumed}
+        evaluations = {iteration.index for iteration in model.iterations if iteration.kind == EVALUATE}
+        by_call: dict[Location | None, list[Tick]] = defaultdict(list)
+        for tick in model.ticks:
+            wasted = tick.flags & TickFlag.GRAPH and not tick.flags & TickFlag.BACKWARD and tick.index not in used
+            if wasted and iterations.get(tick.index) in evaluations:
+                by_call[tick.call].append(tick)
+        for call, ticks in by_call.items():
+            if len(ticks) == 1 and not ticks[0].flags & TickFlag.EVAL_MODE:
+                yield Skipped(self.code, f"one forward at {place(call)} built a graph that was not used; once is not a loop")
+                continue
+            finding = self._finding(model, call, ticks)
+            if finding is not None:
+                yield finding
+
+    def _finding(self, model: MemoryModel, call: Location | None, ticks: list[Tick]) -> Finding | None:
+        watched = [tick for tick in ticks if tick.flags & TickFlag.TRACKED and tick.forward_bytes is not None]
+        measured = watched or [tick for tick in ticks if tick.forward_bytes is not None]
+        nbytes = max((tick.forward_bytes or 0 for tick in measured), default=0)
+        if nbytes < KIB:
+            return None
+        device = _device_of(model, ticks)
+        peak = main_peak(model, device)
+        share = f", {nbytes / peak.allocated_bytes:.0%} of the peak" if peak is not None and peak.allocated_bytes else ""
+        where = f"`{call.function}()`" if call is not None and call.function != "<module>" else "the loop"
+        exact = bool(watched) or device != "cpu"
+        frees = tuple(
+            storage.id
+            for storage in model.storages.values()
+            if storage.birth_tick in {tick.index for tick in watched}
+            and storage.birth_phase is Phase.FORWARD
+            and storage.death_tick != storage.birth_tick
+        )
+        return Finding(
+            code=self.code,
+            name=self.name(),
+            kind=self.kind,
+            severity=share_severity(nbytes, peak),
+            location=call,
+            device=device,
+            bytes=nbytes,
+            bytes_per_iteration=None,
+            source=Source.MEASURED if exact else Source.ESTIMATED,
+            message=(
+                f"{counted(len(ticks), 'forward')} at {place(call)} saved up to {size(nbytes)} on {device} for a backward "
+                f"that never came{share}. The graph is held by the output until it is rebound. Put {where} under "
+                f"`with torch.no_grad():`."
+            ),
+            holder="the output of the model, through its autograd graph",
+            remedies=(
+                Remedy("no_grad", f"run the loop around {place(call)} under `with torch.no_grad():`", frees=frees),
+                Remedy("del", "if gradients are needed sometimes: `del` the output before the next forward"),
+            ),
+            evidence={
+                "forwards": len(ticks),
+                "eval_mode": all(bool(tick.flags & TickFlag.EVAL_MODE) for tick in ticks),
+                "saved_bytes": nbytes,
+                "first_tick": ticks[0].index,
+                "last_tick": ticks[-1].index,
+            },
+        )
+
+
+def _device_of(model: MemoryModel, ticks: list[Tick]) -> str:
+    """The accelerator the run used, else the CPU."""
+    return next((device for device in model.devices if device != "cpu"), model.devices[0] if model.devices else "cpu")
+
+
+class PreviousIterationAlive(Rule):
+    """Tensors of the previous iteration are still alive while the next forward runs.
+
+    ## What it detects
+    Loop variables (`out`, `loss`, `pred`) that keep the last iteration's tensors, and with them its
+    graph, until they are assigned again: after the next forward, not before it.
+
+    ## Why it costs memory
+    For the length of one forward two iterations' outputs exist side by side. With large outputs (a
+    segmentation map, logits over a vocabulary) or without a backward that adds to the peak.
+
+    ## Evidence
+    Storages made in one iteration's forward were alive from the start of the next forward to its
+    highest point, in iteration after iteration, and freed right after.
+
+    ## Remedy
+    `del out, loss` at the end of the loop body, or move the body into a function.
+
+    ## Example
+    ```python
+    import torch
+
+    model = torch.nn.Linear(64, 4096)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(6):
+        out = model(torch.randn(512, 64))
+        loss = out.pow(2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+
+    model = torch.nn.Linear(64, 4096)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(6):
+        out = model(torch.randn(512, 64))
+        loss = out.pow(2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        del out, loss
+    ```
+
+    ## Not a problem when
+    The outputs are small beside the activations, as in most classifiers. memprof stays silent below a
+    tenth of the peak.
+    """
+
+    code = "MP202"
+    kind = Kind.WASTE
+    _MIN_SHARE = 0.10
+    _MIN_BYTES = 1 * MIB
+    _MIN_ITERATIONS = 2
+
+    def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
+        carried = carried_over(model)
+        if not any(iteration.tracked for iteration in model.iterations):
+            yield Skipped(self.code, "no iteration was watched storage by storage; use --level auto or tensors")
+            return
+        for device in model.devices:
+            peak = main_peak(model, device)
+            of_device = [item for item in carried if item.device == device]
+            if peak is None or not peak.allocated_bytes or len(of_device) < self._MIN_ITERATIONS:
+                continue
+            nbytes = sorted(item.nbytes for item in of_device)[len(of_device) // 2]
+            if nbytes < self._MIN_BYTES or nbytes < self._MIN_SHARE * peak.allocated_bytes:
+                continue
+            yield self._finding(model, device, nbytes, [item.storages for item in of_device])
+
+    def _finding(self, model: MemoryModel, device: str, nbytes: int, storages: list[tuple[int, ...]]) -> Finding:
+        peak = main_peak(model, device)
+        by_line: Counter[Location] = Counter()
+        for row in storages:
+            for identity in row:
+                storage = model.storages[identity]
+                if storage.location is not None:
+                    by_line[storage.location] += storage.nbytes
+        made = by_line.most_common(1)[0][0] if by_line else None
+        where = _call_of(model, storages) or made
+        share = nbytes / peak.allocated_bytes if peak is not None else 0.0
+        return Finding(
+            code=self.code,
+            name=self.name(),
+            kind=self.kind,
+            severity=share_severity(nbytes, peak),
+            location=where,
+            device=device,
+            bytes=nbytes,
+            bytes_per_iteration=None,
+            source=Source.MEASURED,
+            message=(
+                f"{size(nbytes)} of the previous iteration are still alive on {device} during the next forward, "
+                f"{share:.0%} of the peak: variables assigned at {place(where)} keep them until they are assigned "
+                f"again. `del` them at the end of the loop body, or move the body into a function."
+            ),
+            holder=f"the loop variables assigned at {place(where)}",
+            remedies=(
+                Remedy(
+                    "del",
+                    f"`del` what {place(where)} assigns at the end of the loop body",
+                    frees=tuple(storage for row in storages for storage in row),
+                ),
+            ),
+            evidence={"iterations": len(storages), "bytes": nbytes, "share_of_peak": round(share, 3)},
+        )
+
+
+def _call_of(model: MemoryModel, storages: list[tuple[int, ...]]) -> Location | None:
+    """The root-module call of the ticks that made most of the storages."""
+    calls = {tick.index: tick.call for tick in model.ticks if tick.call is not None}
+    votes: Counter[Location] = Counter()
+    for row in storages:
+        for identity in row:
+            storage = model.storages[identity]
+            call = calls.get(storage.birth_tick)
+            if call is not None:
+                votes[call] += storage.nbytes
+    return votes.most_common(1)[0][0] if votes else None

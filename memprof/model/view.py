@@ -1,0 +1,37 @@
+"""What the model needs from a recording, whatever file or memory it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from memprof.record.events import Birth, Census, Death, RoleFact, RunInfo, Tick
+
+
+class RecordingView(Protocol):
+    """A recording as a stream of events.
+
+    A recording cut off at any point (`kill -9`) is still a recording: births without deaths, and events
+    of a tick that was never finished, are normal.
+    """
+
+    @property
+    def run(self) -> RunInfo:
+        """Facts about the run."""
+
+    @property
+    def ticks(self) -> Sequence[Tick]:
+        """Finished ticks in order of time, with ascending indices."""
+
+    @property
+    def censuses(self) -> Sequence[Census]:
+        """What outlived its iteration, in order of time."""
+
+    def births(self) -> Iterator[Birth]:
+        """Births of storages in the order they were written."""
+
+    def deaths(self) -> Iterator[Death]:
+        """Deaths of storages in the order they were written."""
+
+    def roles(self) -> Iterator[RoleFact]:
+        """What storages were found to be."""

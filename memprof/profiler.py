@@ -1,0 +1,316 @@
+"""The public way in: a context manager, a decorator, and marks for iterations.
+
+Capture and diagnosis meet here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+
+from memprof._errors import TorchUnavailableError, UsageError
+from memprof._version import __version__
+from memprof.advise.diagnosis import Diagnosis, diagnose
+from memprof.detect.finding import Finding
+from memprof.record.events import RunInfo
+from memprof.record.reader import Recording, open_recording
+
+if TYPE_CHECKING:
+    from memprof.capture.session import CaptureSession
+
+LEVELS = ("auto", "steps", "tensors")
+DEVICES = ("auto", "cpu", "cuda")
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_T = TypeVar("_T")
+
+
+class Profiler:
+    """Records the memory of a training or evaluation loop and says what is wrong with it.
+
+    Use it as a context manager::
+
+        with memprof.Profiler() as prof:
+            for batch in loader:
+                train_step(batch)
+        print(prof.report())
+
+    Iterations are found without help. `prof.step()` at the end of the loop body marks them by hand. A
+    profiler inside a running profiler records nothing of its own and shows what the outer one has
+    recorded so far.
+
+    Args:
+        level: `auto` (watch closely for a few iterations, counters otherwise), `steps` (counters only)
+            or `tensors` (every storage, all the time).
+        output: File for the recording; by default a temporary one that goes with the profiler.
+        device: `auto`, `cpu` or `cuda`: whose memory is read.
+        max_iterations: End the `with` block cleanly after so many iterations.
+
+    Raises:
+        UsageError: An option has a value that is not offered.
+    """
+
+    def __init__(
+        self,
+        level: str = "auto",
+        *,
+        output: str | os.PathLike[str] | None = None,
+        device: str = "auto",
+        max_iterations: int | None = None,
+    ) -> None:
+        if level not in LEVELS:
+            raise UsageError(f"level {level!r} is not one of {', '.join(LEVELS)}")
+        if device not in DEVICES:
+            raise UsageError(f"device {device!r} is not one of {', '.join(DEVICES)}")
+        if max_iterations is not None and max_iterations < 1:
+            raise UsageError(f"max_iterations is {max_iterations}; it must be at least 1")
+        self._level = level
+        self._device = device
+        self._max_iterations = max_iterations
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._output = Path(output) if output is not None else None
+        self._session: CaptureSession | None = None
+        self._outer: CaptureSession | None = None
+        self._diagnosis: Diagnosis | None = None
+        self._recording: Recording | None = None
+
+    # ---- recording ---------------------------------------------------------------------
+
+    def __enter__(self) -> Profiler:
+        capture = import_capture()
+        if self._session is not None or self._outer is not None:
+            raise UsageError("this Profiler has been used already; make a new one for each recording")
+        self._outer = capture.active_session()
+        if self._outer is not None:
+            return self
+        if self._output is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="memprof-")
+            self._output = Path(self._folder.name) / "run.memprof"
+        options = capture.CaptureOptions(
+            level=capture.Level(self._level), device=self._device, max_iterations=self._max_iterations
+        )
+        run = RunInfo(script=_calling_script(), argv=tuple(sys.argv), memprof=__version__)
+        self._session = capture.CaptureSession(self._output, run, options)
+        self._session.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if self._session is None:
+            return False
+        stopped = kind is not None and kind is import_capture().StopRun
+        exception = None if kind is None or stopped else f"{kind.__name__}: {error}"
+        self._session.stop(exit_status=0 if exception is None else 1, exception=exception)
+        return stopped
+
+    def step(self) -> None:
+        """Mark the end of an iteration; from the first call on nothing else ends one."""
+        session = self._session or self._outer
+        if session is None:
+            raise UsageError("prof.step() is for inside the `with` block")
+        session.step()
+
+    @property
+    def is_outermost(self) -> bool:
+        """Whether this profiler records by itself rather than inside another one."""
+        return self._session is not None
+
+    # ---- results -----------------------------------------------------------------------
+
+    @property
+    def recording(self) -> Recording:
+        """What was recorded.
+
+        Raises:
+            UsageError: Nothing has been recorded yet.
+        """
+        session = self._session or self._outer
+        if session is None:
+            raise UsageError("nothing is recorded yet; use the profiler in a `with` block first")
+        if self._session is None or self._session.running:
+            return read_session(session)  # as far as it has come
+        if self._recording is None:
+            self._recording = read_session(session)
+        return self._recording
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        """Model of the run, findings and remedies with their savings."""
+        if self._session is None or self._session.running:
+            return diagnose(self.recording)
+        if self._diagnosis is None:
+            self._diagnosis = diagnose(self.recording)
+        return self._diagnosis
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is wrong, most severe first."""
+        return self.diagnosis.findings
+
+    def report(self, *, width: int = 100) -> str:
+        """The diagnosis as text.
+
+        Args:
+            width: Columns.
+
+        Returns:
+            What `memprof analyze` prints, without colour.
+        """
+        from memprof.report.terminal import TerminalOptions, TerminalReporter
+
+        return TerminalReporter(TerminalOptions(text_width=width)).to_text(self.diagnosis)
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw memory over iterations into a PNG, SVG or PDF file.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        from memprof.report.plot import PlotReporter
+
+        PlotReporter().save(self.diagnosis, path)
+
+
+def read_session(session: CaptureSession) -> Recording:
+    """Open what a session has recorded, also when the disk failed and it lies in memory."""
+    memory = session.writer.memory
+    return open_recording(session.writer.path) if memory is None else Recording(memory, None)
+
+
+def import_capture() -> Any:
+    """The capture package; importing it imports torch.
+
+    Raises:
+        TorchUnavailableError: torch is not installed or does not load.
+    """
+    try:
+        from memprof.capture import session
+    except ImportError as error:
+        raise TorchUnavailableError(str(error)) from error
+    return session
+
+
+def _calling_script() -> str | None:
+    main = sys.modules.get("__main__")
+    return getattr(main, "__file__", None)
+
+
+# ---- decorator and marks ---------------------------------------------------------------------
+
+
+@overload
+def profile(function: Callable[_P, _R], /) -> Callable[_P, _R]: ...
+@overload
+def profile(
+    *,
+    level: str = "auto",
+    output: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    max_iterations: int | None = None,
+    plot: str | os.PathLike[str] | None = None,
+    report: bool = True,
+) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]: ...
+def profile(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    level: str = "auto",
+    output: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    max_iterations: int | None = None,
+    plot: str | os.PathLike[str] | None = None,
+    report: bool = True,
+) -> Any:
+    """Profile every call of a function that holds a training loop.
+
+    After each call the diagnosis is printed to standard error; the last `Profiler` is the
+    attribute `profiler` of the decorated function. Results and exceptions of the function pass
+    through. Calls inside a profiled call are part of it and report nothing of their own.
+
+    Args:
+        function: The function, where the decorator is used bare.
+        level: See `Profiler`.
+        output: File for the recording, written anew by each call.
+        device: See `Profiler`.
+        max_iterations: Return None from the function after so many iterations.
+        plot: File for a plot of the call.
+        report: Whether to print the diagnosis.
+
+    Returns:
+        The decorated function, or the decorator.
+    """
+
+    def decorate(inner: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(inner)
+        def profiled(*args: Any, **kwargs: Any) -> Any:
+            prof = Profiler(level, output=output, device=device, max_iterations=max_iterations)
+            result = None
+            try:
+                with prof:
+                    profiled.profiler = prof  # type: ignore[attr-defined]
+                    result = inner(*args, **kwargs)
+            finally:
+                if prof.is_outermost:
+                    _show(prof, report, plot)
+            return result
+
+        return profiled
+
+    return decorate if function is None else decorate(function)
+
+
+def _show(prof: Profiler, report: bool, plot: str | os.PathLike[str] | None) -> None:
+    """Print and draw; a failure here must not hide the function's own result or exception."""
+    try:
+        if report:
+            print(prof.report(width=min(_columns(), 120)), file=sys.stderr)
+        if plot is not None:
+            prof.plot(plot)
+    except Exception as error:
+        print(f"memprof: the report could not be made ({type(error).__name__}: {error})", file=sys.stderr)
+
+
+def _columns() -> int:
+    import shutil
+
+    return shutil.get_terminal_size((100, 24)).columns
+
+
+def iterations(iterable: Iterable[_T]) -> Iterator[_T]:
+    """Mark each turn of a loop as one iteration: `for batch in memprof.iterations(loader)`.
+
+    Args:
+        iterable: What the loop goes over.
+
+    Yields:
+        Its items. An iteration ends when the next item is asked for; outside a profiler this does
+        nothing.
+    """
+    first = True
+    for item in iterable:
+        if not first:
+            mark_step()
+        first = False
+        yield item
+        del item
+    if not first:
+        mark_step()
+
+
+def mark_step() -> None:
+    """End the iteration of the profiler that is recording, if one is."""
+    capture = sys.modules.get("memprof.capture.session")
+    session = capture.active_session() if capture is not None else None
+    if session is not None:
+        session.step()
+
+
+__all__ = ["Profiler", "import_capture", "iterations", "profile", "read_session"]

@@ -1,0 +1,74 @@
+"""Census and run facts as JSON, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from memprof.record.events import Census, GraphRoot, HeldGroup, Holder, Location, ModuleRef, RunInfo
+
+
+def dump(value: Census | RunInfo) -> str:
+    """Write a census or the run's facts as one line of ASCII JSON."""
+    return json.dumps(dataclasses.asdict(value), separators=(",", ":"))
+
+
+def load_run(text: str) -> RunInfo:
+    """Read what `dump` wrote of a `RunInfo`; keys of newer versions are passed over."""
+    data = json.loads(text)
+    known = {item.name for item in dataclasses.fields(RunInfo)}
+    run = RunInfo(**{key: value for key, value in data.items() if key in known})
+    run.argv = tuple(run.argv)
+    run.devices = tuple(run.devices)
+    run.notes = tuple(run.notes)
+    return run
+
+
+def load_census(text: str) -> Census:
+    """Read what `dump` wrote of a `Census`."""
+    data = json.loads(text)
+    return Census(
+        tick=int(data["tick"]),
+        time_ns=int(data["time_ns"]),
+        note=str(data["note"]),
+        roots=tuple(
+            GraphRoot(
+                **{
+                    **root,
+                    "holder": _holder(root["holder"]),
+                    "location": _location(root["location"]),
+                    "shape": tuple(root["shape"]),
+                    "call": _location(root["call"]),
+                    "module": _module(root["module"]),
+                }
+            )
+            for root in data["roots"]
+        ),
+        groups=tuple(
+            HeldGroup(
+                **{
+                    **group,
+                    "holder": _holder(group["holder"]),
+                    "location": _location(group["location"]),
+                    "storages": tuple(group["storages"]),
+                    "shape": tuple(group["shape"]),
+                    "birth_ticks": tuple(group["birth_ticks"]),
+                    "graph_storages": tuple(group["graph_storages"]),
+                }
+            )
+            for group in data["groups"]
+        ),
+    )
+
+
+def _holder(data: dict[str, Any]) -> Holder:
+    return Holder(**{**data, "location": _location(data["location"])})
+
+
+def _location(data: list[Any] | None) -> Location | None:
+    return None if data is None else Location(str(data[0]), int(data[1]), str(data[2]))
+
+
+def _module(data: list[Any] | None) -> ModuleRef | None:
+    return None if data is None else ModuleRef(str(data[0]), str(data[1]))

@@ -1,0 +1,260 @@
+"""What a recording holds, as plain values: no torch, no behaviour.
+
+Times are nanoseconds of `time.perf_counter_ns`, sizes are bytes, and an unknown value is `None`.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class Phase(enum.IntEnum):
+    """The part of an iteration in which something happened."""
+
+    OTHER = 0
+    FORWARD = 1
+    BACKWARD = 2
+    OPTIMIZER = 3
+
+    @property
+    def label(self) -> str:
+        """Lower-case name as shown to people: `forward`."""
+        return self.name.lower()
+
+
+class TickFlag(enum.IntFlag):
+    """What was seen during a tick."""
+
+    FORWARD = 1
+    """A root module was called."""
+    BACKWARD = 2
+    """The autograd engine ran."""
+    OPTIMIZER_STEP = 4
+    """An optimizer made a step."""
+    BATCH = 8
+    """The tick began with a batch from a `DataLoader`."""
+    EXPLICIT = 16
+    """The tick ended where the user said so: `prof.step()` or `memprof.iterations(...)`."""
+    TRACKED = 32
+    """Every storage was watched during the whole tick (level `tensors`)."""
+    GRAPH = 64
+    """A root module returned a tensor with a `grad_fn`."""
+    EVAL_MODE = 128
+    """Every root module called was in `eval()` mode."""
+    FINAL = 256
+    """The tick was cut off by the end of the run."""
+
+
+class Role(enum.IntFlag):
+    """What a storage is to the program, as far as capture could see."""
+
+    PARAMETER = 1
+    BUFFER = 2
+    GRADIENT = 4
+    OPTIMIZER_STATE = 8
+    INPUT = 16
+    """Passed to a root module."""
+    OUTPUT = 32
+    """Returned by a root module."""
+    SAVED = 64
+    """Reachable as a saved tensor of an autograd graph when graphs were last walked."""
+
+
+class Location(NamedTuple):
+    """A line of source code."""
+
+    file: str
+    line: int
+    function: str
+
+
+class ModuleRef(NamedTuple):
+    """A module by its path below the root module that was called; the root's path is ''."""
+
+    path: str
+    type_name: str
+
+
+class Sample(NamedTuple):
+    """Memory counters of one device, read at a phase boundary."""
+
+    time_ns: int
+    phase: Phase
+    ends: bool
+    """True where the phase ends, False where it starts."""
+    device: str
+    allocated_bytes: int
+    reserved_bytes: int | None
+    peak_allocated_bytes: int | None
+    """The device's own peak counter since the process started, where it has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The stretch between two places where an iteration could end.
+
+    Ticks are what capture writes; `memprof.record.iterations` groups them into iterations. One
+    iteration with gradient accumulation over four batches is four ticks.
+    """
+
+    index: int
+    start_ns: int
+    end_ns: int
+    flags: TickFlag
+    consumed: tuple[int, ...] = ()
+    """Earlier ticks whose autograd graph a backward of this tick used."""
+    samples: tuple[Sample, ...] = ()
+    forward_bytes: int | None = None
+    """Bytes the root forwards of this tick left allocated apart from their outputs."""
+    epoch: int = 0
+    """How many loops over a `DataLoader` had started."""
+    call: Location | None = None
+    """The user's line that made the first root-module call of the tick."""
+
+
+class Birth(NamedTuple):
+    """A storage came to be."""
+
+    storage: int
+    time_ns: int
+    tick: int
+    phase: Phase
+    nbytes: int
+    dtype: str
+    device: str
+    op: str
+    location: Location | None
+    """Line of the user's code that was running; in backward the line that called backward."""
+    forward_location: Location | None
+    """In backward: the line of the forward whose gradient was being computed."""
+    module: ModuleRef | None
+
+
+class Death(NamedTuple):
+    """A storage was freed."""
+
+    storage: int
+    time_ns: int
+    tick: int
+    phase: Phase
+
+
+class RoleFact(NamedTuple):
+    """A storage was found to play a role; `name` is the parameter's name where it has one."""
+
+    storage: int
+    role: Role
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who keeps something alive, in the user's words."""
+
+    kind: str
+    """local | global | attribute | container | closure | hook | graph | cycle | generator | unknown."""
+    text: str
+    """One phrase: "list `history` in `train()` train.py:41"."""
+    name: str = ""
+    """The variable, attribute or module path that holds it."""
+    container: str = ""
+    """Type of the container the tensors lie in (`list`, `dict`, `deque`), or ''."""
+    size: int | None = None
+    """Tensors in that container at the time."""
+    bounded: bool = False
+    """The container limits its own length (`deque(maxlen=...)`, `lru_cache(maxsize=...)`)."""
+    location: Location | None = None
+    """The line that runs in the holding frame, or where the holding function is defined."""
+    owner: str = ""
+    """Function or class the holder belongs to: `train`, `Meter`."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphRoot:
+    """A tensor with a `grad_fn` that outlived the tick it was made in, and the graph behind it."""
+
+    storage: int | None
+    holder: Holder
+    grad_fn: str
+    shape: tuple[int, ...]
+    nodes: int
+    """Autograd nodes reachable from it, counted up to a limit."""
+    saved_bytes: int
+    """Bytes of saved tensors still reachable from it, parameters and their like left out."""
+    location: Location | None
+    """Where the tensor was made."""
+    born_tick: int
+    truncated: bool = False
+    """The walk met its limit: `nodes` and `saved_bytes` are lower bounds."""
+    op: str = ""
+    """The op that made the tensor."""
+    in_forward: bool = False
+    """The tensor was made inside a root module's forward."""
+    carried: bool = False
+    """A tensor made by the same line an iteration earlier was passed to a root module in this one."""
+    call: Location | None = None
+    """Where the root module was called with it."""
+    module: ModuleRef | None = None
+    """The module that made it."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldGroup:
+    """Surviving storages that were made by one line and are kept by one holder."""
+
+    location: Location | None
+    op: str
+    holder: Holder
+    storages: tuple[int, ...]
+    nbytes: int
+    has_graph: bool
+    """The tensors carry a `grad_fn`."""
+    shape: tuple[int, ...] = ()
+    birth_ticks: tuple[int, ...] = ()
+    """Ticks in which they were made, each once."""
+    graph_nodes: int = 0
+    """Autograd nodes reachable from all of them, counted up to a limit."""
+    graph_bytes: int = 0
+    """Bytes their graphs still save for backward, parameters and their like left out."""
+    graph_storages: tuple[int, ...] = ()
+    """Ids of the storages behind `graph_bytes`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What outlived its iteration, seen at one tick boundary of the live process."""
+
+    tick: int
+    time_ns: int
+    roots: tuple[GraphRoot, ...] = ()
+    groups: tuple[HeldGroup, ...] = ()
+    note: str = ""
+    """Why the census is incomplete, or ''."""
+
+
+@dataclass(slots=True)
+class RunInfo:
+    """Facts about the run as a whole."""
+
+    script: str | None = None
+    argv: tuple[str, ...] = ()
+    python: str = ""
+    torch: str = ""
+    memprof: str = ""
+    platform: str = ""
+    level: str = ""
+    devices: tuple[str, ...] = ()
+    counter: dict[str, str] = field(default_factory=dict)
+    """Device -> where its counters come from: `caching allocator`, `glibc malloc`, `resident set size`."""
+    started_unix_ns: int = 0
+    has_optimizer: bool = False
+    """An optimizer existed, so a backward without a step is gradient accumulation."""
+    exit_status: int | None = None
+    """None while the run goes on, and for ever where it was killed."""
+    exception: str | None = None
+    finished: bool = False
+    notes: tuple[str, ...] = ()
+    """What capture could not do, in sentences."""
+    extra: dict[str, Any] = field(default_factory=dict)

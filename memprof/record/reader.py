@@ -1,0 +1,209 @@
+"""Opens recordings. Needs no torch."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from memprof._errors import RecordingError, RecordingVersionError
+from memprof.record import codec, schema
+from memprof.record.events import (
+    Birth,
+    Census,
+    Death,
+    Location,
+    ModuleRef,
+    Phase,
+    Role,
+    RoleFact,
+    RunInfo,
+    Sample,
+    Tick,
+    TickFlag,
+)
+from memprof.record.writer import is_recording
+
+
+class Recording:
+    """A recording, opened for reading.
+
+    Attributes:
+        path: The file, or None for a recording that lives in memory.
+        run: Facts about the run.
+        ticks: All ticks in order.
+        censuses: What outlived its iteration, in order of time.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path | None) -> None:
+        self.path = path
+        self._connection = connection
+        with _reading(path):
+            self._names: dict[int, str] = dict(connection.execute("SELECT id, text FROM name"))
+            self._locations = {
+                row[0]: Location(str(row[1]), int(row[2]), str(row[3]))
+                for row in connection.execute("SELECT id, file, line, function FROM location")
+            }
+            self._modules = {
+                row[0]: ModuleRef(str(row[1]), str(row[2]))
+                for row in connection.execute("SELECT id, path, type_name FROM module")
+            }
+            row = connection.execute("SELECT value FROM meta WHERE key = 'run'").fetchone()
+            self.run: RunInfo = codec.load_run(row[0]) if row else RunInfo()
+            self.ticks: tuple[Tick, ...] = tuple(self._read_ticks())
+            self.censuses: tuple[Census, ...] = tuple(
+                codec.load_census(text) for (text,) in connection.execute("SELECT data FROM census ORDER BY id")
+            )
+
+    def births(self) -> Iterator[Birth]:
+        """All births in order of time."""
+        names, locations, modules = self._names, self._locations, self._modules
+        for row in self._rows("births", len(schema.BIRTH_COLUMNS)):
+            yield Birth(
+                storage=row[0],
+                time_ns=row[1],
+                tick=row[2],
+                phase=Phase(row[3]),
+                nbytes=row[4],
+                dtype=names[row[5]],
+                device=names[row[6]],
+                op=names[row[7]],
+                location=locations.get(row[8]),
+                forward_location=locations.get(row[9]),
+                module=modules.get(row[10]),
+            )
+
+    def deaths(self) -> Iterator[Death]:
+        """All deaths in order of time."""
+        for row in self._rows("deaths", len(schema.DEATH_COLUMNS)):
+            yield Death(row[0], row[1], row[2], Phase(row[3]))
+
+    def roles(self) -> Iterator[RoleFact]:
+        """All roles in the order they were found."""
+        with _reading(self.path):
+            for storage, role, name in self._connection.execute("SELECT storage, role, name FROM role ORDER BY rowid"):
+                yield RoleFact(int(storage), Role(role), str(name))
+
+    def close(self) -> None:
+        """Close the file; births, deaths and roles can no longer be read."""
+        self._connection.close()
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read_ticks(self) -> Iterator[Tick]:
+        query = "SELECT id, start_ns, end_ns, flags, epoch, call, forward_bytes, consumed, samples FROM tick ORDER BY id"
+        for index, start, end, flags, epoch, call, forward_bytes, consumed, samples in self._connection.execute(query):
+            yield Tick(
+                index=int(index),
+                start_ns=int(start),
+                end_ns=int(end),
+                flags=TickFlag(flags),
+                consumed=tuple(_integers(consumed or b"")),
+                samples=tuple(
+                    Sample(
+                        row[0],
+                        Phase(row[1]),
+                        bool(row[2]),
+                        self._names[row[3]],
+                        row[4],
+                        None if row[5] == schema.NONE else row[5],
+                        None if row[6] == schema.NONE else row[6],
+                    )
+                    for row in _split(_integers(samples or b""), len(schema.SAMPLE_COLUMNS))
+                ),
+                forward_bytes=forward_bytes,
+                epoch=int(epoch),
+                call=self._locations.get(call),
+            )
+
+    def _rows(self, column: str, width: int) -> Iterator[tuple[int, ...]]:
+        with _reading(self.path):
+            for (blob,) in self._connection.execute(f"SELECT {column} FROM storages ORDER BY id"):
+                yield from _split(_integers(blob), width)
+
+
+def open_recording(path: str | os.PathLike[str]) -> Recording:
+    """Open a recording, also one whose process was killed.
+
+    Args:
+        path: A file written by `memprof analyze` or a `Profiler`.
+
+    Returns:
+        The recording.
+
+    Raises:
+        RecordingError: There is no such file, or it is not a recording, or it is damaged.
+        RecordingVersionError: It was written by a newer memprof.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise RecordingError(f"there is no recording at {file}; `memprof analyze SCRIPT` writes one")
+    if not is_recording(file) or not file.stat().st_size:
+        raise RecordingError(f"{file} is not a memprof recording")
+    connection = _connect(file)
+    with _reading(file):
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > schema.FORMAT_VERSION:
+        connection.close()
+        raise RecordingVersionError(str(file), version, schema.FORMAT_VERSION)
+    try:
+        return Recording(connection, file)
+    except RecordingError:
+        connection.close()
+        raise
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    """Connect so that a write-ahead log left by a killed process is replayed where that is possible."""
+    uri = file.resolve().as_uri()
+    error: sqlite3.Error | None = None
+    for query in ("mode=rw", "mode=ro", "mode=ro&immutable=1"):
+        try:
+            connection = sqlite3.connect(f"{uri}?{query}", uri=True, isolation_level=None, check_same_thread=False)
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            return connection
+        except sqlite3.Error as caught:
+            error = caught
+    raise RecordingError(f"{file} is damaged and cannot be read ({error})") from error
+
+
+class _reading:
+    """Turns whatever a damaged file provokes into a `RecordingError`."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        damage = (sqlite3.Error, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError)
+        if isinstance(error, damage):
+            raise RecordingError(f"{self._path} is damaged and cannot be read ({error})") from error
+
+
+def _integers(blob: bytes) -> array[int]:
+    values = array("q")
+    values.frombytes(blob)
+    return values
+
+
+def _split(values: array[int], width: int) -> Iterator[tuple[int, ...]]:
+    if len(values) % width:
+        raise ValueError(f"a packed column has {len(values)} values, not a multiple of {width}")
+    iterator = iter(values)
+    return zip(*[iterator] * width, strict=True)  # type: ignore[return-value]
+
+
+__all__ = ["Recording", "open_recording"]

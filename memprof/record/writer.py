@@ -1,0 +1,217 @@
+"""Writes a recording while the run goes on."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from array import array
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from memprof._errors import RecordingError
+from memprof.record import codec, schema
+from memprof.record.events import Census, Location, ModuleRef, RoleFact, RunInfo, Sample, Tick
+
+
+class RecordingWriter:
+    """One recording being written.
+
+    Every call that ends with a commit is durable against the death of the process. Where the disk
+    fails in mid-run, the recording moves to memory, `on_failure` is told once, and writing goes on.
+
+    Args:
+        path: Where to write. An older recording there is replaced; any other file is left alone.
+        run: Facts about the run; written again by `finish`.
+        on_failure: Called with one sentence when the file can no longer be written.
+
+    Raises:
+        RecordingError: `path` cannot be written, or a file that is no recording is in the way.
+    """
+
+    def __init__(self, path: Path, run: RunInfo, *, on_failure: Callable[[str], None] = lambda message: None) -> None:
+        self.path = path
+        self._on_failure = on_failure
+        self._lock = threading.RLock()
+        self._names: dict[str, int] = {}
+        self._locations: dict[Location, int] = {}
+        self._modules: dict[ModuleRef, int] = {}
+        self._pending: list[tuple[str, tuple[object, ...]]] = []
+        self._connection = self._create(path)
+        self.write_run(run)
+
+    def _create(self, path: Path) -> sqlite3.Connection:
+        if path.exists():
+            if not is_recording(path):
+                raise RecordingError(f"{path} exists and is not a memprof recording; choose another file with -o")
+        try:
+            for old in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+                old.unlink(missing_ok=True)
+            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {schema.FORMAT_VERSION}")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.executescript(schema.TABLES)
+        except (sqlite3.Error, OSError) as error:
+            raise RecordingError(
+                f"cannot write the recording to {path} ({error}); choose a writable place with -o"
+            ) from error
+        return connection
+
+    # ---- small tables ------------------------------------------------------------------
+
+    def name_id(self, text: str) -> int:
+        """Id of a dtype, device or op name."""
+        return self._intern(self._names, text, "INSERT INTO name VALUES (?, ?)", (text,))
+
+    def location_id(self, location: Location) -> int:
+        """Id of a source line."""
+        return self._intern(self._locations, location, "INSERT INTO location VALUES (?, ?, ?, ?)", location)
+
+    def module_id(self, module: ModuleRef) -> int:
+        """Id of a module path."""
+        return self._intern(self._modules, module, "INSERT INTO module VALUES (?, ?, ?)", module)
+
+    def _intern(self, table: dict[object, int], key: object, sql: str, row: Iterable[object]) -> int:  # type: ignore[type-arg]
+        found = table.get(key)
+        if found is None:
+            found = table[key] = len(table)
+            self._pending.append((sql, (found, *row)))
+        return found
+
+    # ---- events ------------------------------------------------------------------------
+
+    def write_tick(
+        self,
+        tick: Tick,
+        births: array[int] | None = None,
+        deaths: array[int] | None = None,
+        roles: Iterable[RoleFact] = (),
+    ) -> None:
+        """Commit a finished tick with what happened to storages during it.
+
+        Args:
+            tick: The tick.
+            births: Packed rows of `schema.BIRTH_COLUMNS`.
+            deaths: Packed rows of `schema.DEATH_COLUMNS`.
+            roles: Roles found since the last tick.
+        """
+        row = (
+            tick.index,
+            tick.start_ns,
+            tick.end_ns,
+            int(tick.flags),
+            tick.epoch,
+            None if tick.call is None else self.location_id(tick.call),
+            tick.forward_bytes,
+            array("q", tick.consumed).tobytes() if tick.consumed else None,
+            self._pack_samples(tick.samples),
+        )
+        statements: list[tuple[str, tuple[object, ...]]] = [("INSERT INTO tick VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)]
+        if births or deaths:
+            packed = (births.tobytes() if births else b"", deaths.tobytes() if deaths else b"")
+            statements.append(("INSERT INTO storages (births, deaths) VALUES (?, ?)", packed))
+        statements.extend(("INSERT INTO role VALUES (?, ?, ?)", (f.storage, int(f.role), f.name)) for f in roles)
+        self._commit(statements)
+
+    def _pack_samples(self, samples: tuple[Sample, ...]) -> bytes:
+        packed = array("q")
+        for s in samples:
+            reserved = schema.NONE if s.reserved_bytes is None else s.reserved_bytes
+            peak = schema.NONE if s.peak_allocated_bytes is None else s.peak_allocated_bytes
+            device = self._names.get(s.device)
+            if device is None:
+                device = self.name_id(s.device)
+            packed.extend((s.time_ns, s.phase, s.ends, device, s.allocated_bytes, reserved, peak))
+        return packed.tobytes()
+
+    def write_census(self, census: Census) -> None:
+        """Commit what outlived its iteration."""
+        self._commit([("INSERT INTO census (tick, data) VALUES (?, ?)", (census.tick, codec.dump(census)))])
+
+    def write_run(self, run: RunInfo) -> None:
+        """Commit the facts about the run."""
+        self._commit([("INSERT OR REPLACE INTO meta VALUES ('run', ?)", (codec.dump(run),))])
+
+    def finish(self, run: RunInfo) -> None:
+        """Write the facts about the run for the last time and fold the write-ahead log into the file."""
+        self.write_run(run)
+        with self._lock:
+            try:
+                self._connection.execute("PRAGMA journal_mode = DELETE")
+            except sqlite3.Error:
+                pass  # the log stays beside the file; readers replay it
+            if not self.in_memory:
+                self._connection.close()
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the disk failed and the recording lives in memory only."""
+        return self._memory is not None
+
+    @property
+    def memory(self) -> sqlite3.Connection | None:
+        """The in-memory database after the disk failed, else None."""
+        return self._memory
+
+    _memory: sqlite3.Connection | None = None
+
+    def _commit(self, statements: list[tuple[str, tuple[object, ...]]]) -> None:
+        with self._lock:
+            if self._pending:
+                statements = self._pending + statements
+                self._pending = []
+            try:
+                self._execute(statements)
+            except sqlite3.Error as error:
+                self._move_to_memory(error)
+                self._execute(statements)
+
+    def _execute(self, statements: list[tuple[str, tuple[object, ...]]]) -> None:
+        execute = self._connection.execute
+        if len(statements) == 1:
+            execute(*statements[0])
+            return
+        execute("BEGIN")
+        try:
+            for sql, row in statements:
+                execute(sql, row)
+            execute("COMMIT")
+        except sqlite3.Error:
+            if self._connection.in_transaction:
+                execute("ROLLBACK")
+            raise
+
+    def _move_to_memory(self, error: sqlite3.Error) -> None:
+        if self._memory is not None:
+            raise RecordingError(f"the recording cannot be kept in memory either ({error})") from error
+        memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        self._connection.backup(memory)
+        self._connection.close()
+        self._connection = self._memory = memory
+        self._on_failure(
+            f"{self.path} can no longer be written ({error}); recording goes on in memory and the file ends here"
+        )
+
+
+def is_recording(path: Path) -> bool:
+    """Whether a file is a memprof recording (by its header) or empty.
+
+    Source:
+        The SQLite file header: bytes 0-15 magic, bytes 68-71 application id, big-endian
+        (https://www.sqlite.org/fileformat2.html).
+    """
+    try:
+        with open(path, "rb") as file:
+            header = file.read(72)
+    except OSError as error:
+        raise RecordingError(f"cannot read {path} ({error.strerror or error})") from error
+    if not header:
+        return True
+    return header.startswith(b"SQLite format 3\0") and header[68:72] == schema.APPLICATION_ID.to_bytes(4, "big")
+
+
+def default_path(name: str) -> Path:
+    """Where a recording goes when the user names no file: `NAME.memprof` in the working directory."""
+    return Path(os.curdir) / f"{name}.memprof"

@@ -1,0 +1,250 @@
+"""The JSON report: a contract, described field by field in `schema.json`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from enum import Enum
+from importlib.resources import files
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from memprof.report.wording import known_devices, main_device
+
+if TYPE_CHECKING:
+    from memprof.advise.diagnosis import Diagnosis
+    from memprof.detect.finding import Finding, Remedy, Skipped
+    from memprof.model.memory import DeviceIteration, IterationMemory, MemoryModel, Peak, Trend
+    from memprof.record.events import Location
+
+SCHEMA_ID = "memprof.report/1"
+"""Value of the report's `schema` field; the number changes when a field changes its meaning or goes."""
+
+JsonObject = dict[str, Any]
+"""A JSON object, its keys in the order they are written."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonOptions:
+    """How the JSON is laid out."""
+
+    indent: int | None = 2
+    """Spaces a level; None writes one line."""
+
+
+class JsonReporter:
+    """Writes a diagnosis as JSON that `schema.json` describes."""
+
+    name: ClassVar[str] = "json"
+    suffixes: ClassVar[tuple[str, ...]] = (".json",)
+
+    def __init__(self, options: JsonOptions | None = None) -> None:
+        self.options = options or JsonOptions()
+
+    def to_text(self, diagnosis: Diagnosis) -> str:
+        r"""Give the report as text.
+
+        Args:
+            diagnosis: What to report.
+
+        Returns:
+            JSON in ASCII, ending in a newline. `</` is written `<\/`, which is the same JSON, so
+            that the text can stand inside an HTML `<script>`.
+        """
+        text = json.dumps(report_document(diagnosis), indent=self.options.indent, allow_nan=False)
+        return text.replace("</", "<\\/").replace("<!--", "<\\u0021--") + "\n"
+
+    def render(self, diagnosis: Diagnosis) -> bytes:
+        """Give the report as the content of a file.
+
+        Args:
+            diagnosis: What to report.
+
+        Returns:
+            What `to_text` gives, encoded.
+        """
+        return self.to_text(diagnosis).encode("ascii")
+
+
+def report_schema() -> JsonObject:
+    """Load the JSON Schema (draft 2020-12) of the report.
+
+    Returns:
+        The schema.
+    """
+    text = files("memprof.report").joinpath("schema.json").read_text(encoding="utf-8")
+    schema: JsonObject = json.loads(text)
+    return schema
+
+
+def report_document(diagnosis: Diagnosis) -> JsonObject:
+    """Put a diagnosis into the shape of the JSON report.
+
+    Args:
+        diagnosis: What to report.
+
+    Returns:
+        JSON values only; an unknown figure is None, never 0.
+    """
+    model = diagnosis.model
+    main = main_device(model)
+    document = {
+        "schema": SCHEMA_ID,
+        "run": _run(model, main),
+        "peak": [_peak(peak) for peak in model.peaks.values()],
+        "trend": [_trend(device, trend) for device, trend in model.trends.items()],
+        "iterations": [_iteration(iteration, main) for iteration in model.iterations],
+        "findings": [_finding(finding) for finding in diagnosis.findings],
+        "skipped": [_skipped(skipped) for skipped in diagnosis.skipped],
+    }
+    return {key: _plain(value) for key, value in document.items()}
+
+
+def _run(model: MemoryModel, main: str | None) -> JsonObject:
+    run = model.run
+    return {
+        "script": run.script,
+        "argv": list(run.argv),
+        "python": run.python or None,
+        "torch": run.torch or None,
+        "memprof": run.memprof or None,
+        "platform": run.platform or None,
+        "level": run.level or None,
+        "devices": list(known_devices(model)),
+        "main_device": main,
+        "counter": dict(run.counter),
+        "iterations": len(model.iterations),
+        "started_unix_ns": run.started_unix_ns or None,
+        "finished": run.finished,
+        "exit_status": run.exit_status,
+        "exception": run.exception,
+        "notes": list(run.notes),
+    }
+
+
+def _peak(peak: Peak) -> JsonObject:
+    return {
+        "device": peak.device,
+        "allocated_bytes": peak.allocated_bytes,
+        "reserved_bytes": peak.reserved_bytes,
+        "source": peak.source,
+        "iteration": peak.iteration,
+        "phase": None if peak.phase is None else peak.phase.label,
+        "by_category": None if peak.by_category is None else dict(peak.by_category),
+        "lines": [
+            {
+                "location": _location(line.location),
+                "bytes": line.nbytes,
+                "count": line.count,
+                "category": line.category,
+                "module": None if line.module is None else line.module.path,
+            }
+            for line in peak.lines
+        ],
+    }
+
+
+def _trend(device: str, trend: Trend) -> JsonObject:
+    return {
+        "device": device,
+        "bytes_per_iteration": trend.bytes_per_iteration,
+        "first_iteration": trend.first_iteration,
+        "last_iteration": trend.last_iteration,
+        "points": trend.points,
+        "rising_share": trend.rising_share,
+        "source": trend.source,
+    }
+
+
+def _iteration(iteration: IterationMemory, main: str | None) -> JsonObject:
+    devices = {name: _device_iteration(memory) for name, memory in iteration.devices.items()}
+    flat = devices.get(main, {}) if main is not None else {}
+    return {
+        "index": iteration.index,
+        "kind": iteration.kind,
+        "allocated_bytes_start": flat.get("allocated_bytes_start"),
+        "allocated_bytes_end": flat.get("allocated_bytes_end"),
+        "peak_allocated_bytes": flat.get("peak_allocated_bytes"),
+        "peak_phase": flat.get("peak_phase"),
+        "duration_ns": iteration.duration_ns,
+        "tracked": iteration.tracked,
+        "complete": iteration.complete,
+        "epoch": iteration.epoch,
+        "source": flat.get("source"),
+        "devices": devices,
+    }
+
+
+def _device_iteration(memory: DeviceIteration) -> JsonObject:
+    return {
+        "allocated_bytes_start": memory.allocated_bytes_start,
+        "allocated_bytes_end": memory.allocated_bytes_end,
+        "peak_allocated_bytes": memory.peak_allocated_bytes,
+        "peak_phase": None if memory.peak_phase is None else memory.peak_phase.label,
+        "phase_peaks": {phase.label: nbytes for phase, nbytes in memory.phase_peaks.items()},
+        "reserved_bytes_end": memory.reserved_bytes_end,
+        "source": memory.source,
+    }
+
+
+def _finding(finding: Finding) -> JsonObject:
+    return {
+        "code": finding.code,
+        "name": finding.name,
+        "kind": finding.kind,
+        "severity": finding.severity,
+        "location": _location(finding.location),
+        "related": [{"role": r.role, **(_location(r.location) or {})} for r in finding.related],
+        "device": finding.device,
+        "bytes": finding.bytes,
+        "bytes_per_iteration": finding.bytes_per_iteration,
+        "source": finding.source,
+        "message": finding.message,
+        "holder": finding.holder,
+        "evidence": dict(finding.evidence),
+        "remedies": [_remedy(remedy) for remedy in finding.remedies],
+    }
+
+
+def _remedy(remedy: Remedy) -> JsonObject:
+    return {
+        "slug": remedy.slug,
+        "text": remedy.text,
+        "saves_bytes": remedy.saves_bytes,
+        "source": remedy.source,
+    }
+
+
+def _skipped(skipped: Skipped) -> JsonObject:
+    return {"code": skipped.code, "reason": skipped.reason}
+
+
+def _location(location: Location | None) -> JsonObject | None:
+    if location is None:
+        return None
+    return {"file": location.file, "line": location.line, "function": location.function}
+
+
+def _plain(value: object) -> Any:
+    """Reduce a value to JSON: no NaN, no lone surrogates, no types of other packages."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if isinstance(value, str):
+        # A lone surrogate (an undecodable byte in a file name) is not text to strict JSON readers.
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(_plain(str(key))): _plain(item) for key, item in value.items()}
+    if isinstance(value, AbstractSet):
+        return sorted((_plain(item) for item in value), key=repr)
+    if isinstance(value, Iterable):
+        return [_plain(item) for item in value]
+    return _plain(str(value))

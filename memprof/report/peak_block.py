@@ -1,0 +1,89 @@
+"""The peak of a device in the terminal: what it was made of and which lines held it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from memprof.model.memory import UNCATEGORISED, Peak, PeakLine
+from memprof.report.page import Page, indented
+from memprof.report.wording import by_size, counted, percent, size, source_suffix
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_INDENT = 2
+_NARROW_BAR = 24
+_WIDE_BAR = 48
+_WIDE_PAGE = 110
+
+
+def peak_block(peak: Peak, page: Page, *, top_lines: int) -> Iterator[RenderableType]:
+    """Lay out the peak of one device.
+
+    Args:
+        peak: The peak.
+        page: The page it is set on.
+        top_lines: Most source lines to list.
+
+    Yields:
+        A heading, the composition as bars, the lines that held most.
+    """
+    yield page.heading(_summary(peak))
+    if peak.by_category is None:
+        yield indented(page.text("composition unknown: storages were not watched at the peak"), _INDENT)
+    else:
+        yield indented(_composition(peak.by_category, peak.allocated_bytes, page), _INDENT)
+    if peak.lines and top_lines:
+        yield indented(page.text("lines that held most at the peak", "dim"), _INDENT)
+        yield indented(_lines(peak.lines[:top_lines], page), 2 * _INDENT)
+
+
+def _summary(peak: Peak) -> str:
+    parts = [f"{size(peak.allocated_bytes)} allocated"]
+    if peak.reserved_bytes is not None:
+        parts.append(f"{size(peak.reserved_bytes)} reserved")
+    if peak.iteration is not None:
+        parts.append(f"iteration {peak.iteration}")
+    if peak.phase is not None:
+        parts.append(peak.phase.label)
+    return f"Peak on {peak.device}: {', '.join(parts)}{source_suffix(peak.source)}"
+
+
+def _composition(by_category: Mapping[str, int], allocated_bytes: int, page: Page) -> Table:
+    # Where only part of the peak was watched, the rest must not vanish from the percentages.
+    unwatched = max(allocated_bytes - sum(by_category.values()), 0)
+    whole = sum(by_category.values()) + unwatched
+    rows = by_size(by_category)
+    if unwatched > 0.01 * whole:
+        rows.append(("not watched", unwatched))
+    bar_width = _WIDE_BAR if page.width >= _WIDE_PAGE else _NARROW_BAR
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, width=bar_width)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    for name, nbytes in rows:
+        style = "dim" if name in (UNCATEGORISED, "not watched") else "blue"
+        bar = page.text(page.bar(nbytes / whole if whole else 0.0, bar_width), style)
+        table.add_row(page.text(name), bar, page.text(size(nbytes)), page.text(percent(nbytes, whole)))
+    if not rows:
+        table.add_row(page.text("nothing was allocated"), "", "", "")
+    return table
+
+
+def _lines(lines: tuple[PeakLine, ...], page: Page) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(ratio=1, overflow="fold")
+    table.add_column(overflow="fold")
+    for line in lines:
+        where = page.place(line.location) if line.location is not None else "line unknown"
+        of = [counted(line.count, "storage")]
+        of.append(line.category.value if line.category is not None else UNCATEGORISED)
+        if line.module is not None:
+            of.append(line.module.path or line.module.type_name)
+        table.add_row(page.text(size(line.nbytes)), page.text(where, "cyan"), page.text(", ".join(of), "dim"))
+    return table

@@ -1,0 +1,155 @@
+"""The report in a terminal: readable at 80 columns, without colour and without Unicode."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, ClassVar
+
+from rich.console import Console
+from rich.text import Text
+
+from memprof.report.finding_block import SEVERITY_STYLES, finding_block
+from memprof.report.iteration_table import iteration_block
+from memprof.report.page import Page
+from memprof.report.peak_block import peak_block
+from memprof.report.wording import headline, known_devices, main_device, verdict
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from memprof.advise.diagnosis import Diagnosis
+
+_DEFAULT_TEXT_WIDTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalOptions:
+    """How much the terminal report shows."""
+
+    verbose: bool = False
+    """Say why each rule that could not decide was skipped."""
+    edge_iterations: int = 4
+    """How many of the first and of the last iterations to list."""
+    top_lines: int = 5
+    """How many source lines to list for a peak."""
+    text_width: int = _DEFAULT_TEXT_WIDTH
+    """Columns of the plain text `to_text` and `render` make; a console has its own width."""
+    cwd: str | None = None
+    """Folder paths are shown relative to; None is the current one."""
+
+
+class TerminalReporter:
+    """Prints a diagnosis with rich, or gives it as plain text."""
+
+    name: ClassVar[str] = "rich"
+    suffixes: ClassVar[tuple[str, ...]] = (".txt",)
+
+    def __init__(self, options: TerminalOptions | None = None) -> None:
+        self.options = options or TerminalOptions()
+
+    def print(self, diagnosis: Diagnosis, console: Console) -> None:
+        """Print the report.
+
+        Args:
+            diagnosis: What to report.
+            console: Where to; its width, colours and encoding are obeyed.
+        """
+        page = Page.of(console, self.options.cwd or os.getcwd())
+        for block in self._blocks(diagnosis, page):
+            console.print(block, soft_wrap=False, crop=True)
+
+    def to_text(self, diagnosis: Diagnosis) -> str:
+        """Give the report as plain text, for notebooks and files.
+
+        Args:
+            diagnosis: What to report.
+
+        Returns:
+            The report without colour, without trailing spaces, ending in a newline.
+        """
+        out = io.StringIO()
+        console = Console(
+            file=out,
+            width=self.options.text_width,
+            color_system=None,
+            force_terminal=False,
+            force_jupyter=False,
+        )
+        self.print(diagnosis, console)
+        return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
+
+    def render(self, diagnosis: Diagnosis) -> bytes:
+        """Give the report as plain UTF-8 text.
+
+        Args:
+            diagnosis: What to report.
+
+        Returns:
+            What `to_text` gives, encoded.
+        """
+        return self.to_text(diagnosis).encode("utf-8")
+
+    def _blocks(self, diagnosis: Diagnosis, page: Page) -> Iterator[RenderableType]:
+        yield from self._summary(diagnosis, page)
+        for finding in diagnosis.findings:
+            yield ""
+            yield from finding_block(finding, page)
+        yield from self._memory(diagnosis, page)
+        yield from self._skipped(diagnosis, page)
+        notes = diagnosis.model.run.notes
+        if notes:
+            yield ""
+            yield page.heading("Notes")
+            yield page.facts([("-", page.text(note)) for note in notes], indent=2)
+
+    def _summary(self, diagnosis: Diagnosis, page: Page) -> Iterator[RenderableType]:
+        yield page.text(headline(diagnosis.model), "dim")
+        if diagnosis.model.run.exception:
+            yield page.text(f"the script stopped with {diagnosis.model.run.exception}", "red")
+        yield ""
+        worst = diagnosis.worst
+        line = page.text(verdict(diagnosis), "bold green" if worst is None else SEVERITY_STYLES[worst])
+        if diagnosis.skipped and not self.options.verbose:
+            codes = ", ".join(dict.fromkeys(skipped.code for skipped in diagnosis.skipped))
+            line.append_text(page.text(f" (could not decide: {codes})", "not bold dim"))
+        yield line
+
+    def _memory(self, diagnosis: Diagnosis, page: Page) -> Iterator[RenderableType]:
+        model = diagnosis.model
+        devices = known_devices(model)
+        for device in devices:
+            if device in model.peaks:
+                yield ""
+                yield from peak_block(model.peaks[device], page, top_lines=self.options.top_lines)
+        main = main_device(model)
+        if main is not None and model.iterations:
+            yield ""
+            yield from iteration_block(
+                model, page, devices=devices, main=main, edge=self.options.edge_iterations
+            )
+
+    def _skipped(self, diagnosis: Diagnosis, page: Page) -> Iterator[RenderableType]:
+        if not (diagnosis.skipped and self.options.verbose):
+            return
+        yield ""
+        yield page.heading("Rules that could not decide")
+        rows: list[tuple[str, Text]] = [
+            (page.text(s.code).plain, page.text(s.reason)) for s in diagnosis.skipped
+        ]
+        yield page.facts(rows, indent=2)
+
+
+def make_console(file: IO[str] | None = None) -> Console:
+    """Make the console the command line prints on.
+
+    Args:
+        file: Where to print; None is standard output. `NO_COLOR`, `TERM=dumb` and a file that is
+            no terminal turn colour off.
+
+    Returns:
+        A console that never interprets the text it is given.
+    """
+    return Console(file=file, markup=False, highlight=False, emoji=False)

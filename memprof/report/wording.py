@@ -1,0 +1,277 @@
+"""The words every report uses: verdict, headline, sizes with their source, durations.
+
+All reporters say the same thing in the same words because they take it from here.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+
+from memprof.advise.diagnosis import Diagnosis
+from memprof.detect.finding import Remedy, Severity
+from memprof.model.memory import MemoryModel, Source, Trend
+from memprof.record.events import RunInfo
+from memprof.units import format_bytes
+
+UNKNOWN = "unknown"
+"""How an unknown figure reads in a sentence; in a table it is `-`."""
+
+_ESCAPED_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_JOINERS = frozenset("\u200c\u200d")
+"""Format characters that ordinary text in some scripts needs."""
+
+
+def escape_controls(text: str) -> str:
+    r"""Make text safe to print: control, bidi and surrogate characters become `\x1b`-like escapes.
+
+    Args:
+        text: Anything that came from the user's program: file names, messages, source lines.
+
+    Returns:
+        The text on one line, without any character that moves the cursor or hides other characters.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escape_character(character) for character in text)
+
+
+def _escape_character(character: str) -> str:
+    if character in _JOINERS or unicodedata.category(character) not in _ESCAPED_CATEGORIES:
+        return character
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def size(nbytes: float | None, source: Source | None = None, *, signed: bool = False) -> str:
+    """Show a size, and its source unless it was measured.
+
+    Args:
+        nbytes: Size in bytes; None or a float that is not finite is unknown.
+        source: Where the size comes from; None where the text around it says so.
+        signed: Whether to write a `+` before sizes above zero.
+
+    Returns:
+        For example `1.2 GiB`, `1.2 GiB (simulated)`, `unknown`.
+    """
+    if nbytes is None or not math.isfinite(nbytes):
+        return UNKNOWN
+    return format_bytes(nbytes, signed=signed) + source_suffix(source)
+
+
+def source_suffix(source: Source | None) -> str:
+    """Name a source that is not a measurement.
+
+    Args:
+        source: Where a figure comes from.
+
+    Returns:
+        ` (simulated)`, ` (estimated)`, or '' for measured and None.
+    """
+    return "" if source is None or source is Source.MEASURED else f" ({source.value})"
+
+
+def per_iteration(nbytes: float) -> str:
+    """Show growth: `+38.2 MiB/iteration`.
+
+    Args:
+        nbytes: Bytes an iteration adds; less than one byte reads `+0 B/iteration`.
+
+    Returns:
+        The growth with its sign.
+    """
+    return "+0 B/iteration" if abs(nbytes) < 1 else f"{format_bytes(nbytes, signed=True)}/iteration"
+
+
+def trend_sentence(trend: Trend) -> str:
+    """Say how memory moved over the train iterations.
+
+    Args:
+        trend: Slope of allocated bytes at the end of train iterations.
+
+    Returns:
+        For example `+38.2 MiB/iteration, iterations 3 to 40, 100 % rising (simulated)`.
+    """
+    span = f"iterations {trend.first_iteration} to {trend.last_iteration}"
+    source = source_suffix(trend.source)
+    if not math.isfinite(trend.bytes_per_iteration):
+        return f"{UNKNOWN}, {span}"
+    if abs(trend.bytes_per_iteration) < 1:
+        return f"steady, {span}{source}"
+    rising = percent(trend.rising_share, 1.0)
+    return f"{per_iteration(trend.bytes_per_iteration)}, {span}, {rising} rising{source}"
+
+
+def saving(remedy: Remedy) -> str:
+    """Say what a remedy saves, always with the source of that figure.
+
+    Args:
+        remedy: A remedy; its saving may be unknown.
+
+    Returns:
+        For example `saves about 38.2 MiB (simulated)`, or '' where the saving is unknown.
+    """
+    if remedy.saves_bytes is None:
+        return ""
+    source = remedy.source.value if remedy.source is not None else "source unknown"
+    if remedy.saves_bytes == 0:
+        return f"saves nothing ({source})"
+    if remedy.saves_bytes < 0:
+        return f"costs about {format_bytes(-remedy.saves_bytes)} more ({source})"
+    return f"saves about {format_bytes(remedy.saves_bytes)} ({source})"
+
+
+def duration(duration_ns: int) -> str:
+    """Show a duration with three significant digits at most.
+
+    Args:
+        duration_ns: Nanoseconds.
+
+    Returns:
+        For example `850 us`, `12.3 ms`, `4.21 s`, `2 min 05 s`.
+    """
+    for limit, unit, factor in ((1e6, "us", 1e3), (1e9, "ms", 1e6), (60e9, "s", 1e9)):
+        if duration_ns < limit:
+            value = duration_ns / factor
+            return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}"
+    minutes, seconds = divmod(round(duration_ns / 1e9), 60)
+    return f"{minutes} min {seconds:02d} s"
+
+
+def counted(count: int, noun: str) -> str:
+    """Count in words: `1 error`, `2 errors`.
+
+    Args:
+        count: How many.
+        noun: The singular.
+
+    Returns:
+        Count and noun, with a plural `s` unless there is exactly one.
+    """
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def verdict(diagnosis: Diagnosis) -> str:
+    """Sum the findings up: `1 error, 2 warnings`, or that there is no problem.
+
+    Args:
+        diagnosis: The whole diagnosis.
+
+    Returns:
+        One short phrase without a full stop.
+    """
+    if diagnosis.findings:
+        nouns = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "hint"}
+        severities = [finding.severity for finding in diagnosis.findings]
+        counts = {noun: severities.count(severity) for severity, noun in nouns.items()}
+        return ", ".join(counted(count, noun) for noun, count in counts.items() if count)
+    if not diagnosis.model.iterations and not diagnosis.model.peaks:
+        return "nothing recorded, so nothing can be said"
+    return "no problem found"
+
+
+def script_name(run: RunInfo) -> str:
+    """Name the program that ran, safe to print.
+
+    Args:
+        run: Facts about the run.
+
+    Returns:
+        The script's file name without its folder, or `python` where there was no script.
+    """
+    return escape_controls(Path(run.script).name or run.script) if run.script else "python"
+
+
+def outcome(run: RunInfo) -> str:
+    """Say how the run ended.
+
+    Args:
+        run: Facts about the run.
+
+    Returns:
+        `exit status 1`, `did not finish`, or '' where the run ended and had no status (a notebook).
+    """
+    if run.exit_status is not None:
+        return f"exit status {run.exit_status}"
+    return "" if run.finished else "did not finish"
+
+
+def headline(model: MemoryModel) -> str:
+    """Say in one line what was watched.
+
+    Args:
+        model: The model of the run.
+
+    Returns:
+        Script, torch, level, devices, iterations and how the run ended, separated by ` | `.
+    """
+    run = model.run
+    parts = [
+        script_name(run),
+        f"torch {escape_controls(run.torch)}" if run.torch else "torch version unknown",
+        f"level {escape_controls(run.level)}" if run.level else "level unknown",
+        ", ".join(escape_controls(device) for device in known_devices(model)) or "no device",
+        counted(len(model.iterations), "iteration"),
+        outcome(run),
+    ]
+    return " | ".join(part for part in parts if part)
+
+
+def known_devices(model: MemoryModel) -> tuple[str, ...]:
+    """List every device the model knows anything about.
+
+    Args:
+        model: The model of the run.
+
+    Returns:
+        Devices in the run's own order, then those only peaks or iterations name.
+    """
+    seen = dict.fromkeys((*model.run.devices, *model.devices, *model.peaks, *model.composition))
+    for iteration in model.iterations:
+        seen.update(dict.fromkeys(iteration.devices))
+    return tuple(seen)
+
+
+def main_device(model: MemoryModel) -> str | None:
+    """Find the device with the largest peak, whose figures stand for the run.
+
+    Args:
+        model: The model of the run.
+
+    Returns:
+        The device; the first one known where no peak is; None without any device.
+    """
+    if model.peaks:
+        return max(model.peaks.values(), key=lambda peak: peak.allocated_bytes).device
+    return next(iter(known_devices(model)), None)
+
+
+def percent(part: float, whole: float) -> str:
+    """Show a share: `65 %`, `<1 %`, or `-` where there is no whole.
+
+    Args:
+        part: The share's size.
+        whole: Size of everything.
+
+    Returns:
+        The share in percent.
+    """
+    if whole <= 0:
+        return "-"
+    share = 100 * part / whole
+    return "<1 %" if 0 < share < 1 else f"{share:.0f} %"
+
+
+def by_size(by_category: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Order categories for people: largest first, empty ones left out.
+
+    Args:
+        by_category: Category name -> bytes.
+
+    Returns:
+        Pairs of name and bytes.
+    """
+    return sorted(
+        ((name, n) for name, n in by_category.items() if n > 0), key=lambda pair: (-pair[1], pair[0])
+    )
