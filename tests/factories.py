@@ -121,7 +121,7 @@ def split(total: int, phase: Phase) -> dict[str, int]:
 
 
 def composition(
-    made: Sequence[IterationMemory], *, device: str = "cpu", points: int = 24
+    made: Sequence[IterationMemory], *, device: str = "cpu", points: int = 25
 ) -> tuple[CompositionPoint, ...]:
     """Composition over the tracked iterations: up in forward, down in backward."""
     result = []
@@ -233,7 +233,7 @@ def leak_finding(
         "held by list `history` in `train()`. Append `loss.item()` instead.",
         holder="list `history` in `train()` train.py:41, 38 tensors",
         remedies=(
-            Remedy("item", "append `loss.item()`, a number without a graph", growth, Source.SIMULATED),
+            Remedy("item", "append `loss.item()`, a number without a graph", held, Source.SIMULATED),
             Remedy("detach", "append `loss.detach()` where the tensor itself is needed"),
         ),
         related=(

@@ -53,6 +53,8 @@ class CensusTaker:
         self._tracker = tracker
         self._code = code
         self._tensors: list[tuple[int, weakref.ref[torch.Tensor]]] = []
+        self._remembered_tick = -1
+        self._first_tick = 0
         self._previous: dict[int, tuple[int, Location | None]] = {}
         """Sequence number of a tensor's `grad_fn` at the last boundary -> its storage's id and line."""
 
@@ -64,8 +66,9 @@ class CensusTaker:
         self._tensors = [item for item in self._tensors if item[1]() is not None]
         self._tensors.extend((tick, reference) for reference in unique.values())
 
-    def remember_graphs(self) -> None:
-        """Note the graphs alive now, for the next census to recognise."""
+    def remember_graphs(self, tick: int) -> None:
+        """Note the graphs alive at the end of a tick, for the next census to recognise."""
+        self._remembered_tick = tick
         self._previous = {}
         for _, reference in self._tensors:
             tensor = reference()
@@ -89,23 +92,45 @@ class CensusTaker:
         Returns:
             What was found, or None where nothing outlived its iteration.
         """
+        self._first_tick = first_tick
         alive = [(made, tensor) for made, ref in self._tensors if (tensor := ref()) is not None]
         chains = self._chains(alive, iteration_tick, call is not None)
         piles = self._piles(alive, first_tick, iteration_tick)
         if not chains and not piles:
             return None
         walks = self._walk_piles(piles)
+        explained = {address for _, found in chains for address in found.saved}
         targets: list[torch.Tensor] = [tensor for tensor, _ in chains]
         targets += [pile.tensors[-1] for pile in piles.values() if pile.tensors]
         own: list[object] = [alive, chains, targets, *alive, *chains, *(pile.tensors for pile in piles.values())]
         search = HolderSearch(self._code, ignore=own)
         own.clear()
         held = dict(zip(map(id, targets), search.find(targets), strict=True))
-        roots = tuple(self._root(tensor, found, held[id(tensor)], call) for tensor, found in chains)
-        groups = tuple(
-            self._group(key, pile, held, walks.get(key)) for key, pile in piles.items()
+        named = any(held[id(tensor)] is not UNKNOWN for tensor, _ in chains)
+        roots = tuple(
+            self._root(tensor, found, held[id(tensor)], call)
+            for tensor, found in chains
+            if held[id(tensor)] is not UNKNOWN or not named  # else it is part of a named tensor's graph
         )
-        return Census(tick=tick, time_ns=perf_counter_ns(), roots=roots, groups=groups)
+        for key, (_, saved) in walks.items():
+            if held[id(piles[key].tensors[-1])] is not UNKNOWN:
+                explained |= {live.key for live in saved}
+        groups = tuple(
+            self._group(key, pile, held, walks.get(key))
+            for key, pile in piles.items()
+            if not self._only_saved(pile, held, explained)
+        )
+        if not roots and not groups:
+            return None
+        return Census(
+            tick=tick, time_ns=perf_counter_ns(), roots=roots, groups=groups, since_tick=self._remembered_tick
+        )
+
+    def _only_saved(self, pile: _Pile, held: dict[int, Holder], explained: set[int]) -> bool:
+        """Whether a pile is nothing but what known graphs save for backward."""
+        if pile.tensors and held[id(pile.tensors[-1])] is not UNKNOWN:
+            return False
+        return 2 * sum(live.key in explained for live in pile.lives) >= len(pile.lives)
 
     # ---- chains ------------------------------------------------------------------------
 
@@ -115,25 +140,32 @@ class CensusTaker:
         """Tensors whose graph contains the graph that their own line made an iteration earlier."""
         if not self._previous:
             return []
-        chains = []
-        budget = _NODES_A_CENSUS
-        seen: set[int] = set()
+        lines = {line for _, line in self._previous.values()}
+        newest: dict[tuple[Location | None, str, int], tuple[int, torch.Tensor, LiveStorage]] = {}
         for made, tensor in alive:
             node = tensor.grad_fn
             live = self._live(tensor) if node is not None else None
-            if node is None or live is None or budget <= 0 or live.id in seen:
+            if node is None or live is None or live.location not in lines:
                 continue
-            in_place = live.birth_tick < iteration_tick
-            if made < iteration_tick and not in_place:
-                continue
-            found = walk(node, limit=min(_NODES_A_WALK, budget), watch_for=self._previous)
-            budget -= found.nodes
             own = sequence_nr(node)
-            for number in found.met - {own}:
+            in_place = live.birth_tick < iteration_tick
+            if own in self._previous or (made < iteration_tick and not in_place):
+                continue  # nothing was added to its graph in this iteration
+            kind = (live.location, type(node).__name__, live.id if in_place else -1)
+            if kind not in newest or own > newest[kind][0]:
+                newest[kind] = (own, tensor, live)
+        chains = []
+        budget = _NODES_A_CENSUS
+        for _, tensor, live in newest.values():
+            if budget <= 0:
+                break
+            found = walk(tensor.grad_fn, limit=min(_NODES_A_WALK, budget), watch_for=self._previous)
+            budget -= found.nodes
+            in_place = live.birth_tick < iteration_tick
+            for number in found.met:
                 storage, line = self._previous[number]
-                if (in_place and storage == live.id) or (not in_place and line == live.location and storage != live.id):
+                if (storage == live.id) if in_place else (line == live.location and storage != live.id):
                     chains.append((tensor, found))
-                    seen.add(live.id)
                     break
         return chains
 
@@ -184,23 +216,37 @@ class CensusTaker:
             pile = piles[live.location, live.op, tensor.grad_fn is not None]
             pile.lives.append(live)
             pile.tensors.append(tensor)
-        self._find_lost(piles, lost)
+        self._find_lost(piles, lost, alive)
         grown = {key: pile for key, pile in piles.items() if len({live.birth_tick for live in pile.lives}) > 1}
         largest = sorted(grown, key=lambda key: grown[key].nbytes, reverse=True)[:_MAX_GROUPS]
         with_graph = [key for key in grown if key[2] and key not in largest][:_MAX_GROUPS]
         return {key: grown[key] for key in largest + with_graph}
 
-    def _find_lost(self, piles: dict[_GroupKey, _Pile], lost: list[LiveStorage]) -> None:
+    def _find_lost(
+        self,
+        piles: dict[_GroupKey, _Pile],
+        lost: list[LiveStorage],
+        alive: list[tuple[int, torch.Tensor]],
+    ) -> None:
         """Find the tensors of storages that no dispatched op returned (`.data`, NumPy) among all objects.
 
-        Storages that then have no tensor at all are kept by an autograd graph and counted there.
+        Storages that the graphs of live tensors save are left out: they are counted with their graph.
         """
         ticks: dict[tuple[Location | None, str], set[int]] = defaultdict(set)
         for live in lost:
             ticks[live.location, live.op].add(live.birth_tick)
         wanted = {live.key: live for live in lost if len(ticks[live.location, live.op]) > 1}
-        if not wanted or any(key[2] for key in piles):
-            return  # a pile with graphs explains them
+        if not wanted:
+            return
+        budget = _NODES_A_CENSUS
+        for _, tensor in reversed(alive):
+            if tensor.grad_fn is not None and budget > 0 and wanted:
+                found = walk(tensor.grad_fn, limit=min(_NODES_A_WALK, budget))
+                budget -= found.nodes
+                for address in found.saved:
+                    wanted.pop(address, None)
+        if not wanted:
+            return
         tensor_types = (torch.Tensor, torch.nn.Parameter)
         for item in tracked_objects():
             if type(item) in tensor_types:
@@ -210,8 +256,6 @@ class CensusTaker:
                     pile = piles[live.location, live.op, item.grad_fn is not None]
                     pile.lives.append(live)
                     pile.tensors.append(item)
-        for live in wanted.values():
-            piles[live.location, live.op, True].lives.append(live)
 
     def _walk_piles(self, piles: dict[_GroupKey, _Pile]) -> dict[_GroupKey, tuple[int, list[LiveStorage]]]:
         """Nodes and saved storages behind each pile with a graph, newest tensors first."""
@@ -222,8 +266,10 @@ class CensusTaker:
                 continue
             nodes, saved = 0, {}
             for tensor in reversed(pile.tensors):
-                if budget <= 0 or tensor.grad_fn is None:
+                if budget <= 0:
                     break
+                if tensor.grad_fn is None:
+                    continue
                 found = walk(tensor.grad_fn, limit=min(_NODES_A_WALK, budget))
                 budget -= found.nodes
                 nodes += found.nodes
@@ -262,7 +308,11 @@ class CensusTaker:
     def _saved(self, found: GraphWalk) -> list[LiveStorage]:
         """Watched storages that a graph saves and that would not be there without it."""
         lives = (self._tracker.live.get(address) for address in found.saved)
-        return [live for live in lives if live is not None and not live.role & (_BY_DESIGN | Role.INPUT)]
+        return [
+            live
+            for live in lives
+            if live is not None and not live.role & _BY_DESIGN and live.birth_tick >= self._first_tick
+        ]
 
 
 def _key(tensor: torch.Tensor) -> int:

@@ -10,7 +10,7 @@ import gc
 import sys
 import types
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,10 +105,13 @@ class HolderSearch:
 
     def _up(self, frontier: list[_Trail], seen: set[int]) -> list[_Trail]:
         below = [trail.top for trail in frontier[:_MAX_FRONTIER]]
-        by_id = {id(trail.top): trail for trail in frontier[:_MAX_FRONTIER]}
+        by_id: dict[int, list[_Trail]] = {}
+        for trail in frontier[:_MAX_FRONTIER]:
+            by_id.setdefault(id(trail.top), []).append(trail)
         referrers = gc.get_referrers(*below)
         own = {id(below), id(by_id), id(referrers), id(frontier), id(seen)}
         own |= {id(trail) for trail in frontier} | {id(trail.chain) for trail in frontier}
+        own |= {id(trails) for trails in by_id.values()}
         result: list[_Trail] = []
         own.add(id(result))
         for referrer in referrers:
@@ -118,10 +121,10 @@ class HolderSearch:
             if not _near(referrer):
                 seen.add(mark)
             for child in _children(referrer, by_id):
-                trail = by_id[id(child)]
                 step = _step(referrer, child)
-                result.append(
+                result.extend(
                     _Trail(trail.target, referrer, (*trail.chain, trail.top), (*trail.steps, step))
+                    for trail in by_id[id(child)]
                 )
         return result
 
@@ -261,7 +264,7 @@ def _is_plumbing(item: object) -> bool:
     return type(item).__module__ == "builtins" and type(item).__name__ not in ("object",)
 
 
-def _children(referrer: object, by_id: dict[int, _Trail]) -> list[object]:
+def _children(referrer: object, by_id: Mapping[int, object]) -> list[object]:
     """Those of the objects asked about that the referrer holds, each once."""
     unique = {id(item): item for item in gc.get_referents(referrer) if id(item) in by_id}
     return list(unique.values())
@@ -275,7 +278,7 @@ def _step(parent: object, child: object) -> str:
     """How the child is written in terms of its parent."""
     if isinstance(parent, dict):
         key = _key_of(parent, child)
-        return f"[{key!r}]" if isinstance(key, (str, int)) else "[...]"
+        return f"[{key!r}]" if isinstance(key, (str, int)) else ""
     return ""
 
 
@@ -349,11 +352,13 @@ def _holder(kind: str, name: str, trail: _Trail, *, where: Location | None = Non
         where: Line of the holding frame or function.
         owner: Function, class or module it belongs to.
     """
-    value = trail.top
-    container = next((item for item in (*trail.chain[1:], value) if isinstance(item, _CONTAINERS)), None)
-    if container is trail.chain[0] if trail.chain else False:
-        container = None
-    path = name + "".join(step for step in reversed(trail.steps) if step.startswith("['"))
+    path, container = name, trail.top if isinstance(trail.top, _CONTAINERS) else None
+    for item, step in zip(reversed(trail.chain), reversed(trail.steps), strict=True):
+        if not step.startswith("["):
+            break  # an entry of a list: the list is what the user knows
+        path += step
+        if isinstance(item, _CONTAINERS):
+            container = item
     type_name = type(container).__name__ if container is not None else ""
     size = _tensors_in(container) if container is not None else None
     subject = f"{type_name} `{path}`" if type_name else f"`{path}`"

@@ -432,7 +432,7 @@ class CaptureSession:
             self._plan.suspect(census is not None)
             if census is not None:
                 self.writer.write_census(census)
-        self._census.remember_graphs()
+        self._census.remember_graphs(tick.index)
 
     def _report_progress(self, tick: Tick) -> None:
         if self.options.progress is None:

@@ -185,11 +185,14 @@ class StorageTracker:
             del self.live[live.key]
         self.deaths.extend((live.id, perf_counter_ns(), self.tick, self.phase))
 
-    def resized(self, tensor: torch.Tensor) -> None:
-        """Book a storage anew whose size an op changed in place."""
+    def resized(self, func: Any, tensor: torch.Tensor) -> None:
+        """Book a storage that an op put under a tensor, or anew one whose size it changed in place."""
         storage = tensor.untyped_storage()
         live = self.live.get(storage._cdata)
-        if live is None or live.nbytes == storage.nbytes():
+        if live is None:
+            self.made(func, tensor)
+            return
+        if live.nbytes == storage.nbytes():
             return
         del self.live[live.key]
         self.deaths.extend((live.id, perf_counter_ns(), self.tick, self.phase))
@@ -318,7 +321,7 @@ class _WatchingMode(TorchDispatchMode):
                 tracker.odd_output(func, output)
                 return output
         elif kind == _RESIZES and isinstance(output, _Tensor):
-            tracker.resized(output)
+            tracker.resized(func, output)
         if tracker.phase <= Phase.FORWARD and isinstance(output, _Tensor):
             tracker.recent_tensors.append(weakref.ref(output))
         return output

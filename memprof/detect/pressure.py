@@ -65,7 +65,7 @@ class ActivationsDominatePeak(Rule):
     code = "MP301"
     kind = Kind.PRESSURE
     _MIN_SHARE = 0.6
-    _MIN_BYTES = 64 * MIB
+    _MIN_BYTES = 32 * MIB
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
         for peak in model.peaks.values():

@@ -14,6 +14,7 @@ from memprof.detect.evidence import (
     holder_text,
     iteration_of_ticks,
     line_growing,
+    main_peak,
     place,
     size,
     user_files,
@@ -22,7 +23,7 @@ from memprof.detect.finding import Finding, Kind, RelatedLocation, Remedy, Skipp
 from memprof.detect.rule import Rule
 from memprof.detect.source import storing_statement
 from memprof.model.memory import MemoryModel, Source
-from memprof.record.events import Census, GraphRoot, HeldGroup, Holder, Location
+from memprof.record.events import GraphRoot, HeldGroup, Holder, Location
 
 _MIN_ITERATIONS = 3
 _RECURRENT = ("LSTM", "GRU", "RNN")
@@ -57,7 +58,7 @@ def _chains(model: MemoryModel) -> list[_Chain]:
     ordinal = _ordinals(model)
     chains: dict[tuple[str, str, Location | None], _Chain] = defaultdict(_Chain)
     for census in model.censuses:
-        here, before = iterations.get(census.tick), iterations.get(census.tick - 1)
+        here, before = iterations.get(census.tick), iterations.get(census.since_tick)
         if here is None or here == before:
             continue  # ticks of one iteration: the graph is built across them on purpose
         for root in census.roots:
@@ -357,15 +358,19 @@ class _Pile:
         return (self.nbytes + self.graph_bytes) / max(len(self.iterations), 1)
 
 
-def _piles(model: MemoryModel, *, with_graph: bool) -> Iterator[tuple[_Pile, Census]]:
+def _piles(model: MemoryModel, *, with_graph: bool) -> Iterator[_Pile]:
     """Piles made in at least three iterations, each as its last census saw it."""
     iterations = iteration_of_ticks(model)
-    latest: dict[tuple[str, str, str], tuple[_Pile, Census]] = {}
+    graphs_known = any(
+        census.roots or any(group.has_graph and group.holder.kind != "unknown" for group in census.groups)
+        for census in model.censuses
+    )
+    latest: dict[tuple[str, str, str], _Pile] = {}
     for census in model.censuses:
         piles: dict[tuple[str, str, str], _Pile] = {}
         for group in census.groups:
-            if group.has_graph != with_graph:
-                continue
+            if group.has_graph != with_graph or (graphs_known and group.holder.kind == "unknown"):
+                continue  # what nobody in Python holds is part of a graph that somebody does
             made_in = {iterations[tick] for tick in group.birth_ticks if tick in iterations}
             made_in.discard(iterations.get(census.tick, -1))
             where = "" if group.holder.name else repr(group.location)
@@ -375,9 +380,23 @@ def _piles(model: MemoryModel, *, with_graph: bool) -> Iterator[tuple[_Pile, Cen
             pile.iterations |= made_in
         for key, pile in piles.items():
             known = latest.get(key)
-            if known is None or len(pile.iterations) >= len(known[0].iterations):
-                latest[key] = (pile, census)
+            if known is None or len(pile.iterations) >= len(known.iterations):
+                latest[key] = pile
     yield from latest.values()
+
+
+def _without_aliases(findings: Iterable[tuple[int, Finding]]) -> Iterable[Finding]:
+    """Of findings about the same tensors (a list known by two names, a slice of it) keep the fullest.
+
+    Args:
+        findings: Each with the number of tensors in its container.
+    """
+    best: dict[object, tuple[int, Finding]] = {}
+    for size_now, finding in sorted(findings, key=lambda item: (item[0], item[1].bytes or 0)):
+        made = next((item.location for item in finding.related if item.role == "allocated"), None)
+        best[made] = (size_now, finding)
+    by_line = {finding.location: finding for _, finding in sorted(best.values(), key=lambda item: item[1].bytes or 0)}
+    return by_line.values()
 
 
 def _noun(pile: _Pile) -> str:
@@ -441,16 +460,18 @@ class OutputsKeptWithGraph(Rule):
     kind = Kind.LEAK
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
+        findings = []
         files = user_files(model)
-        for pile, census in _piles(model, with_graph=True):
-            if pile.holder.bounded or (pile.holder.kind == "unknown" and census.roots):
+        for pile in _piles(model, with_graph=True):
+            if pile.holder.bounded:
                 continue
             if len(pile.iterations) < _MIN_ITERATIONS - 1:
                 yield Skipped(
                     self.code, f"{pile.holder.text} keeps graphs of {counted(len(pile.iterations), 'iteration')} only"
                 )
                 continue
-            yield self._finding(model, pile, files)
+            findings.append((pile.holder.size or 0, self._finding(model, pile, files)))
+        yield from _without_aliases(findings)
 
     def _finding(self, model: MemoryModel, pile: _Pile, files: list[str]) -> Finding:
         main = pile.main
@@ -562,10 +583,12 @@ class TensorsKeptInContainer(Rule):
     code = "MP103"
     kind = Kind.LEAK
     _MIN_GROWTH = 4 * KIB
+    _SHARE_THAT_MATTERS = 0.1
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
+        findings = []
         files = user_files(model)
-        for pile, _ in _piles(model, with_graph=False):
+        for pile in _piles(model, with_graph=False):
             if pile.holder.bounded or pile.per_iteration < self._MIN_GROWTH or not pile.main.storages:
                 continue
             if not pile.holder.container and not line_growing(model, pile.main.location):
@@ -575,10 +598,19 @@ class TensorsKeptInContainer(Rule):
                     self.code, f"{pile.holder.text} keeps tensors of {counted(len(pile.iterations), 'iteration')} only"
                 )
                 continue
-            if _emptied(model, pile):
+            if _emptied(model, pile) and not self._matters(model, pile):
                 yield Skipped(self.code, f"{pile.holder.text} is emptied during the run")
                 continue
-            yield self._finding(model, pile, files)
+            findings.append((pile.holder.size or 0, self._finding(model, pile, files)))
+        yield from _without_aliases(findings)
+
+    def _matters(self, model: MemoryModel, pile: _Pile) -> bool:
+        """Whether a container that is emptied now and then has a large share of the peak before it is."""
+        peak = main_peak(model, _device(model, pile.main.storages[0]))
+        first = min(pile.iterations)
+        epoch, kind = model.iterations[first].epoch, model.iterations[first].kind
+        turns = sum(iteration.epoch == epoch and iteration.kind == kind for iteration in model.iterations)
+        return peak is not None and pile.per_iteration * turns >= self._SHARE_THAT_MATTERS * peak.allocated_bytes
 
     def _finding(self, model: MemoryModel, pile: _Pile, files: list[str]) -> Finding:
         main = pile.main

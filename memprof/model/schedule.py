@@ -63,13 +63,6 @@ class Schedule:
         first, last = np.searchsorted(self.tick_index, [iteration.first_tick, iteration.last_tick])
         return int(first) + 1, int(last) + 1
 
-    def iteration_at(self, slot: int) -> int | None:
-        """Iteration of a slot, None before the first tick and after the last."""
-        if slot in (HEAD, self.tail):
-            return None
-        index = self.ticks[slot - 1].index
-        return int(np.searchsorted(self.first_ticks, index, side="right")) - 1
-
 
 def read_schedule(ticks: Sequence[Tick], lifetimes: Lifetimes, *, has_optimizer: bool) -> Schedule:
     """Work out iterations and watched stretches.

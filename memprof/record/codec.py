@@ -31,6 +31,7 @@ def load_census(text: str) -> Census:
     return Census(
         tick=int(data["tick"]),
         time_ns=int(data["time_ns"]),
+        since_tick=int(data["since_tick"]),
         note=str(data["note"]),
         roots=tuple(
             GraphRoot(

@@ -230,6 +230,8 @@ class Census:
     time_ns: int
     roots: tuple[GraphRoot, ...] = ()
     groups: tuple[HeldGroup, ...] = ()
+    since_tick: int = -1
+    """The tick at whose end graphs were last looked at: what links two iterations links it to this one."""
     note: str = ""
     """Why the census is incomplete, or ''."""
 

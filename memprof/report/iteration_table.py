@@ -76,9 +76,11 @@ def _chosen(
 
 
 def _table(rows: Sequence[IterationMemory | int], device: str, page: Page, *, show_source: bool) -> Table:
-    table = Table(box=box.ASCII if page.ascii_only else box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(
+        box=box.ASCII if page.ascii_only else box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
+    )
     table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("kind", no_wrap=True)
+    table.add_column("kind", overflow="fold")
     for title in ("start", "end", "peak"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("peak in", no_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -169,5 +170,5 @@ def _largest_per_column(values: Sequence[int | None], width: int) -> list[int | 
     edges = [round(column * len(values) / width) for column in range(width + 1)]
     return [
         max((v for v in values[first:last] if v is not None), default=None)
-        for first, last in zip(edges, edges[1:], strict=False)
+        for first, last in itertools.pairwise(edges)
     ]

@@ -84,6 +84,6 @@ def _lines(lines: tuple[PeakLine, ...], page: Page) -> Table:
         of = [counted(line.count, "storage")]
         of.append(line.category.value if line.category is not None else UNCATEGORISED)
         if line.module is not None:
-            of.append(line.module.path or line.module.type_name)
+            of.append(f"{line.module.type_name} {line.module.path}".rstrip())
         table.add_row(page.text(size(line.nbytes)), page.text(where, "cyan"), page.text(", ".join(of), "dim"))
     return table

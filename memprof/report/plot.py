@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import os
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -21,7 +22,7 @@ from memprof.report.destination import write_output
 from memprof.report.plot_composition import draw_composition
 from memprof.report.plot_memory import draw_memory, say_nothing
 from memprof.report.plot_style import INK, MUTED, drawable, plain_texts, shorten, style_axes
-from memprof.report.wording import headline, known_devices, script_name, verdict
+from memprof.report.wording import headline, is_empty, known_devices, script_name, verdict
 
 if TYPE_CHECKING:
     from memprof.advise.diagnosis import Diagnosis
@@ -83,8 +84,9 @@ class PlotReporter:
         width_px = options.width_px * (1 + 0.75 * (max(len(devices), 1) - 1))
         figure = Figure(
             figsize=(width_px / options.dpi, options.height_px / options.dpi), dpi=options.dpi,
-            facecolor="white", edgecolor="white", frameon=True, layout="none",
+            facecolor="white", edgecolor="white", frameon=True,
         )  # fmt: skip
+        figure.set_layout_engine("none")
         FigureCanvasAgg(figure)
         _titles(figure, diagnosis)
         notes = _panels(figure, diagnosis.model, devices)
@@ -131,17 +133,17 @@ class PlotReporter:
 
 def _encode(figure: Figure, file_format: str) -> bytes:
     """Print a figure without `savefig`, which obeys the user's `savefig.*` settings."""
+    # matplotlib publishes no types for the canvases.
     out = io.BytesIO()
     if file_format == "svg":
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-        FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None})
+        canvas: Any = import_module("matplotlib.backends.backend_svg").FigureCanvasSVG(figure)
+        canvas.print_svg(out, metadata={"Date": None})
     elif file_format == "pdf":
-        from matplotlib.backends.backend_pdf import FigureCanvasPdf
-
-        FigureCanvasPdf(figure).print_pdf(out, metadata={"CreationDate": None})
+        canvas = import_module("matplotlib.backends.backend_pdf").FigureCanvasPdf(figure)
+        canvas.print_pdf(out, metadata={"CreationDate": None})
     else:
-        FigureCanvasAgg(figure).print_png(out)
+        canvas = FigureCanvasAgg(figure)
+        canvas.print_png(out)
     return out.getvalue()
 
 
@@ -165,8 +167,8 @@ def _titles(figure: Figure, diagnosis: Diagnosis) -> None:
     text = verdict(diagnosis)
     if diagnosis.findings:
         first = diagnosis.findings[0]
-        text += f"{': ' if len(diagnosis.findings) == 1 else ', first '}{first.code} {first.name}"
-    colour = _VERDICT_COLOURS[diagnosis.worst]
+        text += f"{': ' if len(diagnosis.findings) == 1 else ', first: '}{first.code} {first.name}"
+    colour = MUTED if is_empty(diagnosis.model) else _VERDICT_COLOURS[diagnosis.worst]
     _write(figure, 0.47, text, 13, colour, limit=100, weight="bold")
     facts = headline(diagnosis.model)
     if run.exception:

@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from memprof.model.memory import IterationMemory, MemoryModel
-from memprof.report.plot_memory import say_nothing, unit_for
+from memprof.report.plot_memory import least_direct_source, say_nothing, unit_for
 from memprof.report.plot_series import FloatArray, Window, watched_windows
-from memprof.report.plot_style import CATEGORY_COLOURS, INK, MUTED, panel_title, side_legend
+from memprof.report.plot_style import CATEGORY_COLOURS, INK, MUTED, drawable, panel_title, side_legend
+from memprof.report.wording import source_suffix
 
 _POINTS = 2400
 _GAP_SHARE = 0.055
@@ -35,7 +36,8 @@ def draw_composition(axes: Axes, model: MemoryModel, device: str) -> bool:
     Returns:
         Whether there are stretches in which storages were not watched.
     """
-    panel_title(axes, f"What the memory of {device} was made of")
+    source = source_suffix(least_direct_source(model, device, tracked_only=True))
+    panel_title(axes, drawable(f"What the memory of {device} was made of{source}"))
     windows = watched_windows(model, device, _POINTS)
     if not windows:
         say_nothing(axes, "storages were not watched, so the composition is unknown")
@@ -105,7 +107,8 @@ class _Layout:
             runs.append((after, iterations - 1, False))
         gap_count = len(runs) - len(windows)
         gap_width = min(_GAP_SHARE, _ALL_GAPS_SHARE / gap_count) * watched if gap_count else 0.0
-        placed_windows, placed_gaps = [], []
+        placed_windows: list[_Stretch] = []
+        placed_gaps: list[_Stretch] = []
         x = 0.0
         for first, last, is_window in runs:
             (placed_windows if is_window else placed_gaps).append(_Stretch(first, last, x))
@@ -138,7 +141,8 @@ def _gaps(axes: Axes, layout: _Layout, iterations: Sequence[IterationMemory]) ->
     if not layout.gaps:
         return
     axes.broken_barh(
-        [(start, layout.gap_width) for _, _, start in layout.gaps], (0.0, 1.0), transform=axes.get_xaxis_transform(),
+        [(gap.start, layout.gap_width) for gap in layout.gaps], (0.0, 1.0),
+        transform=axes.get_xaxis_transform(),
         facecolor="#f5f5f5", edgecolor="#d9d9d9", hatch="//", linewidth=0, zorder=1, label="not watched",
     )  # fmt: skip
     if len(layout.gaps) > _MAX_NAMED_GAPS:

@@ -19,6 +19,7 @@ from memprof.report.plot_style import (
     INK,
     MUTED,
     PHASE_LOOKS,
+    drawable,
     panel_title,
     side_legend,
 )
@@ -57,8 +58,8 @@ def draw_memory(axes: Axes, model: MemoryModel, device: str) -> None:
     phases = {phase: phase_curve(model.iterations, device, phase, _POINTS) for phase in PHASE_LOOKS}
     peak = model.peaks.get(device)
     extent = _extent([ends, *phases.values()], peak)
-    name = f"Memory of {device} by iteration{source_suffix(_least_direct_source(model, device))}"
-    panel_title(axes, name)
+    source = source_suffix(least_direct_source(model, device))
+    panel_title(axes, drawable(f"Memory of {device} by iteration{source}"))
     if extent is None:
         say_nothing(axes, "memory of this device is unknown")
         return
@@ -70,9 +71,11 @@ def draw_memory(axes: Axes, model: MemoryModel, device: str) -> None:
         if curve.is_known:
             _phase(axes, phase, curve, factor, marked=marked)
     if ends.is_known:
+        lone = ends.isolated()
         axes.plot(
-            ends.x, ends.nbytes / factor, color=ALLOCATED, linewidth=2.0, linestyle="-", zorder=4, label="allocated at end",
-            marker="o", markersize=3.6, markeredgewidth=0, markevery=None if marked else ends.isolated(),
+            ends.x, ends.nbytes / factor, color=ALLOCATED, linewidth=2.0, linestyle="-", zorder=4,
+            label="allocated at end", marker="o" if marked or lone else "", markersize=3.6,
+            markeredgewidth=0, markevery=None if marked else lone,
         )  # fmt: skip
     _limits(axes, model, low / factor, high / factor, unit)
     _growth(axes, model, device, factor)
@@ -96,9 +99,23 @@ def say_nothing(axes: Axes, reason: str) -> None:
     axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", va="center", fontsize=12, color=MUTED)
 
 
-def _least_direct_source(model: MemoryModel, device: str) -> Source | None:
-    sources = {i.devices[device].source for i in model.iterations if device in i.devices}
-    # Mixed sources: the least direct of them is named, so that no figure looks better than it is.
+def least_direct_source(model: MemoryModel, device: str, *, tracked_only: bool = False) -> Source | None:
+    """Find where the figures of a panel come from.
+
+    Args:
+        model: The model of the run.
+        device: The device.
+        tracked_only: Whether to ask only iterations in which storages were watched.
+
+    Returns:
+        Of several sources the least direct one, so that no figure looks better than it is; None where
+        nothing is known.
+    """
+    sources = {
+        iteration.devices[device].source
+        for iteration in model.iterations
+        if device in iteration.devices and (iteration.tracked or not tracked_only)
+    }
     return max(sources, key=list(Source).index, default=None)
 
 
@@ -124,10 +141,12 @@ def _bands(axes: Axes, model: MemoryModel) -> None:
 
 def _phase(axes: Axes, phase: Phase, curve: Curve, factor: int, *, marked: bool) -> None:
     colour, marker = PHASE_LOOKS[phase]
+    label = "peak elsewhere" if phase is Phase.OTHER else f"peak in {phase.label}"
+    lone = curve.isolated()
     axes.plot(
-        curve.x, curve.nbytes / factor, color=colour, label=f"peak in {phase.label}", linestyle="" if marked else "-",
-        linewidth=1.1, marker=marker, markersize=4.6 if marked else 3.0, markeredgewidth=0, alpha=0.95, zorder=3,
-        markevery=None if marked else curve.isolated(),
+        curve.x, curve.nbytes / factor, color=colour, label=label, alpha=0.95, zorder=3,
+        linestyle="" if marked else "-", linewidth=1.1, marker=marker if marked or lone else "",
+        markersize=4.6 if marked else 3.0, markeredgewidth=0, markevery=None if marked else lone,
     )  # fmt: skip
 
 

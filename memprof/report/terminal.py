@@ -15,7 +15,7 @@ from memprof.report.finding_block import SEVERITY_STYLES, finding_block
 from memprof.report.iteration_table import iteration_block
 from memprof.report.page import Page
 from memprof.report.peak_block import peak_block
-from memprof.report.wording import headline, known_devices, main_device, verdict
+from memprof.report.wording import headline, is_empty, known_devices, main_device, verdict
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -36,7 +36,9 @@ class TerminalOptions:
     top_lines: int = 5
     """How many source lines to list for a peak."""
     text_width: int = _DEFAULT_TEXT_WIDTH
-    """Columns of the plain text `to_text` and `render` make; a console has its own width."""
+    """Columns of the text `to_text` and `render` make; a console has its own width."""
+    text_color: bool = False
+    """Put terminal colours into that text."""
     cwd: str | None = None
     """Folder paths are shown relative to; None is the current one."""
 
@@ -62,33 +64,37 @@ class TerminalReporter:
             console.print(block, soft_wrap=False, crop=True)
 
     def to_text(self, diagnosis: Diagnosis) -> str:
-        """Give the report as plain text, for notebooks and files.
+        """Give the report as text, for notebooks and files.
 
         Args:
             diagnosis: What to report.
 
         Returns:
-            The report without colour, without trailing spaces, ending in a newline.
+            The report without trailing spaces, ending in a newline.
         """
         out = io.StringIO()
+        color = self.options.text_color
+        # An environment of its own: what was asked for here outranks NO_COLOR and TERM.
         console = Console(
             file=out,
             width=self.options.text_width,
-            color_system=None,
-            force_terminal=False,
+            color_system="standard" if color else None,
+            force_terminal=color,
             force_jupyter=False,
+            legacy_windows=False,
+            _environ={},
         )
         self.print(diagnosis, console)
         return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
 
     def render(self, diagnosis: Diagnosis) -> bytes:
-        """Give the report as plain UTF-8 text.
+        """Give the report as the content of a file.
 
         Args:
             diagnosis: What to report.
 
         Returns:
-            What `to_text` gives, encoded.
+            What `to_text` gives, as UTF-8.
         """
         return self.to_text(diagnosis).encode("utf-8")
 
@@ -111,7 +117,8 @@ class TerminalReporter:
             yield page.text(f"the script stopped with {diagnosis.model.run.exception}", "red")
         yield ""
         worst = diagnosis.worst
-        line = page.text(verdict(diagnosis), "bold green" if worst is None else SEVERITY_STYLES[worst])
+        clean = "bold" if is_empty(diagnosis.model) else "bold green"
+        line = page.text(verdict(diagnosis), clean if worst is None else SEVERITY_STYLES[worst])
         if diagnosis.skipped and not self.options.verbose:
             codes = ", ".join(dict.fromkeys(skipped.code for skipped in diagnosis.skipped))
             line.append_text(page.text(f" (could not decide: {codes})", "not bold dim"))

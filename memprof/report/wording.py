@@ -110,7 +110,7 @@ def saving(remedy: Remedy) -> str:
         remedy: A remedy; its saving may be unknown.
 
     Returns:
-        For example `saves about 38.2 MiB (simulated)`, or '' where the saving is unknown.
+        For example `saves about 1.42 GiB of the peak (simulated)`, or '' where the saving is unknown.
     """
     if remedy.saves_bytes is None:
         return ""
@@ -119,7 +119,7 @@ def saving(remedy: Remedy) -> str:
         return f"saves nothing ({source})"
     if remedy.saves_bytes < 0:
         return f"costs about {format_bytes(-remedy.saves_bytes)} more ({source})"
-    return f"saves about {format_bytes(remedy.saves_bytes)} ({source})"
+    return f"saves about {format_bytes(remedy.saves_bytes)} of the peak ({source})"
 
 
 def duration(duration_ns: int) -> str:
@@ -166,9 +166,21 @@ def verdict(diagnosis: Diagnosis) -> str:
         severities = [finding.severity for finding in diagnosis.findings]
         counts = {noun: severities.count(severity) for severity, noun in nouns.items()}
         return ", ".join(counted(count, noun) for noun, count in counts.items() if count)
-    if not diagnosis.model.iterations and not diagnosis.model.peaks:
+    if is_empty(diagnosis.model):
         return "nothing recorded, so nothing can be said"
     return "no problem found"
+
+
+def is_empty(model: MemoryModel) -> bool:
+    """Say whether a run left nothing to judge.
+
+    Args:
+        model: The model of the run.
+
+    Returns:
+        Whether there is neither an iteration nor a peak.
+    """
+    return not model.iterations and not model.peaks
 
 
 def script_name(run: RunInfo) -> str:
