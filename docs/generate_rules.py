@@ -34,23 +34,20 @@ class DocumentedRule(Protocol):
 
     code: str
 
-    @classmethod
-    def name(cls) -> str:
+    def name(self) -> str:
         """Give the name in words joined by hyphens."""
         ...
 
-    @classmethod
-    def summary(cls) -> str:
+    def summary(self) -> str:
         """Give the first line of the page."""
         ...
 
-    @classmethod
-    def page(cls) -> str:
+    def page(self) -> str:
         """Give the page as Markdown."""
         ...
 
 
-def pages(rules: Iterable[type[DocumentedRule]]) -> dict[str, str]:
+def pages(rules: Iterable[DocumentedRule]) -> dict[str, str]:
     """Render every file of `docs/rules/`.
 
     Args:
@@ -74,9 +71,7 @@ def drift(files: Mapping[str, str], folder: Path) -> list[str]:
     found = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
     problems = [f"{name} is missing" for name in sorted(files.keys() - found.keys())]
     problems += [f"{name} belongs to no rule" for name in sorted(found.keys() - files.keys())]
-    problems += [
-        f"{name} is out of date" for name in sorted(files) if found.get(name) not in (None, files[name])
-    ]
+    problems += [f"{name} is out of date" for name in sorted(files) if found.get(name) not in (None, files[name])]
     return problems
 
 

@@ -6,9 +6,12 @@ Capture and diagnosis meet here and nowhere else.
 from __future__ import annotations
 
 import functools
+import inspect
 import os
+import shutil
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -74,8 +77,8 @@ class Profiler:
         self._level = level
         self._device = device
         self._max_iterations = max_iterations
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._output = Path(output) if output is not None else None
+        self._output = Path(output).absolute() if output is not None else None
+        self._pid = os.getpid()
         self._session: CaptureSession | None = None
         self._outer: CaptureSession | None = None
         self._diagnosis: Diagnosis | None = None
@@ -91,14 +94,20 @@ class Profiler:
         if self._outer is not None:
             return self
         if self._output is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="memprof-")
-            self._output = Path(self._folder.name) / "run.memprof"
+            folder = tempfile.mkdtemp(prefix="memprof-")
+            weakref.finalize(self, _remove_folder, folder, os.getpid())
+            self._output = Path(folder) / "run.memprof"
         options = capture.CaptureOptions(
             level=capture.Level(self._level), device=self._device, max_iterations=self._max_iterations
         )
         run = RunInfo(script=_calling_script(), argv=tuple(sys.argv), memprof=__version__)
-        self._session = capture.CaptureSession(self._output, run, options)
-        self._session.start()
+        session = capture.CaptureSession(self._output, run, options)
+        try:
+            session.start()
+        except BaseException:
+            session.stop(exit_status=1)
+            raise
+        self._session, self._pid = session, os.getpid()
         return self
 
     def __exit__(
@@ -120,8 +129,8 @@ class Profiler:
 
     @property
     def is_outermost(self) -> bool:
-        """Whether this profiler records by itself rather than inside another one."""
-        return self._session is not None
+        """Whether this profiler records by itself: neither inside another one nor in a forked child."""
+        return self._session is not None and self._pid == os.getpid()
 
     # ---- results -----------------------------------------------------------------------
 
@@ -185,6 +194,12 @@ def read_session(session: CaptureSession) -> Recording:
     return open_recording(session.writer.path) if memory is None else Recording(memory, None)
 
 
+def _remove_folder(folder: str, pid: int) -> None:
+    """Remove a temporary folder, but not in a forked child: the recording is its parent's."""
+    if os.getpid() == pid:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def import_capture() -> Any:
     """The capture package; importing it imports torch.
 
@@ -246,9 +261,15 @@ def profile(
 
     Returns:
         The decorated function, or the decorator.
+
+    Raises:
+        UsageError: What is decorated is no function, or one whose body does not run when it is called (a
+            generator or a coroutine).
     """
 
     def decorate(inner: Callable[..., Any]) -> Callable[..., Any]:
+        _check_profilable(inner)
+
         @functools.wraps(inner)
         def profiled(*args: Any, **kwargs: Any) -> Any:
             prof = Profiler(level, output=output, device=device, max_iterations=max_iterations)
@@ -258,6 +279,7 @@ def profile(
                     profiled.profiler = prof  # type: ignore[attr-defined]
                     result = inner(*args, **kwargs)
             finally:
+                profiled.profiler = prof  # type: ignore[attr-defined]
                 if prof.is_outermost:
                     _show(prof, report, plot)
             return result
@@ -265,6 +287,18 @@ def profile(
         return profiled
 
     return decorate if function is None else decorate(function)
+
+
+def _check_profilable(function: object) -> None:
+    if not callable(function):
+        raise UsageError(f"@memprof.profile takes its options by name, not {function!r}: @memprof.profile(level=...)")
+    checks = (inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+    if any(check(function) for check in checks):
+        name = getattr(function, "__qualname__", repr(function))
+        raise UsageError(
+            f"@memprof.profile cannot profile {name}(): calling it does not run its body. Decorate the function "
+            "that drives it, or put `with memprof.Profiler() as prof:` around the loop"
+        )
 
 
 def _show(prof: Profiler, report: bool, plot: str | os.PathLike[str] | None) -> None:
@@ -279,8 +313,6 @@ def _show(prof: Profiler, report: bool, plot: str | os.PathLike[str] | None) -> 
 
 
 def _columns() -> int:
-    import shutil
-
     return shutil.get_terminal_size((100, 24)).columns
 
 

@@ -1,0 +1,1 @@
+"""What a diagnosis advises: remedies with the saving each brings."""

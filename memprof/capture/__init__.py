@@ -1,0 +1,1 @@
+"""Watches a live process. The only package that imports torch."""

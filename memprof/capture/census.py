@@ -78,9 +78,7 @@ class CensusTaker:
             if live is not None:
                 self._previous[sequence_nr(tensor.grad_fn)] = (live.id, live.location)
 
-    def take(
-        self, tick: int, *, first_tick: int, iteration_tick: int, call: Location | None
-    ) -> Census | None:
+    def take(self, tick: int, *, first_tick: int, iteration_tick: int, call: Location | None) -> Census | None:
         """Look at the live process.
 
         Args:
@@ -94,7 +92,7 @@ class CensusTaker:
         """
         self._first_tick = first_tick
         alive = [(made, tensor) for made, ref in self._tensors if (tensor := ref()) is not None]
-        chains = self._chains(alive, iteration_tick, call is not None)
+        chains = self._chains(alive, iteration_tick)
         piles = self._piles(alive, first_tick, iteration_tick)
         if not chains and not piles:
             return None
@@ -135,7 +133,7 @@ class CensusTaker:
     # ---- chains ------------------------------------------------------------------------
 
     def _chains(
-        self, alive: list[tuple[int, torch.Tensor]], iteration_tick: int, carried: bool
+        self, alive: list[tuple[int, torch.Tensor]], iteration_tick: int
     ) -> list[tuple[torch.Tensor, GraphWalk]]:
         """Tensors whose graph contains the graph that their own line made an iteration earlier."""
         if not self._previous:
@@ -169,9 +167,7 @@ class CensusTaker:
                     break
         return chains
 
-    def _root(
-        self, tensor: torch.Tensor, found: GraphWalk, holder: Holder, call: Location | None
-    ) -> GraphRoot:
+    def _root(self, tensor: torch.Tensor, found: GraphWalk, holder: Holder, call: Location | None) -> GraphRoot:
         live = self._live(tensor)
         return GraphRoot(
             storage=None if live is None else live.id,
@@ -209,13 +205,13 @@ class CensusTaker:
         piles: dict[_GroupKey, _Pile] = defaultdict(_Pile)
         lost: list[LiveStorage] = []
         for key, live in old.items():
-            tensor = by_storage.get(key)
-            if tensor is None:
+            holding = by_storage.get(key)
+            if holding is None:
                 lost.append(live)
                 continue
-            pile = piles[live.location, live.op, tensor.grad_fn is not None]
+            pile = piles[live.location, live.op, holding.grad_fn is not None]
             pile.lives.append(live)
-            pile.tensors.append(tensor)
+            pile.tensors.append(holding)
         self._find_lost(piles, lost, alive)
         grown = {key: pile for key, pile in piles.items() if len({live.birth_tick for live in pile.lives}) > 1}
         largest = sorted(grown, key=lambda key: grown[key].nbytes, reverse=True)[:_MAX_GROUPS]
@@ -249,12 +245,11 @@ class CensusTaker:
             return
         tensor_types = (torch.Tensor, torch.nn.Parameter)
         for item in tracked_objects():
-            if type(item) in tensor_types:
-                assert isinstance(item, torch.Tensor)
-                live = wanted.pop(_key(item), None)
-                if live is not None:
-                    pile = piles[live.location, live.op, item.grad_fn is not None]
-                    pile.lives.append(live)
+            if type(item) in tensor_types and isinstance(item, torch.Tensor):
+                found_live = wanted.pop(_key(item), None)
+                if found_live is not None:
+                    pile = piles[found_live.location, found_live.op, item.grad_fn is not None]
+                    pile.lives.append(found_live)
                     pile.tensors.append(item)
 
     def _walk_piles(self, piles: dict[_GroupKey, _Pile]) -> dict[_GroupKey, tuple[int, list[LiveStorage]]]:
@@ -320,4 +315,3 @@ def _key(tensor: torch.Tensor) -> int:
         return int(tensor.untyped_storage()._cdata)
     except (RuntimeError, NotImplementedError):
         return 0
-

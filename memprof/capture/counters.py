@@ -85,7 +85,7 @@ def cuda_counters(torch: Any) -> list[Counter]:
 
 
 def _allocator_reader(torch: Any, index: int) -> Callable[[], Reading]:
-    raw = getattr(torch._C, "_cuda_memoryStats", None)
+    raw: Any = getattr(torch._C, "_cuda_memoryStats", None)
 
     def fast() -> Reading:
         stats = raw(index)  # nested dictionaries; `torch.cuda.memory_stats` flattens them at ten times the cost
@@ -107,5 +107,3 @@ def _allocator_reader(torch: Any, index: int) -> Callable[[], Reading]:
     except (KeyError, TypeError, RuntimeError):
         return public
     return fast
-
-

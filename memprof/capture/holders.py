@@ -178,9 +178,7 @@ class HolderSearch:
             name = next((key for key, value in frame_locals(top.gi_frame) if value is child), None)
             if name is None:
                 return None
-            return _holder(
-                "generator", name, below, where=location_of(top.gi_frame), owner=function_name(top.gi_code)
-            )
+            return _holder("generator", name, below, where=location_of(top.gi_frame), owner=function_name(top.gi_code))
         if isinstance(top, types.FunctionType):
             return self._function(top, trail, below)
         if isinstance(top, type):
@@ -199,7 +197,9 @@ class HolderSearch:
                 inner = _Trail(trail.target, trail.chain[0], (), ())
                 for index, item in enumerate(trail.chain):
                     if item is cell:
-                        inner = _Trail(trail.target, trail.chain[index - 1], trail.chain[: index - 1], trail.steps[: index - 1])
+                        inner = _Trail(
+                            trail.target, trail.chain[index - 1], trail.chain[: index - 1], trail.steps[: index - 1]
+                        )
                 return _holder("closure", name, inner, where=where, owner=function.__qualname__)
         return None
 
@@ -216,9 +216,9 @@ class HolderSearch:
         for name in getattr(type(top), "__slots__", ()) or ():
             if getattr(top, name, None) is child:
                 return _holder("attribute", str(name), below, owner=type(top).__name__)
-        if child is attributes and below.chain:
+        if child is attributes and isinstance(child, dict) and below.chain:
             inner = _Trail(below.target, below.chain[-1], below.chain[:-1], below.steps[:-1])
-            name = _key_of(attributes, inner.top)
+            name = _key_of(child, inner.top)
             return None if name is None else _holder("attribute", str(name), inner, owner=type(top).__name__)
         return None
 
@@ -261,7 +261,7 @@ def _is_instance(item: object) -> bool:
 
 
 def _is_plumbing(item: object) -> bool:
-    return type(item).__module__ == "builtins" and type(item).__name__ not in ("object",)
+    return type(item).__module__ == "builtins" and type(item) is not object
 
 
 def _children(referrer: object, by_id: Mapping[int, object]) -> list[object]:

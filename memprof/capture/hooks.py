@@ -29,8 +29,8 @@ class Listener(Protocol):
     def forward_begins(self, module: torch.nn.Module, args: Any, kwargs: Any, frame: Any) -> None:
         """A root module is called from `frame`."""
 
-    def forward_ends(self, module: torch.nn.Module, output: Any) -> None:
-        """The root module returned; `output` is None where it raised."""
+    def forward_ends(self, output: Any) -> None:
+        """A root module returned; `output` is None where it raised."""
 
     def backward_begins(self) -> None:
         """The autograd engine starts."""
@@ -38,7 +38,7 @@ class Listener(Protocol):
     def backward_ends(self) -> None:
         """The autograd engine returned or raised."""
 
-    def optimizer_begins(self, optimizer: torch.optim.Optimizer) -> None:
+    def optimizer_begins(self) -> None:
         """An optimizer's step starts."""
 
     def optimizer_ends(self, optimizer: torch.optim.Optimizer) -> None:
@@ -133,7 +133,7 @@ class Hooks:
                 output = original(self, *args, **kwargs)
                 return output
             finally:
-                listener.forward_ends(self, output)
+                listener.forward_ends(output)
 
         hooks = self
         return call
@@ -151,11 +151,11 @@ class Hooks:
 
         return run
 
-    def _step_begins(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def _step_begins(self, _optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         if threading.get_ident() == self.thread:
-            self._listener.optimizer_begins(optimizer)
+            self._listener.optimizer_begins()
 
-    def _step_ends(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def _step_ends(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         if threading.get_ident() == self.thread:
             self._listener.optimizer_ends(optimizer)
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import builtins
 import importlib.util
+import io
 import os
 import sys
 import sysconfig
+import tokenize
 import traceback
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
+from typing import TextIO
 
 from memprof._errors import UsageError
 
@@ -24,9 +28,9 @@ class Program:
     Attributes:
         name: File or module name as the user gave it.
         argv: `sys.argv` for it.
-        file: Its source file.
+        file: Its source file, absolute as in `__file__`.
         code: Compiled source.
-        package: Value of `__package__`; None for a script.
+        spec: Value of `__spec__`; None for a script.
         search_path: What `python` would put at `sys.path[0]`.
     """
 
@@ -34,13 +38,19 @@ class Program:
     argv: tuple[str, ...]
     file: str
     code: types.CodeType
-    package: str | None
+    spec: ModuleSpec | None
     search_path: str
+
+    @property
+    def package(self) -> str | None:
+        """Value of `__package__`; None for a script."""
+        return None if self.spec is None else self.spec.parent or ""
 
     @property
     def stem(self) -> str:
         """Name for files that belong to the run: `train` for `train.py`."""
-        return Path(self.name).stem if self.package is None else self.name
+        is_script = self.spec is None or self.spec.name == "__main__"
+        return Path(os.path.abspath(self.name)).stem if is_script else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +69,49 @@ def load_script(path: str, args: tuple[str, ...]) -> Program:
         UsageError: There is no such file or it cannot be read.
         SyntaxError: As `python` would raise it.
     """
-    file = Path(path)
-    if file.is_dir():
-        file = file / "__main__.py"
+    file = Path(os.path.abspath(path))
+    folder = file if file.is_dir() else None
+    if folder is not None:
+        file = folder / "__main__.py"
+        if not file.is_file():
+            raise UsageError(f"{path!r} is a folder without a __main__.py; name a script in it")
     try:
         source = file.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot open script {path!r}: {error.strerror or error}") from error
-    code = compile(source, str(path), "exec", dont_inherit=True)
-    return Program(path, (path, *args), str(path), code, None, str(file.resolve().parent))
+    code = _compile(source, str(file))
+    spec = None
+    if folder is not None:
+        spec = importlib.util.spec_from_file_location("__main__", file)
+    return Program(path, (path, *args), str(file), code, spec, str(folder or file.resolve().parent))
+
+
+def _compile(source: bytes, file: str) -> types.CodeType:
+    """Compile a script; its errors read as those of `python` do."""
+    try:
+        return compile(source, file, "exec", dont_inherit=True)
+    except ValueError as error:  # null bytes, before Python 3.12
+        raise SyntaxError(str(error), (file, 1, None, None)) from None
+    except SyntaxError:
+        _refuse_bytes_that_are_no_text(source, file)
+        raise
+
+
+def _refuse_bytes_that_are_no_text(source: bytes, file: str) -> None:
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(source).readline)
+    except SyntaxError:
+        encoding = "utf-8"
+    if not encoding.startswith("utf-8"):
+        return
+    try:
+        source.decode(encoding)
+    except UnicodeDecodeError as error:
+        byte, line = source[error.start], source.count(b"\n", 0, error.start) + 1
+        raise SyntaxError(
+            f"Non-UTF-8 code starting with '\\x{byte:02x}' in file {file} on line {line}, but no encoding declared; "
+            "see https://peps.python.org/pep-0263/ for details"
+        ) from None
 
 
 def load_module(name: str, args: tuple[str, ...]) -> Program:
@@ -75,21 +119,20 @@ def load_module(name: str, args: tuple[str, ...]) -> Program:
 
     Raises:
         UsageError: There is no such module, or it has no source.
+        SyntaxError: As `python` would raise it.
     """
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.submodule_search_locations is not None:
-            spec = importlib.util.find_spec(f"{name}.__main__")
-    except (ImportError, ValueError, AttributeError) as error:
-        raise UsageError(f"cannot find module {name!r}: {error}") from error
-    loader = spec.loader if spec is not None else None
-    get_code = getattr(loader, "get_code", None)
-    code = get_code(spec.name) if spec is not None and get_code is not None else None
+    with _first_on_path(os.getcwd()):
+        try:
+            spec = importlib.util.find_spec(name)
+            if spec is not None and spec.submodule_search_locations is not None:
+                spec = importlib.util.find_spec(f"{name}.__main__")
+        except (ImportError, ValueError, AttributeError) as error:
+            raise UsageError(f"cannot find module {name!r}: {error}") from error
+        get_code = getattr(spec.loader, "get_code", None) if spec is not None else None
+        code = get_code(spec.name) if spec is not None and get_code is not None else None
     if spec is None or code is None or spec.origin is None:
         raise UsageError(f"cannot find a module named {name!r} to run; is the working directory right?")
-    return Program(name, (spec.origin, *args), spec.origin, code, spec.parent or "", os.getcwd())
+    return Program(name, (spec.origin, *args), spec.origin, code, spec, os.getcwd())
 
 
 def user_folders(program: Program) -> tuple[str, ...]:
@@ -159,22 +202,43 @@ def _as_main(program: Program) -> Iterator[dict[str, object]]:
     main = types.ModuleType("__main__")
     main.__file__ = program.file
     main.__builtins__ = builtins  # type: ignore[attr-defined]
-    if program.package is None:
-        main.__spec__ = None
-        main.__package__ = None
-    else:
-        main.__package__ = program.package
-        main.__spec__ = importlib.util.find_spec(
-            program.name if not program.file.endswith("__main__.py") else f"{program.name}.__main__"
-        )
-    saved_main, saved_argv, saved_path = sys.modules.get("__main__"), sys.argv, list(sys.path)
+    main.__spec__ = program.spec
+    main.__package__ = program.package
+    main.__loader__ = SourceFileLoader("__main__", program.file) if program.spec is None else program.spec.loader
+    if sys.version_info < (3, 15):  # where modules have it no more
+        main.__cached__ = None if program.spec is None else program.spec.cached  # type: ignore[attr-defined]
+    if sys.version_info < (3, 14):  # later, annotations are made when asked for
+        main.__annotations__ = {}
+    saved_main, saved_argv, streams = sys.modules.get("__main__"), sys.argv, (sys.stdout, sys.stderr)
     sys.modules["__main__"] = main
     sys.argv = list(program.argv)
-    sys.path.insert(0, program.search_path)
     try:
-        yield main.__dict__
+        with _first_on_path(program.search_path):
+            yield main.__dict__
     finally:
         sys.argv = saved_argv
-        sys.path[:] = saved_path
+        _restore_streams(*streams)
         if saved_main is not None:
             sys.modules["__main__"] = saved_main
+
+
+@contextmanager
+def _first_on_path(folder: str) -> Iterator[None]:
+    """Put a folder where `python` has that of the script, in place of memprof's own."""
+    saved = list(sys.path)
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path[:1] = [folder]
+    try:
+        yield
+    finally:
+        sys.path[:] = saved
+
+
+def _restore_streams(out: TextIO, err: TextIO) -> None:
+    """Take back the streams a script has replaced: its logger is not the place for a diagnosis."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            continue  # closed, or no real stream
+    sys.stdout, sys.stderr = out, err

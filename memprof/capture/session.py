@@ -130,7 +130,7 @@ class CaptureSession:
         objects = gc.get_objects()
         if self._plan.watching:
             kinds = (torch.Tensor, torch.nn.Parameter)
-            self._tracker.found_existing(item for item in objects if type(item) in kinds)  # type: ignore[misc]
+            self._tracker.found_existing(item for item in objects if type(item) in kinds)
         return objects
 
     def stop(self, *, exit_status: int | None = None, exception: str | None = None) -> None:
@@ -139,8 +139,9 @@ class CaptureSession:
             return
         self._running = False
         self._hooks.remove()
-        self._guard(lambda: self._clock.turn(TickFlag.FINAL))
+        self._guard(lambda: self._clock.turn(final=True))
         self._watch(False)
+        self._tracker.mode.silent = True  # where it could not be popped it does nothing from now on
         _active[:] = [item for item in _active if item() not in (None, self)]
         self.run.exit_status = exit_status
         self.run.exception = exception
@@ -201,15 +202,21 @@ class CaptureSession:
     # ---- watching ----------------------------------------------------------------------
 
     def _watch(self, on: bool) -> None:
-        """Push or pop the dispatch mode, unless another mode of the user's lies on top."""
+        """Push or pop the dispatch mode, unless that would upset a context the user is in.
+
+        Another mode on top would be popped in our place, and leaving `inference_mode` puts back the
+        dispatch keys of when it was entered, with or without the one our mode needs.
+        """
+        if on == self._mode_on or torch.is_inference_mode_enabled():
+            return
         depth = torch._C._len_torch_dispatch_stack()
-        if on and not self._mode_on:
+        if on:
             if depth:
                 self._note("another TorchDispatchMode was active: storages were not watched while it was")
                 return
             self._tracker.mode.__enter__()
             self._mode_on = True
-        elif not on and self._mode_on:
+        else:
             if depth != 1 or torch._C._get_dispatch_stack_at(0) is not self._tracker.mode:
                 return  # not on top: leave it until it is
             self._tracker.mode.__exit__(None, None, None)
@@ -266,7 +273,7 @@ class CaptureSession:
             self._tracker.module_id = self._modules.get(id(module), NONE)
         self._forward_start = (self._tracker._next_id, self._allocated())
 
-    def forward_ends(self, module: torch.nn.Module, output: Any) -> None:
+    def forward_ends(self, output: Any) -> None:
         self._busy -= 1
         if self._running:
             self._guard(lambda: self._forward_ends(output))
@@ -330,7 +337,7 @@ class CaptureSession:
     def optimizer_made(self) -> None:
         self.run.has_optimizer = True
 
-    def optimizer_begins(self, optimizer: torch.optim.Optimizer) -> None:
+    def optimizer_begins(self) -> None:
         if self._running and not self._busy:
             self.run.has_optimizer = True
             self._guard(lambda: self._clock.enter(Phase.OPTIMIZER))
@@ -467,6 +474,7 @@ def _forget_in_child() -> None:
             session._running = False
             session._hooks.thread = -1
             session._watch(False)
+            session._tracker.mode.silent = True
     _active.clear()
 
 

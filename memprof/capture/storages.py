@@ -155,19 +155,21 @@ class StorageTracker:
         live.in_forward = self.in_forward
         live.optimizer = self.phase == Phase.OPTIMIZER
         self.live[key] = live
-        self.births.extend((
-            identity,
-            perf_counter_ns(),
-            self.tick,
-            self.phase,
-            nbytes,
-            dtype_id,
-            device_id,
-            op_id,
-            location_id,
-            forward_id,
-            module_id,
-        ))
+        self.births.extend(
+            (
+                identity,
+                perf_counter_ns(),
+                self.tick,
+                self.phase,
+                nbytes,
+                dtype_id,
+                device_id,
+                op_id,
+                location_id,
+                forward_id,
+                module_id,
+            )
+        )
         return live
 
     def _forward_place(self, module_id: int) -> tuple[int, int]:
@@ -180,27 +182,27 @@ class StorageTracker:
         index = bisect_left(self._mark_seq, node._sequence_nr() + 1)
         return self._mark_place[index] if index < len(self._mark_place) else (NONE, module_id)
 
-    def _died(self, live: Any) -> None:
+    def _died(self, reference: Any) -> None:
+        live: LiveStorage = reference
         if self.live.get(live.key) is live:
-            del self.live[live.key]
+            self.live.pop(live.key, None)
         self.deaths.extend((live.id, perf_counter_ns(), self.tick, self.phase))
 
     def resized(self, func: Any, tensor: torch.Tensor) -> None:
         """Book a storage that an op put under a tensor, or anew one whose size it changed in place."""
         storage = tensor.untyped_storage()
-        live = self.live.get(storage._cdata)
-        if live is None:
+        key = storage._cdata
+        known = self.live.get(key)
+        if known is None:
             self.made(func, tensor)
             return
-        if live.nbytes == storage.nbytes():
+        if known.nbytes == storage.nbytes():
             return
-        del self.live[live.key]
+        live = self.live.pop(key)
         self.deaths.extend((live.id, perf_counter_ns(), self.tick, self.phase))
         op_id = self._writer.name_id(live.op)
         location_id = NONE if live.location is None else self._writer.location_id(live.location)
-        self._book(
-            storage, live.key, tensor, op_id, live.op, location_id, live.location, NONE, self.module_id
-        )
+        self._book(storage, key, tensor, op_id, live.op, location_id, live.location, NONE, self.module_id)
 
     # ---- roles -------------------------------------------------------------------------
 
@@ -288,8 +290,9 @@ class _WatchingMode(TorchDispatchMode):
     def __init__(self, tracker: StorageTracker) -> None:
         super().__init__()
         self._tracker = tracker
+        self.silent = False
+        """Pass everything through; for a mode that outlives its session or was copied by a fork."""
         self._alias_kinds: dict[Any, int] = {}
-        self._reference = weakref.ref
 
     @classmethod
     def is_infra_mode(cls) -> bool:
@@ -297,6 +300,8 @@ class _WatchingMode(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **kwargs) if kwargs else func(*args)
+        if self.silent:
+            return output
         try:
             kind = self._alias_kinds[func]
         except KeyError:

@@ -52,9 +52,7 @@ class TickClock:
     def at_call(self, site: int) -> None:
         """A root module is about to be called from a position in the code."""
         if not self.explicit and self._phase_allows_boundary():
-            if not self._loop_began:
-                self.turn()
-            elif site in self._sites and not self._loader_drives():
+            if not self._loop_began or (site in self._sites and not self._loader_drives()):
                 self.turn()
         self._loop_began = True
         self._sites.add(site)
@@ -91,15 +89,15 @@ class TickClock:
         """Whether a loader that gave more than one batch is still being read."""
         return any(reference() is not None and batches > 1 for reference, batches in self._loaders.values())
 
-    def turn(self, extra: TickFlag = TickFlag(0)) -> None:
-        """End the tick and begin the next."""
+    def turn(self, *, final: bool = False) -> None:
+        """End the tick and begin the next; `final` says that the run ended inside it."""
         self.enter(Phase.OTHER)
         self.sample(ends=True)
         tick = Tick(
             index=self.index,
             start_ns=self._start_ns,
             end_ns=perf_counter_ns(),
-            flags=self.flags | extra,
+            flags=self.flags | (TickFlag.FINAL if final else TickFlag(0)),
             consumed=tuple(sorted(self._consumed)),
             samples=tuple(self._samples),
             forward_bytes=self._forward_bytes,
@@ -134,9 +132,7 @@ class TickClock:
     def sample(self, *, ends: bool) -> None:
         """Read every counter."""
         now = perf_counter_ns()
-        self._samples.extend(
-            Sample(now, self.phase, ends, device, *read()) for device, _, read in self.counters
-        )
+        self._samples.extend(Sample(now, self.phase, ends, device, *read()) for device, _, read in self.counters)
 
     def consumer(self) -> Callable[[Any], None]:
         """A hook for a node of this tick's graph that reports its use to whichever tick is then running."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from itertools import pairwise
 from statistics import median
 
 from memprof.record.events import Tick, TickFlag
@@ -61,7 +62,7 @@ class WatchPlan:
         if self._level is Level.TENSORS:
             n = self._iterations
             return 2 <= n <= 6 or (n > 6 and (n & (n - 1) == 0 or (n % 3 == 0 and (n // 3) & (n // 3 - 1) == 0)))
-        return 2 <= self._iterations and self._left <= 2
+        return self._iterations >= 2 and self._left <= 2
 
     def suspect(self, suspicious: bool) -> None:
         """Tell what the census said."""
@@ -99,7 +100,7 @@ class WatchPlan:
     def _rises(self) -> bool:
         """Whether allocated memory at the end of iterations has gone up steadily of late."""
         ends = list(self._ends)
-        steps = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+        steps = [after - before for before, after in pairwise(ends)]
         if len(steps) < _RECHECK_FIRST - 1:
             return False
         rising = sum(step > 0 for step in steps) / len(steps)

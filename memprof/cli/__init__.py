@@ -22,6 +22,10 @@ COMMANDS = MappingProxyType(
 """Command -> module that holds it as `command`, and its one line of help."""
 
 
+class Interrupted(Exception):
+    """The script was interrupted, and all that was to be said about it has been said."""
+
+
 class _LazyGroup(click.Group):
     """Knows the names of its commands and imports one only when it is asked for."""
 
@@ -53,6 +57,10 @@ def main() -> None:
     """Run the command line; memprof's own errors are one line on standard error and exit status 2."""
     try:
         cli(prog_name="memprof")
+    except Interrupted:
+        # Ends as an interrupted `python` does, of SIGINT, so that a shell loop around it stops too.
+        sys.excepthook = lambda *_: None
+        raise KeyboardInterrupt from None
     except MemprofError as error:
         print(f"memprof: {error}", file=sys.stderr)
         sys.exit(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -10,17 +11,38 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memprof._errors import OutputError, RecordingError, UsageError
+from memprof._errors import MemprofError, RecordingError, UsageError
 from memprof._version import __version__
-from memprof.cli.show import exceeds, report_options, show
+from memprof.cli import Interrupted
+from memprof.cli.show import check_writable, exceeds, report_options, show
 
 if TYPE_CHECKING:
     from memprof.capture.script import Outcome, Program
 
 
+class _AnalyzeCommand(click.Command):
+    """Options end at SCRIPT or `-m MODULE`; what follows belongs to the script, as with `python`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        flags = {name for item in self.params if getattr(item, "is_flag", False) for name in item.opts}
+        flags.update(ctx.help_option_names)
+        position = 0
+        while position < len(args):
+            word = args[position]
+            if not word.startswith("-") or word in ("-", "--"):
+                break
+            if word == "-m" or (word.startswith("-m") and not word.startswith("--")):
+                end = position + (2 if word == "-m" else 1)
+                args = [*args[:end], "--", *args[end:]]
+                break
+            position += 1 if word in flags or "=" in word or (word[1] != "-" and len(word) > 2) else 2
+        return super().parse_args(ctx, args)
+
+
 @click.command(
     "analyze",
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    cls=_AnalyzeCommand,
+    context_settings={"allow_interspersed_args": False},
     options_metavar="[OPTIONS]",
 )
 @click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does, instead of a script.")
@@ -61,41 +83,45 @@ def command(
 
     The script need not be changed. Its exit status is kept; with --fail-on a finding makes it 1.
     """
+    # The script may change the working directory.
+    output, plot = (None if file is None else os.path.abspath(file) for file in (output, plot))
+    folder, pid = os.getcwd(), os.getpid()
     program = _load(module, script, args)
-    _check_writable(output, plot)
+    check_writable(output, plot)
     path = Path(recording) if recording is not None else Path(f"{program.stem}.memprof")
-    outcome, session = _record(program, path, level=level, device=device, max_iterations=max_iterations)
-    from memprof.advise.diagnosis import diagnose
-    from memprof.profiler import read_session
+    outcome, session = _record(program, path.absolute(), level=level, device=device, max_iterations=max_iterations)
+    if os.getpid() != pid:  # a child that the script forked and let run to the end
+        sys.exit(outcome.exit_status)
+    status = outcome.exit_status
+    try:
+        from memprof.advise.diagnosis import diagnose
+        from memprof.profiler import read_session
 
-    diagnosis = diagnose(read_session(session))
-    sys.stdout.flush()
-    show(diagnosis, report_format=report_format, output=output, plot=plot, verbose=verbose)
+        diagnosis = diagnose(read_session(session))
+        status = status or int(exceeds(diagnosis, fail_on))
+        show(diagnosis, report_format=report_format, output=output, plot=plot, verbose=verbose, cwd=folder)
+    except MemprofError as error:
+        print(f"memprof: {error}", file=sys.stderr)
+        status = status or 2
     _say_where(path, plot, in_memory=session.writer.in_memory, quiet=report_format == "json" and output is None)
     if outcome.interrupted:
-        _die_of_interrupt()
-    sys.exit(outcome.exit_status or int(exceeds(diagnosis, fail_on)))
+        raise Interrupted
+    sys.exit(status)
 
 
 def _load(module: str | None, script: str | None, args: tuple[str, ...]) -> Program:
     from memprof.capture.script import load_module, load_script
 
-    if module is not None:
-        return load_module(module, (*((script,) if script is not None else ()), *args))
-    if script is None:
+    if module is None and script is None:
         raise click.UsageError("name a script to run: memprof analyze train.py (or -m MODULE)")
     try:
+        if module is not None:
+            return load_module(module, (*((script,) if script is not None else ()), *args))
+        assert script is not None
         return load_script(script, args)
     except SyntaxError as error:
-        sys.excepthook(SyntaxError, error, None)
+        sys.excepthook(SyntaxError, error.with_traceback(None), None)
         sys.exit(1)
-
-
-def _check_writable(*paths: str | None) -> None:
-    """Find out before a long run, not after it, that a report has nowhere to go."""
-    for path in paths:
-        if path is not None and not Path(path).absolute().parent.is_dir():
-            raise OutputError(f"cannot write {path!r}: there is no folder {str(Path(path).parent)!r}; create it first")
 
 
 def _record(
@@ -124,10 +150,10 @@ def _record(
         session = capture.CaptureSession(path, info, options)
     except RecordingError as error:
         raise UsageError(str(error)) from error
-    session.start()
     outcome = None
     with _terminated_as_exit():
         try:
+            session.start()
             outcome = run(program, stopped=capture.StopRun)
         finally:
             session.stop(
@@ -173,11 +199,17 @@ class _terminated_as_exit:
     _previous: Callable[..., Any] | int | None = None
 
     def __enter__(self) -> None:
+        pid = os.getpid()
+
         def leave(number: int, frame: Any) -> None:
+            if os.getpid() != pid:  # a worker the script forked and now ends
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
             sys.exit(128 + number)
 
         try:
-            self._previous = signal.signal(signal.SIGTERM, leave)
+            if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+                self._previous = signal.signal(signal.SIGTERM, leave)
         except ValueError:  # not in the main thread
             self._previous = None
 
@@ -194,9 +226,3 @@ def _say_where(path: Path, plot: str | None, *, in_memory: bool, quiet: bool) ->
         said.append(f"plot: {plot}")
     if said:
         click.echo("; ".join(said), err=True)
-
-
-def _die_of_interrupt() -> None:
-    """End as an interrupted `python` does, so that a shell loop around it stops too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.raise_signal(signal.SIGINT)

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from memprof.cli.show import exceeds, report_options, show
+from memprof.cli.show import check_writable, exceeds, report_options, show
 
 
 @click.command("report")
@@ -19,6 +19,7 @@ def command(
     from memprof.advise.diagnosis import diagnose
     from memprof.record.reader import open_recording
 
+    check_writable(output, plot)
     with open_recording(recording) as opened:
         diagnosis = diagnose(opened)
     show(diagnosis, report_format=report_format, output=output, plot=plot, verbose=verbose)

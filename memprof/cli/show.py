@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from memprof._errors import OutputError
+
 if TYPE_CHECKING:
     from memprof.advise.diagnosis import Diagnosis
+    from memprof.report.terminal import TerminalReporter
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 FORMATS = ("rich", "json")
 SEVERITIES = ("info", "warning", "error")
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def report_options(command: _F) -> _F:
     """Add the options of a report to a command."""
     options = (
-        click.option("--format", "report_format", type=click.Choice(FORMATS), default="rich", show_default=True),
+        click.option(
+            "--format",
+            "report_format",
+            type=click.Choice(FORMATS),
+            default="rich",
+            show_default=True,
+            help="json without --output follows what a script prints on standard output; use --output to parse it.",
+        ),
         click.option("--output", type=click.Path(dir_okay=False), help="File for the report instead of the terminal."),
         click.option("--plot", type=click.Path(dir_okay=False), help="Draw memory over iterations into FILE (.png, .svg, .pdf)."),
         click.option(
@@ -35,31 +48,77 @@ def report_options(command: _F) -> _F:
     return command
 
 
+def check_writable(output: str | None, plot: str | None) -> None:
+    """Find out before a long run, not after it, that a report has nowhere to go.
+
+    Raises:
+        OutputError: A file cannot be written, or the plot's suffix is none that is drawn.
+    """
+    for path in (output, plot):
+        if path is None:
+            continue
+        folder = os.path.dirname(os.path.abspath(path))
+        if not os.path.isdir(folder):
+            raise OutputError(f"cannot write {path!r}: there is no folder {folder!r}; create it first")
+        if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+            raise OutputError(f"cannot write {path!r}: permission denied; choose another place")
+    suffix = os.path.splitext(plot)[1].lower() if plot is not None else ""
+    if suffix and suffix not in PLOT_SUFFIXES:
+        raise OutputError(f"cannot write a plot to {plot!r}: use a name that ends in {', '.join(PLOT_SUFFIXES)}")
+
+
 def show(
-    diagnosis: Diagnosis, *, report_format: str, output: str | None, plot: str | None, verbose: bool
+    diagnosis: Diagnosis,
+    *,
+    report_format: str,
+    output: str | None,
+    plot: str | None,
+    verbose: bool,
+    cwd: str | None = None,
 ) -> None:
-    """Print or write a diagnosis.
+    """Print or write a diagnosis; where a file cannot be written, the report is printed all the same.
+
+    Args:
+        diagnosis: What to show.
+        report_format: `rich` or `json`.
+        output: File for the report, or None for standard output.
+        plot: File for a plot, or None.
+        verbose: Also say why rules could not decide.
+        cwd: Folder that paths are shown relative to; None is the current one.
 
     Raises:
         OutputError: A file cannot be written.
     """
-    from memprof.report.destination import write_output
     from memprof.report.terminal import TerminalOptions, TerminalReporter, make_console
 
-    terminal = TerminalReporter(TerminalOptions(verbose=verbose))
+    terminal = TerminalReporter(TerminalOptions(verbose=verbose, cwd=cwd))
+    try:
+        if output is not None:
+            _write(diagnosis, terminal, report_format, output)
+        elif report_format == "json":
+            from memprof.report.json_report import JsonReporter
+
+            click.echo(JsonReporter().to_text(diagnosis), nl=False)
+        else:
+            terminal.print(diagnosis, make_console())
+    except OutputError:
+        terminal.print(diagnosis, make_console())
+        raise
+    finally:
+        sys.stdout.flush()
     if plot is not None:
         from memprof.report.plot import PlotReporter
 
         PlotReporter().save(diagnosis, plot)
+
+
+def _write(diagnosis: Diagnosis, terminal: TerminalReporter, report_format: str, output: str) -> None:
+    from memprof.report.destination import write_output
+
     if report_format == "json":
         from memprof.report.json_report import JsonReporter
 
-        if output is None:
-            click.echo(JsonReporter().to_text(diagnosis), nl=False)
-        else:
-            write_output(Path(output), JsonReporter().render(diagnosis))
-    elif output is None:
-        terminal.print(diagnosis, make_console())
+        write_output(Path(output), JsonReporter().render(diagnosis))
     else:
         write_output(Path(output), terminal.render(diagnosis))
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
+from memprof.detect.containers import OutputsKeptWithGraph, TensorsKeptInContainer
 from memprof.detect.finding import Finding, Skipped
+from memprof.detect.graphs import GraphGrowsAcrossIterations, HiddenStateCarriedWithGraph
 from memprof.detect.pressure import ActivationsDominatePeak
-from memprof.detect.retention import (
-    GraphGrowsAcrossIterations,
-    HiddenStateCarriedWithGraph,
-    OutputsKeptWithGraph,
-    TensorsKeptInContainer,
-)
 from memprof.detect.rule import Rule
 from memprof.detect.waste import EvaluationWithAutograd, PreviousIterationAlive
 from memprof.model.memory import MemoryModel

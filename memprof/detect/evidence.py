@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-
-from memprof.detect.finding import Severity
+from memprof.detect.finding import RelatedLocation, Severity
 from memprof.model.growth import line_growth
 from memprof.model.memory import MemoryModel, Peak
 from memprof.record.events import Holder, Location
 from memprof.units import format_bytes
 
 KIB, MIB = 1 << 10, 1 << 20
+
+MIN_ITERATIONS = 3
+"""Fewer iterations than this do not show growth."""
 
 _ERROR_GROWTH = 1 * MIB
 _ERROR_SHARE_OF_PEAK = 0.01
@@ -46,7 +48,7 @@ def line_growing(model: MemoryModel, location: Location | None) -> bool:
 
 def main_peak(model: MemoryModel, device: str | None = None) -> Peak | None:
     """The peak of a device, or the largest of all."""
-    if device in model.peaks:
+    if device is not None and device in model.peaks:
         return model.peaks[device]
     return max(model.peaks.values(), key=lambda peak: (peak.device != "cpu", peak.allocated_bytes), default=None)
 
@@ -84,7 +86,7 @@ def place(location: Location | None) -> str:
 
 
 def holder_text(holder: Holder, stored: Location | None) -> str:
-    """The holder in the user's words with the line that stores: "list `history` in `train()` train.py:41, 3 tensors"."""
+    """The holder with the line that stores: "list `history` in `train()` train.py:41, 3 tensors"."""
     if stored is None:
         return holder.text
     text, comma, tail = holder.text.partition(", ") if holder.size is not None else (holder.text, "", "")
@@ -96,7 +98,20 @@ def size(nbytes: float) -> str:
     return format_bytes(nbytes)
 
 
-
 def counted(count: int, noun: str) -> str:
     """`1 iteration`, `3 iterations`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def related(made: Location | None, stored: Location | None) -> tuple[RelatedLocation, ...]:
+    """The line that made tensors and the one that stores them, as far as they are known."""
+    pairs = (("allocated", made), ("held", stored))
+    return tuple(RelatedLocation(role, where) for role, where in pairs if where is not None)
+
+
+def device_of(model: MemoryModel, storage: int | None) -> str:
+    """Device of a storage; of an unknown one the run's first device."""
+    found = model.storages.get(storage) if storage is not None else None
+    if found is not None:
+        return found.device
+    return model.devices[0] if model.devices else "cpu"

@@ -35,7 +35,10 @@ class ActivationsDominatePeak(Rule):
     ```python
     import torch
 
-    model = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 64)) for _ in range(12)))
+    def block():
+        return torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 64))
+
+    model = torch.nn.Sequential(*(block() for _ in range(12)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(4):
         loss = model(torch.randn(8192, 64)).pow(2).mean()
@@ -48,7 +51,10 @@ class ActivationsDominatePeak(Rule):
     ```python
     import torch
 
-    model = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 64)) for _ in range(12)))
+    def block():
+        return torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 64))
+
+    model = torch.nn.Sequential(*(block() for _ in range(12)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(4):
         optimizer.zero_grad()
@@ -98,7 +104,8 @@ class ActivationsDominatePeak(Rule):
             source=peak.source,
             message=(
                 f"Activations are {size(held)}, {share:.0%} of the peak of {size(peak.allocated_bytes)} on "
-                f"{peak.device}{most}. They are held by the autograd graph until backward. If it does not fit: a smaller "
+                f"{peak.device}{most}. They are held by the autograd graph until backward. If it does not "
+                f"fit: a smaller "
                 f"batch with gradient accumulation, or checkpoint the repeated blocks."
             ),
             holder="the autograd graph of the current iteration",
@@ -109,5 +116,3 @@ class ActivationsDominatePeak(Rule):
             ),
             evidence={"activation_bytes": held, "share_of_peak": round(share, 3), "iteration": peak.iteration},
         )
-
-

@@ -14,7 +14,9 @@ from functools import lru_cache
 
 from memprof.record.events import Holder, Location
 
-_STORING_METHODS = frozenset("append appendleft add extend extendleft insert put put_nowait update setdefault push".split())
+_STORING_METHODS = frozenset(
+    "append appendleft add extend extendleft insert put put_nowait update setdefault push".split()
+)
 
 
 @lru_cache(maxsize=64)
@@ -44,7 +46,7 @@ def storing_statement(holder: Holder, made: Location | None, files: Sequence[str
     name = _terminal(holder.name)
     if not name:
         return None
-    wanted = _names_assigned_at(made)
+    wanted = names_assigned_at(made)
     best: tuple[tuple[int, ...], Location] | None = None
     candidates = [location.file for location in (holder.location, made) if location is not None]
     for order, file in enumerate(dict.fromkeys([*candidates, *files])):
@@ -121,14 +123,16 @@ def _names_in(node: ast.AST) -> set[str]:
     return {item.id for item in ast.walk(node) if isinstance(item, ast.Name)}
 
 
-def _names_assigned_at(made: Location | None) -> set[str]:
+def names_assigned_at(made: Location | None) -> set[str]:
     """Variables that the statement at a line assigns."""
     tree = _tree(made.file) if made is not None else None
     if tree is None or made is None:
         return set()
     names: set[str] = set()
     for node, _ in _statements(tree):
-        if node.lineno <= made.line <= (node.end_lineno or node.lineno) and isinstance(node, (ast.Assign, ast.AugAssign)):
+        if node.lineno <= made.line <= (node.end_lineno or node.lineno) and isinstance(
+            node, (ast.Assign, ast.AugAssign)
+        ):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             for target in targets:
                 names |= _names_in(target)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from memprof.detect.evidence import KIB, MIB, counted, iteration_of_ticks, main_peak, place, share_severity, size
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
 from memprof.detect.rule import Rule
+from memprof.detect.source import names_assigned_at
 from memprof.model.carried import carried_over
 from memprof.model.memory import MemoryModel, Source
 from memprof.record.events import Location, Phase, Tick, TickFlag
@@ -76,7 +77,9 @@ class EvaluationWithAutograd(Rule):
                 by_call[tick.call].append(tick)
         for call, ticks in by_call.items():
             if len(ticks) == 1 and not ticks[0].flags & TickFlag.EVAL_MODE:
-                yield Skipped(self.code, f"one forward at {place(call)} built a graph that was not used; once is not a loop")
+                yield Skipped(
+                    self.code, f"one forward at {place(call)} built a graph that was not used; once is not a loop"
+                )
                 continue
             finding = self._finding(model, call, ticks)
             if finding is not None:
@@ -88,9 +91,11 @@ class EvaluationWithAutograd(Rule):
         nbytes = max((tick.forward_bytes or 0 for tick in measured), default=0)
         if nbytes < KIB:
             return None
-        device = _device_of(model, ticks)
+        device = _device(model)
         peak = main_peak(model, device)
-        share = f", {nbytes / peak.allocated_bytes:.0%} of the peak" if peak is not None and peak.allocated_bytes else ""
+        share = (
+            f", {nbytes / peak.allocated_bytes:.0%} of the peak" if peak is not None and peak.allocated_bytes else ""
+        )
         where = f"`{call.function}()`" if call is not None and call.function != "<module>" else "the loop"
         exact = bool(watched) or device != "cpu"
         frees = tuple(
@@ -111,9 +116,9 @@ class EvaluationWithAutograd(Rule):
             bytes_per_iteration=None,
             source=Source.MEASURED if exact else Source.ESTIMATED,
             message=(
-                f"{counted(len(ticks), 'forward')} at {place(call)} saved up to {size(nbytes)} on {device} for a backward "
-                f"that never came{share}. The graph is held by the output until it is rebound. Put {where} under "
-                f"`with torch.no_grad():`."
+                f"{counted(len(ticks), 'forward')} at {place(call)} saved up to {size(nbytes)} on {device} "
+                f"for a backward that never came{share}. The graph is held by the output until it is "
+                f"rebound. Put {where} under `with torch.no_grad():`."
             ),
             holder="the output of the model, through its autograd graph",
             remedies=(
@@ -130,7 +135,7 @@ class EvaluationWithAutograd(Rule):
         )
 
 
-def _device_of(model: MemoryModel, ticks: list[Tick]) -> str:
+def _device(model: MemoryModel) -> str:
     """The accelerator the run used, else the CPU."""
     return next((device for device in model.devices if device != "cpu"), model.devices[0] if model.devices else "cpu")
 
@@ -219,6 +224,8 @@ class PreviousIterationAlive(Rule):
         made = by_line.most_common(1)[0][0] if by_line else None
         where = _call_of(model, storages) or made
         share = nbytes / peak.allocated_bytes if peak is not None else 0.0
+        names = sorted(names_assigned_at(where) | (names_assigned_at(made) if made is not None else set()))
+        variables = ", ".join(f"`{name}`" for name in names) or "the loop's variables"
         return Finding(
             code=self.code,
             name=self.name(),
@@ -231,14 +238,14 @@ class PreviousIterationAlive(Rule):
             source=Source.MEASURED,
             message=(
                 f"{size(nbytes)} of the previous iteration are still alive on {device} during the next forward, "
-                f"{share:.0%} of the peak: variables assigned at {place(where)} keep them until they are assigned "
-                f"again. `del` them at the end of the loop body, or move the body into a function."
+                f"{share:.0%} of the peak: {variables} (assigned at {place(where)}) keep them until they are "
+                f"assigned again. `del` them at the end of the loop body, or move the body into a function."
             ),
-            holder=f"the loop variables assigned at {place(where)}",
+            holder=f"loop variable {variables} assigned at {place(where)}",
             remedies=(
                 Remedy(
                     "del",
-                    f"`del` what {place(where)} assigns at the end of the loop body",
+                    f"`del {', '.join(names) or 'the variables'}` at the end of the loop body ({place(where)} assigns it)",
                     frees=tuple(storage for row in storages for storage in row),
                 ),
             ),

@@ -1,0 +1,1 @@
+"""The recording: typed events, the file, its reader. Needs no torch."""

@@ -41,7 +41,7 @@ class Recording:
     def __init__(self, connection: sqlite3.Connection, path: Path | None) -> None:
         self.path = path
         self._connection = connection
-        with _reading(path):
+        with _Reading(path):
             self._names: dict[int, str] = dict(connection.execute("SELECT id, text FROM name"))
             self._locations = {
                 row[0]: Location(str(row[1]), int(row[2]), str(row[3]))
@@ -83,7 +83,7 @@ class Recording:
 
     def roles(self) -> Iterator[RoleFact]:
         """All roles in the order they were found."""
-        with _reading(self.path):
+        with _Reading(self.path):
             for storage, role, name in self._connection.execute("SELECT storage, role, name FROM role ORDER BY rowid"):
                 yield RoleFact(int(storage), Role(role), str(name))
 
@@ -100,7 +100,9 @@ class Recording:
         self.close()
 
     def _read_ticks(self) -> Iterator[Tick]:
-        query = "SELECT id, start_ns, end_ns, flags, epoch, call, forward_bytes, consumed, samples FROM tick ORDER BY id"
+        query = (
+            "SELECT id, start_ns, end_ns, flags, epoch, call, forward_bytes, consumed, samples FROM tick ORDER BY id"
+        )
         for index, start, end, flags, epoch, call, forward_bytes, consumed, samples in self._connection.execute(query):
             yield Tick(
                 index=int(index),
@@ -126,7 +128,7 @@ class Recording:
             )
 
     def _rows(self, column: str, width: int) -> Iterator[tuple[int, ...]]:
-        with _reading(self.path):
+        with _Reading(self.path):
             for (blob,) in self._connection.execute(f"SELECT {column} FROM storages ORDER BY id"):
                 yield from _split(_integers(blob), width)
 
@@ -150,7 +152,7 @@ def open_recording(path: str | os.PathLike[str]) -> Recording:
     if not is_recording(file) or not file.stat().st_size:
         raise RecordingError(f"{file} is not a memprof recording")
     connection = _connect(file)
-    with _reading(file):
+    with _Reading(file):
         (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > schema.FORMAT_VERSION:
         connection.close()
@@ -176,7 +178,7 @@ def _connect(file: Path) -> sqlite3.Connection:
     raise RecordingError(f"{file} is damaged and cannot be read ({error})") from error
 
 
-class _reading:
+class _Reading:
     """Turns whatever a damaged file provokes into a `RecordingError`."""
 
     def __init__(self, path: Path | None) -> None:
@@ -203,7 +205,7 @@ def _split(values: array[int], width: int) -> Iterator[tuple[int, ...]]:
     if len(values) % width:
         raise ValueError(f"a packed column has {len(values)} values, not a multiple of {width}")
     iterator = iter(values)
-    return zip(*[iterator] * width, strict=True)  # type: ignore[return-value]
+    return zip(*[iterator] * width, strict=True)
 
 
 __all__ = ["Recording", "open_recording"]

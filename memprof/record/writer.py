@@ -8,10 +8,13 @@ import threading
 from array import array
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from memprof._errors import RecordingError
 from memprof.record import codec, schema
 from memprof.record.events import Census, Location, ModuleRef, RoleFact, RunInfo, Sample, Tick
+
+_K = TypeVar("_K")
 
 
 class RecordingWriter:
@@ -29,7 +32,7 @@ class RecordingWriter:
         RecordingError: `path` cannot be written, or a file that is no recording is in the way.
     """
 
-    def __init__(self, path: Path, run: RunInfo, *, on_failure: Callable[[str], None] = lambda message: None) -> None:
+    def __init__(self, path: Path, run: RunInfo, *, on_failure: Callable[[str], None] = lambda _: None) -> None:
         self.path = path
         self._on_failure = on_failure
         self._lock = threading.RLock()
@@ -73,7 +76,7 @@ class RecordingWriter:
         """Id of a module path."""
         return self._intern(self._modules, module, "INSERT INTO module VALUES (?, ?, ?)", module)
 
-    def _intern(self, table: dict[object, int], key: object, sql: str, row: Iterable[object]) -> int:  # type: ignore[type-arg]
+    def _intern(self, table: dict[_K, int], key: _K, sql: str, row: Iterable[object]) -> int:
         found = table.get(key)
         if found is None:
             found = table[key] = len(table)
@@ -108,7 +111,9 @@ class RecordingWriter:
             array("q", tick.consumed).tobytes() if tick.consumed else None,
             self._pack_samples(tick.samples),
         )
-        statements: list[tuple[str, tuple[object, ...]]] = [("INSERT INTO tick VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)]
+        statements: list[tuple[str, tuple[object, ...]]] = [
+            ("INSERT INTO tick VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        ]
         if births or deaths:
             packed = (births.tobytes() if births else b"", deaths.tobytes() if deaths else b"")
             statements.append(("INSERT INTO storages (births, deaths) VALUES (?, ?)", packed))

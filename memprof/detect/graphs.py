@@ -1,0 +1,320 @@
+"""MP101 and MP104: autograd graphs that reach from one iteration into the next."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from statistics import median
+
+from memprof.detect.evidence import (
+    KIB,
+    MIN_ITERATIONS,
+    device_of,
+    growth_severity,
+    holder_text,
+    iteration_of_ticks,
+    place,
+    related,
+    size,
+    user_files,
+)
+from memprof.detect.finding import Finding, Kind, Remedy, Skipped
+from memprof.detect.rule import Rule
+from memprof.detect.source import storing_statement
+from memprof.model.memory import MemoryModel, Source
+from memprof.record.events import GraphRoot, Location
+
+_RECURRENT = ("LSTM", "GRU", "RNN")
+
+
+@dataclass(slots=True)
+class _Chain:
+    """One graph root seen in several censuses, oldest first."""
+
+    sightings: list[tuple[int, GraphRoot]] = field(default_factory=list)
+    """(iteration, root)."""
+
+    @property
+    def last(self) -> GraphRoot:
+        return self.sightings[-1][1]
+
+    def per_iteration(self, values: list[int]) -> float:
+        """Growth of a figure per iteration between censuses."""
+        steps = [
+            (after - before) / (there - here)
+            for (here, _), (there, _), before, after in zip(
+                self.sightings, self.sightings[1:], values, values[1:], strict=False
+            )
+            if there > here
+        ]
+        return float(median(steps)) if steps else 0.0
+
+
+def _chains(model: MemoryModel) -> list[_Chain]:
+    """Graph roots that reach from one iteration into an earlier one, by what holds them."""
+    iterations = iteration_of_ticks(model)
+    ordinal = _ordinals(model)
+    chains: dict[tuple[str, str, Location | None], _Chain] = defaultdict(_Chain)
+    for census in model.censuses:
+        here, before = iterations.get(census.tick), iterations.get(census.since_tick)
+        if here is None or here == before:
+            continue  # ticks of one iteration: the graph is built across them on purpose
+        for root in census.roots:
+            chains[root.holder.name, root.holder.owner, root.location].sightings.append((ordinal[here], root))
+    return [chain for chain in chains.values() if chain.sightings]
+
+
+def _ordinals(model: MemoryModel) -> dict[int, int]:
+    """Index of an iteration -> its place among iterations of its kind."""
+    seen: dict[str, int] = defaultdict(int)
+    result = {}
+    for iteration in model.iterations:
+        result[iteration.index] = seen[iteration.kind]
+        seen[iteration.kind] += 1
+    return result
+
+
+def _is_hidden_state(root: GraphRoot, model: MemoryModel) -> bool:
+    """Whether the linking tensor is a state that goes back into a module, not a running sum."""
+    if root.carried:
+        return True
+    storage = model.storages.get(root.storage) if root.storage is not None else None
+    module = storage.module.type_name if storage is not None and storage.module is not None else ""
+    return root.in_forward and (any(name in module for name in _RECURRENT) or len(root.shape) > 1)
+
+
+class GraphGrowsAcrossIterations(Rule):
+    """A tensor carries its autograd graph from one iteration to the next, so the graph only grows.
+
+    ## What it detects
+    A running total, average or state that is updated from tensors with a `grad_fn`
+    (`total_loss += loss`), in a variable, an attribute, a dictionary or a meter object. Each update
+    links the new graph to the old one.
+
+    ## Why it costs memory
+    If `backward()` ran on the loss, its saved activations are gone and what stays are autograd nodes:
+    host memory and a slow clean-up, but hardly any device memory. If no backward runs (validation, a
+    loss that is only logged), every activation saved for it stays as long as the total does. The
+    finding says which of the two it is.
+
+    ## Evidence
+    At the end of an iteration the tensor's graph contains the very node that its own line made one
+    iteration earlier. Nodes, and bytes saved for backward, are counted by walking the graph.
+
+    ## Remedy
+    Add a number: `total_loss += loss.item()`. Where a tensor is needed, add `loss.detach()`.
+
+    ## Example
+    ```python
+    import torch
+
+    model = torch.nn.Linear(64, 64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    total_loss = 0
+    for _ in range(8):
+        loss = model(torch.randn(32, 64)).pow(2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total_loss += loss
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+
+    model = torch.nn.Linear(64, 64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    total_loss = 0.0
+    for _ in range(8):
+        loss = model(torch.randn(32, 64)).pow(2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total_loss += loss.item()
+    ```
+
+    ## Not a problem when
+    The sum is built within one iteration and `backward()` is called on it (several losses, a sequence
+    unrolled step by step): memprof sees which backward uses a graph and does not report that.
+    """
+
+    code = "MP101"
+    kind = Kind.LEAK
+
+    def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
+        files = user_files(model)
+        for chain in _chains(model):
+            root = chain.last
+            if _is_hidden_state(root, model):
+                continue
+            nodes = chain.per_iteration([item.nodes for _, item in chain.sightings])
+            if len(chain.sightings) < 2 or (nodes <= 0 and not root.truncated):
+                if len(chain.sightings) < 2:
+                    yield Skipped(
+                        self.code,
+                        f"{root.holder.text} links two iterations, but not enough iterations were watched to "
+                        f"call it growth; run at least {MIN_ITERATIONS + 1}",
+                    )
+                continue
+            yield self._finding(model, chain, nodes, files)
+
+    def _finding(self, model: MemoryModel, chain: _Chain, nodes: float, files: list[str]) -> Finding:
+        root = chain.last
+        saved = max(chain.per_iteration([item.saved_bytes for _, item in chain.sightings]), 0.0)
+        stored = storing_statement(root.holder, root.location, files) or root.location
+        holder = holder_text(root.holder, stored)
+        device = device_of(model, root.storage)
+        subject = f"`{root.holder.name}`" if root.holder.name else "a tensor"
+        if saved >= KIB:
+            cost = f"{size(saved)} of saved activations an iteration stay on {device}, because no backward frees them"
+        else:
+            cost = f"{nodes:.0f} autograd nodes an iteration stay in host memory; device memory hardly grows"
+        return Finding(
+            code=self.code,
+            name=self.name(),
+            kind=self.kind,
+            severity=growth_severity(model, device, saved),
+            location=stored,
+            device=device,
+            bytes=root.saved_bytes,
+            bytes_per_iteration=saved,
+            source=Source.MEASURED,
+            message=(
+                f"{subject} keeps the autograd graph of every iteration: {cost}. {place(stored)} links each "
+                f"iteration to the last; held by {holder}. Add `.item()` (or `.detach()`) to what is added there."
+            ),
+            holder=holder,
+            remedies=(
+                Remedy("item", f"add a number instead of a tensor at {place(stored)}: `.item()`"),
+                Remedy("detach", f"where a tensor is needed, add `.detach()` at {place(stored)}"),
+            ),
+            related=related(root.location, stored),
+            evidence={
+                "nodes": root.nodes,
+                "nodes_per_iteration": round(nodes, 1),
+                "nodes_are_lower_bound": root.truncated,
+                "saved_bytes": root.saved_bytes,
+                "grad_fn": root.grad_fn,
+                "censuses": len(chain.sightings),
+            },
+        )
+
+
+class HiddenStateCarriedWithGraph(Rule):
+    """A recurrent state is handed to the next iteration together with its autograd graph.
+
+    ## What it detects
+    A tensor that a module returned in one iteration goes into a module in the next with its `grad_fn`
+    (`out, hidden = model(x, hidden)`), or is kept by the module itself.
+
+    ## Why it costs memory
+    Every iteration's graph hangs on the one before. Backward goes through all of them: memory and time
+    per iteration grow until the device is full. It usually comes with `retain_graph=True`, which was
+    added to silence "Trying to backward through the graph a second time".
+
+    ## Evidence
+    A root module was called with a tensor whose graph was made in an earlier iteration, and the graph
+    behind the new state contains that of the old one.
+
+    ## Remedy
+    Cut the graph between iterations: `hidden = hidden.detach()` (for an LSTM
+    `tuple(h.detach() for h in hidden)`) and drop `retain_graph=True`. Gradients then flow through one
+    chunk: truncated back-propagation through time.
+
+    ## Example
+    ```python
+    import torch
+
+    rnn = torch.nn.LSTM(16, 32)
+    optimizer = torch.optim.SGD(rnn.parameters(), lr=0.1)
+    hidden = None
+    for _ in range(8):
+        out, hidden = rnn(torch.randn(10, 4, 16), hidden)
+        loss = out.pow(2).mean()
+        optimizer.zero_grad()
+        loss.backward(retain_graph=True)
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+
+    rnn = torch.nn.LSTM(16, 32)
+    optimizer = torch.optim.SGD(rnn.parameters(), lr=0.1)
+    hidden = None
+    for _ in range(8):
+        out, hidden = rnn(torch.randn(10, 4, 16), hidden)
+        hidden = tuple(h.detach() for h in hidden)
+        loss = out.pow(2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    ```
+
+    ## Not a problem when
+    The state is carried within one iteration (a cell called once for each token, then one backward).
+    """
+
+    code = "MP104"
+    kind = Kind.LEAK
+
+    def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
+        found: dict[Location | None, Finding] = {}
+        for chain in _chains(model):
+            root = chain.last
+            if not _is_hidden_state(root, model):
+                continue
+            if len(chain.sightings) < 2:
+                yield Skipped(
+                    self.code,
+                    f"a state with its graph goes from one iteration to the next at {place(root.call)}, but not "
+                    f"enough iterations were watched to call it growth; run at least {MIN_ITERATIONS + 1}",
+                )
+                continue
+            finding = self._finding(model, chain)
+            known = found.get(finding.location)
+            if known is None or (finding.bytes or 0) > (known.bytes or 0):
+                found[finding.location] = finding
+        yield from found.values()
+
+    def _finding(self, model: MemoryModel, chain: _Chain) -> Finding:
+        root = chain.last
+        saved = max(chain.per_iteration([item.saved_bytes for _, item in chain.sightings]), 0.0)
+        nodes = chain.per_iteration([item.nodes for _, item in chain.sightings])
+        where = root.call or storing_statement(root.holder, root.location, user_files(model)) or root.location
+        device = device_of(model, root.storage)
+        holder = holder_text(root.holder, where)
+        name = root.holder.name.partition("[")[0] or "hidden"
+        growth = f"{size(saved)} of saved activations" if saved >= KIB else f"{nodes:.0f} autograd nodes"
+        return Finding(
+            code=self.code,
+            name=self.name(),
+            kind=self.kind,
+            severity=growth_severity(model, device, saved),
+            location=where,
+            device=device,
+            bytes=root.saved_bytes,
+            bytes_per_iteration=saved,
+            source=Source.MEASURED,
+            message=(
+                f"`{name}` enters each iteration with the graph of all earlier ones: {growth} an iteration stay on "
+                f"{device}, and backward gets longer each time. It is passed on at {place(where)}; held by {holder}. "
+                f"Detach it between iterations and drop `retain_graph=True`."
+            ),
+            holder=holder,
+            remedies=(
+                Remedy("detach", f"cut the graph before {place(where)}: `{name} = {name}.detach()`"),
+                Remedy("truncate_bptt", "back-propagate through one chunk only: detach the state at each chunk's end"),
+                Remedy("remove_retain_graph", "drop `retain_graph=True`; with a detached state it is not needed"),
+            ),
+            related=related(root.location, where),
+            evidence={
+                "nodes": root.nodes,
+                "nodes_per_iteration": round(nodes, 1),
+                "saved_bytes": root.saved_bytes,
+                "passed_to_a_module": root.carried,
+                "censuses": len(chain.sightings),
+            },
+        )
