@@ -7,7 +7,7 @@ import re
 from memprof._errors import UsageError
 
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?i?B?)\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*((?:[KMGT]i?)?B?)\s*", re.IGNORECASE)
 
 
 def format_bytes(nbytes: float, *, signed: bool = False) -> str:

@@ -249,10 +249,11 @@ class CaptureSession:
         if site not in self._known_sites:
             self._known_sites.add(site)
             self._plan.news()
-        if not clock.flags & TickFlag.FORWARD and not module.training:
-            clock.flags |= TickFlag.EVAL_MODE
-        elif module.training:
-            clock.flags &= ~TickFlag.EVAL_MODE
+        if not module.training:
+            if not clock.flags & TickFlag.FORWARD:
+                clock.flags |= TickFlag.EVAL_MODE
+        elif clock.flags & TickFlag.EVAL_MODE and next(module.parameters(), None) is not None:
+            clock.flags &= ~TickFlag.EVAL_MODE  # a loss module, which nobody puts into eval mode, does not count
         clock.flags |= TickFlag.FORWARD
         clock.enter(Phase.FORWARD)
         self._tracker.in_forward = True

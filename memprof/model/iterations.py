@@ -13,6 +13,7 @@ from memprof.model.memory import DeviceIteration, IterationMemory, Source
 from memprof.model.samples import UNKNOWN, Samples
 from memprof.model.schedule import HEAD, Schedule
 from memprof.record.events import Phase
+from memprof.record.iterations import OTHER
 
 
 class PeakCandidate(NamedTuple):
@@ -136,10 +137,14 @@ def _merge(figures: Sequence[SlotFigures], first: int, last: int) -> SlotFigures
 
 
 def _typical(schedule: Schedule, merged: Sequence[SlotFigures]) -> dict[str, _Typical]:
-    """The iteration with the median rise among the watched ones of each kind."""
+    """The iteration with the median rise among the watched ones of each kind.
+
+    Code outside loops (`other`) has no typical rise: loading data says nothing about what follows training.
+    """
     rises: dict[str, list[tuple[int, int]]] = {}
     for position, (iteration, figure) in enumerate(zip(schedule.iterations, merged, strict=True)):
-        if figure.seen and iteration.complete and figure.start is not None and figure.peak is not None:
+        usable = iteration.kind != OTHER and iteration.complete and figure.seen
+        if usable and figure.start is not None and figure.peak is not None:
             rises.setdefault(iteration.kind, []).append((figure.peak.nbytes - figure.start, position))
     found: dict[str, _Typical] = {}
     for kind, rows in rises.items():

@@ -61,25 +61,27 @@ class Recording:
     def births(self) -> Iterator[Birth]:
         """All births in order of time."""
         names, locations, modules = self._names, self._locations, self._modules
-        for row in self._rows("births", len(schema.BIRTH_COLUMNS)):
-            yield Birth(
-                storage=row[0],
-                time_ns=row[1],
-                tick=row[2],
-                phase=Phase(row[3]),
-                nbytes=row[4],
-                dtype=names[row[5]],
-                device=names[row[6]],
-                op=names[row[7]],
-                location=locations.get(row[8]),
-                forward_location=locations.get(row[9]),
-                module=modules.get(row[10]),
-            )
+        with _Reading(self.path):
+            for row in self._rows("births", len(schema.BIRTH_COLUMNS)):
+                yield Birth(
+                    storage=row[0],
+                    time_ns=row[1],
+                    tick=row[2],
+                    phase=Phase(row[3]),
+                    nbytes=row[4],
+                    dtype=names[row[5]],
+                    device=names[row[6]],
+                    op=names[row[7]],
+                    location=locations.get(row[8]),
+                    forward_location=locations.get(row[9]),
+                    module=modules.get(row[10]),
+                )
 
     def deaths(self) -> Iterator[Death]:
         """All deaths in order of time."""
-        for row in self._rows("deaths", len(schema.DEATH_COLUMNS)):
-            yield Death(row[0], row[1], row[2], Phase(row[3]))
+        with _Reading(self.path):
+            for row in self._rows("deaths", len(schema.DEATH_COLUMNS)):
+                yield Death(row[0], row[1], row[2], Phase(row[3]))
 
     def roles(self) -> Iterator[RoleFact]:
         """All roles in the order they were found."""
@@ -128,9 +130,8 @@ class Recording:
             )
 
     def _rows(self, column: str, width: int) -> Iterator[tuple[int, ...]]:
-        with _Reading(self.path):
-            for (blob,) in self._connection.execute(f"SELECT {column} FROM storages ORDER BY id"):
-                yield from _split(_integers(blob), width)
+        for (blob,) in self._connection.execute(f"SELECT {column} FROM storages ORDER BY id"):
+            yield from _split(_integers(blob), width)
 
 
 def open_recording(path: str | os.PathLike[str]) -> Recording:
@@ -190,7 +191,7 @@ class _Reading:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        damage = (sqlite3.Error, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError)
+        damage = (sqlite3.Error, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
         if isinstance(error, damage):
             raise RecordingError(f"{self._path} is damaged and cannot be read ({error})") from error
 
