@@ -24,7 +24,7 @@ def format_bytes(nbytes: float, *, signed: bool = False) -> str:
     size = abs(nbytes)
     unit = "B"
     for name, factor in _UNITS.items():
-        if size >= factor:
+        if round(size * 1024 / factor) >= 1024 or name == "B":  # 1023.9 KiB is shown as 1 MiB, not 1024 KiB
             unit = name
     value = size / _UNITS[unit]
     if unit == "B":

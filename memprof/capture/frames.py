@@ -36,14 +36,19 @@ class UserCode:
     def __init__(self, also: tuple[str, ...] = ()) -> None:
         self._also = tuple(os.path.join(os.path.realpath(folder), "") for folder in also)
         self._libraries = _library_roots()
-        self._known: dict[CodeType, bool] = {}
+        self.known: dict[int, bool] = {}
+        """`id` of a code object -> whether it is the user's. Hashing the object itself reads all of it."""
+        self._kept: list[CodeType] = []
+        """The code objects in `known`, so that their ids stay theirs."""
+        self._locations: dict[tuple[int, int], Location] = {}
 
     def owns(self, code: CodeType) -> bool:
         """Whether a code object is the user's."""
-        known = self._known.get(code)
-        if known is None:
-            known = self._known[code] = self._decide(code.co_filename)
-        return known
+        mine = self.known.get(id(code))
+        if mine is None:
+            self._kept.append(code)
+            mine = self.known[id(code)] = self._decide(code.co_filename)
+        return mine
 
     def _decide(self, filename: str) -> bool:
         if filename.startswith("<"):
@@ -57,17 +62,24 @@ class UserCode:
 
     def innermost(self, frame: FrameType | None) -> FrameType | None:
         """The innermost frame of the user at or above `frame`, or None."""
-        known = self._known
+        known = self.known
         while frame is not None:
             code = frame.f_code
-            try:
-                mine = known[code]
-            except KeyError:
+            mine = known.get(id(code))
+            if mine is None:
                 mine = self.owns(code)
             if mine:
-                return frame
+                break
             frame = frame.f_back
-        return None
+        return frame
+
+    def location(self, frame: FrameType) -> Location:
+        """The line a frame stands at; made once for each line."""
+        line = (id(frame.f_code), frame.f_lineno)
+        found = self._locations.get(line)
+        if found is None:
+            found = self._locations[line] = location_of(frame)
+        return found
 
     def live_frames(self) -> Iterator[FrameType]:
         """Frames of the user that are running in any thread, innermost first."""

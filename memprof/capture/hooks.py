@@ -23,8 +23,8 @@ from torch.utils.data import dataloader as dataloader_module
 class Listener(Protocol):
     """What the hooks tell, always from the thread that trains."""
 
-    def in_call(self) -> bool:
-        """Whether a root module, a backward or an own call is running."""
+    busy: int
+    """Above zero while a root module, a backward or an own call is running."""
 
     def forward_begins(self, module: torch.nn.Module, args: Any, kwargs: Any, frame: Any) -> None:
         """A root module is called from `frame`."""
@@ -110,11 +110,11 @@ class Hooks:
 
     def _module_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
         listener, modules, enter = self._listener, self._module_ids, self._enter
-        in_call, get_ident, is_compiling = listener.in_call, threading.get_ident, torch.compiler.is_compiling
+        get_ident, is_compiling = threading.get_ident, torch.compiler.is_compiling
 
         @functools.wraps(original)
         def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if in_call():
+            if listener.busy:
                 if not modules or get_ident() != hooks.thread:
                     return original(self, *args, **kwargs)
                 path = modules.get(id(self))

@@ -69,7 +69,7 @@ def load_script(path: str, args: tuple[str, ...]) -> Program:
         UsageError: There is no such file or it cannot be read.
         SyntaxError: As `python` would raise it.
     """
-    file = Path(os.path.abspath(path))
+    file = Path(os.path.join(os.getcwd(), path))
     folder = file if file.is_dir() else None
     if folder is not None:
         file = folder / "__main__.py"
@@ -79,11 +79,13 @@ def load_script(path: str, args: tuple[str, ...]) -> Program:
         source = file.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot open script {path!r}: {error.strerror or error}") from error
-    code = _compile(source, str(file))
+    # Joined, not normalised, as `python` does it; Path would lose the "./" of "./train.py".
+    name = os.path.join(os.getcwd(), path) if folder is None else str(file)
+    code = _compile(source, name)
     spec = None
     if folder is not None:
         spec = importlib.util.spec_from_file_location("__main__", file)
-    return Program(path, (path, *args), str(file), code, spec, str(folder or file.resolve().parent))
+    return Program(path, (path, *args), name, code, spec, str(folder or file.resolve().parent))
 
 
 def _compile(source: bytes, file: str) -> types.CodeType:

@@ -9,22 +9,23 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from memprof._errors import UsageError
+from memprof.capture import ticks
 from memprof.capture.census import CensusTaker
 from memprof.capture.counters import Counter, cpu_counter, cuda_counters
-from memprof.capture.frames import UserCode, location_of, stack_key
+from memprof.capture.frames import UserCode, stack_key
 from memprof.capture.graph import sequence_nr
 from memprof.capture.hooks import Hooks
 from memprof.capture.storages import StorageTracker
 from memprof.capture.ticks import TickClock
 from memprof.capture.windows import Level, WatchPlan
-from memprof.record.events import Location, ModuleRef, Phase, Role, RunInfo, Tick, TickFlag
+from memprof.record.events import Location, ModuleRef, Phase, Role, RunInfo, Tick
 from memprof.record.schema import NONE
 from memprof.record.writer import RecordingWriter
 
@@ -94,7 +95,7 @@ class CaptureSession:
         self._roots: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
         self._optimizers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
         self._hooks = Hooks(self, self._modules, self._enter_module)
-        self._busy = 0
+        self.busy = 0
         self._mode_on = False
         self._running = False
         self._pid = os.getpid()
@@ -121,6 +122,7 @@ class CaptureSession:
         self._hooks.install()
         self._clock.sample(ends=False)
         self._watch(self._plan.watching)
+        self._clock.watched = self._mode_on
         self._tracker.begin_tick(0)
 
     def _existing(self) -> list[object]:
@@ -150,7 +152,7 @@ class CaptureSession:
 
     def step(self) -> None:
         """End the iteration here; from now on nothing else does."""
-        if self._running and not self._busy:
+        if self._running and not self.busy:
             self._guard(self._clock.at_step)
             self._raise_if_done()
 
@@ -171,7 +173,7 @@ class CaptureSession:
         if not any(counter.device == "cpu" for counter in self._clock.counters):
             self._cpu = cpu_counter()
         counters.append(self._cpu)
-        self._clock.counters = tuple(counters)
+        self._clock.read_from(tuple(counters), self.writer.name_id)
         self.run.counter = {counter.device: counter.source for counter in counters}
         self.run.devices = tuple(self.run.counter)
 
@@ -179,7 +181,7 @@ class CaptureSession:
 
     def _guard(self, action: Callable[[], None]) -> None:
         """Run a piece of the profiler so that its failure is told once and never reaches the user's code."""
-        self._busy += 1
+        self.busy += 1
         try:
             action()
         except StopRun:
@@ -187,7 +189,7 @@ class CaptureSession:
         except Exception as error:  # the user's run comes first
             self._warn(f"memprof met a problem of its own and goes on without it: {type(error).__name__}: {error}")
         finally:
-            self._busy -= 1
+            self.busy -= 1
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.run.notes:
@@ -233,14 +235,11 @@ class CaptureSession:
 
     # ---- listener ----------------------------------------------------------------------
 
-    def in_call(self) -> bool:
-        return self._busy > 0
-
     def forward_begins(self, module: torch.nn.Module, args: Any, kwargs: Any, frame: Any) -> None:
         if self._running:
             self._guard(lambda: self._forward_begins(module, args, kwargs, frame))
             self._raise_if_done()
-        self._busy += 1
+        self.busy += 1
 
     def _forward_begins(self, module: torch.nn.Module, args: Any, kwargs: Any, frame: Any) -> None:
         clock = self._clock
@@ -250,17 +249,17 @@ class CaptureSession:
             self._known_sites.add(site)
             self._plan.news()
         if not module.training:
-            if not clock.flags & TickFlag.FORWARD:
-                clock.flags |= TickFlag.EVAL_MODE
-        elif clock.flags & TickFlag.EVAL_MODE and next(module.parameters(), None) is not None:
-            clock.flags &= ~TickFlag.EVAL_MODE  # a loss module, which nobody puts into eval mode, does not count
-        clock.flags |= TickFlag.FORWARD
+            if not clock.flags & ticks.FORWARD:
+                clock.flags |= ticks.EVAL_MODE
+        elif clock.flags & ticks.EVAL_MODE and next(module.parameters(), None) is not None:
+            clock.flags &= ~ticks.EVAL_MODE  # a loss module, which nobody puts into eval mode, does not count
+        clock.flags |= ticks.FORWARD
         clock.enter(Phase.FORWARD)
         self._tracker.in_forward = True
         if self._first_loop_tick is None:
             self._first_loop_tick = clock.index
         user = self._code.innermost(frame)
-        call = None if user is None else location_of(user)
+        call = None if user is None else self._code.location(user)
         if clock.call is None:
             clock.call = call
         inputs = _tensors_in((args, kwargs))
@@ -272,10 +271,10 @@ class CaptureSession:
             for tensor in inputs:
                 self._tracker.found(tensor, Role.INPUT, op="input")
             self._tracker.module_id = self._modules.get(id(module), NONE)
-        self._forward_start = (self._tracker._next_id, self._allocated())
+        self._forward_start = (self._tracker.next_id, clock.allocated_bytes)
 
     def forward_ends(self, output: Any) -> None:
-        self._busy -= 1
+        self.busy -= 1
         if self._running:
             self._guard(lambda: self._forward_ends(output))
 
@@ -302,30 +301,26 @@ class CaptureSession:
                     break
                 left += 0 if live.key in kept else live.nbytes
             clock.add_forward_bytes(left)
-        elif allocated is not None and (now := self._allocated()) is not None:
+        elif allocated is not None and (now := clock.allocated_bytes) is not None:
             own = sum(tensor.numel() * tensor.element_size() for tensor in outputs)
             clock.add_forward_bytes(now - allocated - own)
         if graph:
-            clock.flags |= TickFlag.GRAPH
+            clock.flags |= ticks.GRAPH
         else:
             clock.enter(Phase.OTHER)
 
-    def _allocated(self) -> int | None:
-        counters = self._clock.counters
-        return counters[0].read().allocated_bytes if counters else None
-
     def backward_begins(self) -> None:
-        if self._running and not self._busy:
+        if self._running and not self.busy:
             self._guard(self._backward_begins)
-        self._busy += 1
+        self.busy += 1
 
     def _backward_begins(self) -> None:
-        self._clock.flags |= TickFlag.BACKWARD
+        self._clock.flags |= ticks.BACKWARD
         self._clock.enter(Phase.BACKWARD)
 
     def backward_ends(self) -> None:
-        self._busy -= 1
-        if self._running and not self._busy:
+        self.busy -= 1
+        if self._running and not self.busy:
             self._guard(self._backward_ends)
 
     def _backward_ends(self) -> None:
@@ -339,17 +334,17 @@ class CaptureSession:
         self.run.has_optimizer = True
 
     def optimizer_begins(self) -> None:
-        if self._running and not self._busy:
+        if self._running and not self.busy:
             self.run.has_optimizer = True
             self._guard(lambda: self._clock.enter(Phase.OPTIMIZER))
 
     def optimizer_ends(self, optimizer: torch.optim.Optimizer) -> None:
-        if self._running and not self._busy:
+        if self._running and not self.busy:
             self._guard(lambda: self._optimizer_ends(optimizer))
 
     def _optimizer_ends(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizers.add(optimizer)
-        self._clock.flags |= TickFlag.OPTIMIZER_STEP
+        self._clock.flags |= ticks.OPTIMIZER_STEP
         if self._mode_on:
             for parameter, state in optimizer.state.items():
                 for name, value in state.items() if isinstance(state, dict) else ():
@@ -358,12 +353,12 @@ class CaptureSession:
         self._clock.enter(Phase.OTHER)
 
     def batch_wanted(self, loader: Any) -> None:
-        if self._running and not self._busy:
+        if self._running and not self.busy:
             self._guard(lambda: self._clock.at_batch_wanted(loader))
             self._raise_if_done()
 
     def batch_came(self, loader: Any, *, exhausted: bool) -> None:
-        if self._running and not self._busy:
+        if self._running and not self.busy:
             self._guard(lambda: self._clock.at_batch(loader, exhausted=exhausted))
 
     # ---- modules -----------------------------------------------------------------------
@@ -387,23 +382,22 @@ class CaptureSession:
     # ---- ticks -------------------------------------------------------------------------
 
     def _tick_ended(self, tick: Tick) -> None:
-        if self._mode_on:
-            tick = replace(tick, flags=tick.flags | TickFlag.TRACKED)
         ended = self._iteration_ended(tick)
         if self._mode_on:
             self._take_census(tick, ended)
         births, deaths, roles = self._tracker.take_events()
-        self.writer.write_tick(tick, births, deaths, roles)
-        self._plan.tick_ended(tick, iteration_ended=ended)
+        self.writer.write_tick(tick, births, deaths, roles, samples=self._clock.samples)
+        self._plan.tick_ended(tick, self._clock.allocated_bytes, iteration_ended=ended)
         self._tracker.begin_tick(tick.index + 1)
         self._watch(self._plan.watching and self._running)
+        self._clock.watched = self._mode_on
         if ended:
             self._iterations += 1
             self._call = None
             self._iteration_tick = tick.index + 1
             number = getattr(torch._C._autograd, "_get_sequence_nr", None)
             self._iteration_sequence_nr = number() if number is not None else 0
-            self._report_progress(tick)
+            self._report_progress()
             if self.options.max_iterations is not None and self._iterations >= self.options.max_iterations:
                 self._stop_after = StopRun()
         if not self.run.counter or len(self._clock.counters) == 1:
@@ -417,14 +411,14 @@ class CaptureSession:
         """Whether the tick completes an iteration, as far as can be told now."""
         flags = tick.flags
         if self._clock.explicit:
-            return bool(flags & TickFlag.EXPLICIT)
-        if flags & TickFlag.OPTIMIZER_STEP:
+            return bool(flags & ticks.EXPLICIT)
+        if flags & ticks.OPTIMIZER_STEP:
             self._backward_pending = False
             return True
-        if flags & TickFlag.BACKWARD:
+        if flags & ticks.BACKWARD:
             self._backward_pending = self.run.has_optimizer
             return not self.run.has_optimizer
-        return bool(flags & TickFlag.FORWARD) and not self._backward_pending
+        return bool(flags & ticks.FORWARD) and not self._backward_pending
 
     def _take_census(self, tick: Tick, iteration_ended: bool) -> None:
         self._census.close_tick(tick.index)
@@ -442,15 +436,13 @@ class CaptureSession:
                 self.writer.write_census(census)
         self._census.remember_graphs(tick.index)
 
-    def _report_progress(self, tick: Tick) -> None:
+    def _report_progress(self) -> None:
         if self.options.progress is None:
             return
-        main = [sample for sample in tick.samples if sample.device == self._clock.counters[0].device]
-        now = main[-1].allocated_bytes if main else None
-        highest = max((sample.allocated_bytes for sample in main), default=None)
+        highest = self._clock.highest_bytes
         if highest is not None:
             self._peak = max(self._peak or 0, highest)
-        self.options.progress(self._iterations, now, self._peak)
+        self.options.progress(self._iterations, self._clock.allocated_bytes, self._peak)
 
     def _raise_if_done(self) -> None:
         if self._stop_after is not None:

@@ -8,6 +8,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from time import perf_counter_ns
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +25,7 @@ _FRESH_ALTHOUGH_ALIAS = ("aten::lift_fresh", "aten::lift")
 _MAY_RESIZE = ("aten::resize_", "aten::resize_as_", "aten::set_", "aten::_resize_output_")
 _MAX_MARKS = 200_000
 _NO_MEMORY = ("meta", "lazy")
+_FORWARD, _BACKWARD, _OPTIMIZER = int(Phase.FORWARD), int(Phase.BACKWARD), int(Phase.OPTIMIZER)
 _Event = TypeVar("_Event")
 
 
@@ -60,7 +62,7 @@ class StorageTracker:
         self.live: dict[int, LiveStorage] = {}
         self.mode = _WatchingMode(self)
         self.tick = 0
-        self.phase = Phase.OTHER
+        self.phase = int(Phase.OTHER)
         self.in_forward = False
         """A root module is running."""
         self.module_id = NONE
@@ -70,8 +72,10 @@ class StorageTracker:
         self.births: list[int] = []
         self.deaths: list[int] = []
         self.roles: list[RoleFact] = []
-        self._next_id = 0
-        self._lines: dict[tuple[Any, int], tuple[int, Location]] = {}
+        self.next_id = 0
+        """Id that the next storage gets; ids rise with time."""
+        self._known = code.known
+        self._lines: dict[tuple[int, int], tuple[int, Location]] = {}
         self._op_ids: dict[Any, tuple[int, str]] = {}
         self._ids: dict[Any, int] = {}
         self._mark_seq: list[int] = []
@@ -96,10 +100,19 @@ class StorageTracker:
             op = str(func)
             op_id = self._writer.name_id(op)
             self._op_ids[func] = (op_id, op)
-        frame = self._code.innermost(sys._getframe(2))
+        frame: FrameType | None = sys._getframe(2)
+        known = self._known
+        while frame is not None:  # `UserCode.innermost`, without the call
+            code = frame.f_code
+            mine = known.get(id(code))
+            if mine is None:
+                mine = self._code.owns(code)
+            if mine:
+                break
+            frame = frame.f_back
         location_id, location = NONE, None
         if frame is not None:
-            line = (frame.f_code, frame.f_lineno)
+            line = (id(frame.f_code), frame.f_lineno)
             try:
                 location_id, location = self._lines[line]
             except KeyError:
@@ -109,9 +122,9 @@ class StorageTracker:
         module_id = self.module_id
         forward_id = NONE
         if self._sequence_nr is not None:
-            if self.phase == Phase.BACKWARD:
+            if self.phase == _BACKWARD:
                 forward_id, module_id = self._forward_place(module_id)
-            elif self.phase == Phase.FORWARD:
+            elif self.phase == _FORWARD:
                 self._mark_seq.append(self._sequence_nr())
                 self._mark_place.append((location_id, module_id))
         self._book(storage, key, output, op_id, op, location_id, location, forward_id, module_id)
@@ -142,8 +155,8 @@ class StorageTracker:
         except KeyError:
             dtype_id = ids[dtype] = self._writer.name_id(str(dtype).removeprefix("torch."))
         nbytes = storage.nbytes()
-        identity = self._next_id
-        self._next_id = identity + 1
+        identity = self.next_id
+        self.next_id = identity + 1
         live = LiveStorage(storage, self._died)
         live.id = identity
         live.key = key
@@ -153,7 +166,7 @@ class StorageTracker:
         live.op = op
         live.role = 0
         live.in_forward = self.in_forward
-        live.optimizer = self.phase == Phase.OPTIMIZER
+        live.optimizer = self.phase == _OPTIMIZER
         self.live[key] = live
         self.births.extend(
             (
@@ -309,15 +322,15 @@ class _WatchingMode(TorchDispatchMode):
         tracker = self._tracker
         if kind == _FRESH:
             if type(output) is _Tensor:
-                if output.layout is torch.strided:
+                try:
                     tracker.made(func, output)
-                else:
+                except (RuntimeError, NotImplementedError):  # no storage of its own: sparse, opaque
                     tracker.odd_output(func, output)
             elif type(output) in (tuple, list):
                 for item in output:
                     if type(item) is _Tensor and item.layout is torch.strided:
                         tracker.made(func, item)
-                        if tracker.phase <= Phase.FORWARD:
+                        if tracker.phase <= _FORWARD:
                             tracker.recent_tensors.append(weakref.ref(item))
                     elif item is not None:
                         tracker.odd_output(func, item)
@@ -327,7 +340,7 @@ class _WatchingMode(TorchDispatchMode):
                 return output
         elif kind == _RESIZES and isinstance(output, _Tensor):
             tracker.resized(func, output)
-        if tracker.phase <= Phase.FORWARD and isinstance(output, _Tensor):
+        if tracker.phase <= _FORWARD and isinstance(output, _Tensor):
             tracker.recent_tensors.append(weakref.ref(output))
         return output
 

@@ -10,14 +10,27 @@ A tick ends
 from __future__ import annotations
 
 import weakref
+from array import array
 from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Any
 
-from memprof.capture.counters import Counter
-from memprof.record.events import Location, Phase, Sample, Tick, TickFlag
+from memprof.capture.counters import Counter, Reading
+from memprof.record.events import Location, Phase, Tick, TickFlag
+from memprof.record.schema import NONE
 
-_COMPUTED = TickFlag.FORWARD | TickFlag.BACKWARD | TickFlag.OPTIMIZER_STEP
+FORWARD = int(TickFlag.FORWARD)
+BACKWARD = int(TickFlag.BACKWARD)
+OPTIMIZER_STEP = int(TickFlag.OPTIMIZER_STEP)
+BATCH = int(TickFlag.BATCH)
+EXPLICIT = int(TickFlag.EXPLICIT)
+TRACKED = int(TickFlag.TRACKED)
+GRAPH = int(TickFlag.GRAPH)
+EVAL_MODE = int(TickFlag.EVAL_MODE)
+FINAL = int(TickFlag.FINAL)
+"""The flags as plain integers: between two ticks they are set and tested all the time."""
+
+_COMPUTED = FORWARD | BACKWARD | OPTIMIZER_STEP
 
 
 class TickClock:
@@ -32,15 +45,23 @@ class TickClock:
         self._close = close
         self._phase_changed = phase_changed
         self.counters: tuple[Counter, ...] = ()
+        self.watched = False
+        """Every storage has been watched since the tick began."""
+        self.allocated_bytes: int | None = None
+        """What the first counter said when it was last read."""
+        self.highest_bytes: int | None = None
+        """The most it said since the tick began."""
+        self.samples = array("q")
+        """Packed rows of `schema.SAMPLE_COLUMNS` since the tick began."""
+        self._readers: tuple[tuple[int, Callable[[], Reading]], ...] = ()
         self.index = 0
         self.phase = Phase.OTHER
-        self.flags = TickFlag(0)
+        self.flags = 0
         self.explicit = False
         self.call: Location | None = None
         """The user's line that made the tick's first root-module call."""
         self.epoch = 0
         self._start_ns = perf_counter_ns()
-        self._samples: list[Sample] = []
         self._consumed: set[int] = set()
         self._sites: set[int] = set()
         self._forward_bytes: int | None = None
@@ -72,14 +93,14 @@ class TickClock:
         if exhausted:
             self._loaders.pop(id(loader), None)
             return
-        self.flags |= TickFlag.BATCH
+        self.flags |= BATCH
         reference, batches = self._loaders.get(id(loader), (weakref.ref(loader), 0))
         self._loaders[id(loader)] = (reference, batches + 1)
 
     def at_step(self) -> None:
         """The user says that the iteration ends here."""
         self.explicit = True
-        self.flags |= TickFlag.EXPLICIT
+        self.flags |= EXPLICIT
         self.turn()
 
     def _phase_allows_boundary(self) -> bool:
@@ -92,28 +113,27 @@ class TickClock:
     def turn(self, *, final: bool = False) -> None:
         """End the tick and begin the next; `final` says that the run ended inside it."""
         self.enter(Phase.OTHER)
-        self.sample(ends=True)
+        now = self.sample(ends=True)
         tick = Tick(
             index=self.index,
             start_ns=self._start_ns,
-            end_ns=perf_counter_ns(),
-            flags=self.flags | (TickFlag.FINAL if final else TickFlag(0)),
+            end_ns=now,
+            flags=TickFlag(self.flags | (FINAL if final else 0) | (TRACKED if self.watched else 0)),
             consumed=tuple(sorted(self._consumed)),
-            samples=tuple(self._samples),
             forward_bytes=self._forward_bytes,
             epoch=self.epoch,
             call=self.call,
         )
         self.index += 1
-        self.flags = TickFlag(0)
+        self.flags = 0
         self.call = None
-        self._samples = []
         self._consumed.clear()
         self._sites.clear()
         self._forward_bytes = None
         self._close(tick)
-        self._start_ns = perf_counter_ns()
-        self.sample(ends=False)
+        self.samples = array("q")
+        self.highest_bytes = None
+        self._start_ns = self.sample(ends=False)
 
     # ---- phases ------------------------------------------------------------------------
 
@@ -124,15 +144,30 @@ class TickClock:
         now = perf_counter_ns()
         before, self.phase = self.phase, phase
         self._phase_changed(phase)
-        for device, _, read in self.counters:
-            values = read()
-            self._samples.append(Sample(now, before, True, device, *values))
-            self._samples.append(Sample(now, phase, False, device, *values))
+        for device, read in self._readers:
+            values = self._noted(read())
+            self.samples.extend((now, before, 1, device, *values, now, phase, 0, device, *values))
 
-    def sample(self, *, ends: bool) -> None:
-        """Read every counter."""
+    def sample(self, *, ends: bool) -> int:
+        """Read every counter; returns the time."""
         now = perf_counter_ns()
-        self._samples.extend(Sample(now, self.phase, ends, device, *read()) for device, _, read in self.counters)
+        for device, read in self._readers:
+            self.samples.extend((now, self.phase, ends, device, *self._noted(read())))
+        return now
+
+    def read_from(self, counters: tuple[Counter, ...], device_id: Callable[[str], int]) -> None:
+        """Set the counters; the first is the one that `allocated_bytes` follows."""
+        self.counters = counters
+        self._readers = tuple((device_id(counter.device), counter.read) for counter in counters)
+
+    def _noted(self, reading: Reading) -> tuple[int, int, int]:
+        """A reading as packed columns, remembered where it is the first counter's."""
+        allocated, reserved, peak = reading
+        if len(self._readers) == 1 or reserved is not None:
+            self.allocated_bytes = allocated
+            if self.highest_bytes is None or allocated > self.highest_bytes:
+                self.highest_bytes = allocated
+        return allocated, NONE if reserved is None else reserved, NONE if peak is None else peak
 
     def consumer(self) -> Callable[[Any], None]:
         """A hook for a node of this tick's graph that reports its use to whichever tick is then running."""

@@ -68,14 +68,14 @@ class WatchPlan:
         """Tell what the census said."""
         self._suspicious = suspicious
 
-    def tick_ended(self, tick: Tick, *, iteration_ended: bool) -> None:
+    def tick_ended(self, tick: Tick, allocated_bytes: int | None, *, iteration_ended: bool) -> None:
         """Account for a finished tick and decide about the next."""
         if iteration_ended:
             self._iterations += 1
         if self._level is not Level.AUTO:
             return
-        if iteration_ended and tick.samples:
-            self._ends.append(tick.samples[-1].allocated_bytes)
+        if iteration_ended and allocated_bytes is not None:
+            self._ends.append(allocated_bytes)
         if self.watching:
             computed = bool(tick.flags & (TickFlag.FORWARD | TickFlag.BACKWARD | TickFlag.OPTIMIZER_STEP))
             self._ticks_left -= computed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,6 +103,10 @@ def command(
         show(diagnosis, report_format=report_format, output=output, plot=plot, verbose=verbose, cwd=folder)
     except MemprofError as error:
         print(f"memprof: {error}", file=sys.stderr)
+        status = status or 2
+    except Exception:
+        traceback.print_exc()
+        print(f"memprof: the error above is one of memprof, not of the script; all was recorded in {path}", file=sys.stderr)
         status = status or 2
     _say_where(path, plot, in_memory=session.writer.in_memory, quiet=report_format == "json" and output is None)
     if outcome.interrupted:

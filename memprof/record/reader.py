@@ -168,13 +168,13 @@ def open_recording(path: str | os.PathLike[str]) -> Recording:
 def _connect(file: Path) -> sqlite3.Connection:
     """Connect so that a write-ahead log left by a killed process is replayed where that is possible."""
     uri = file.resolve().as_uri()
-    error: sqlite3.Error | None = None
+    error: Exception | None = None
     for query in ("mode=rw", "mode=ro", "mode=ro&immutable=1"):
         try:
             connection = sqlite3.connect(f"{uri}?{query}", uri=True, isolation_level=None, check_same_thread=False)
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             return connection
-        except sqlite3.Error as caught:
+        except (sqlite3.Error, UnicodeDecodeError) as caught:  # the latter: a message that quotes damaged bytes
             error = caught
     raise RecordingError(f"{file} is damaged and cannot be read ({error})") from error
 

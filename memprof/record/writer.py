@@ -91,6 +91,8 @@ class RecordingWriter:
         births: array[int] | None = None,
         deaths: array[int] | None = None,
         roles: Iterable[RoleFact] = (),
+        *,
+        samples: array[int] | None = None,
     ) -> None:
         """Commit a finished tick with what happened to storages during it.
 
@@ -99,6 +101,7 @@ class RecordingWriter:
             births: Packed rows of `schema.BIRTH_COLUMNS`.
             deaths: Packed rows of `schema.DEATH_COLUMNS`.
             roles: Roles found since the last tick.
+            samples: Packed rows of `schema.SAMPLE_COLUMNS` instead of `tick.samples`.
         """
         row = (
             tick.index,
@@ -109,7 +112,7 @@ class RecordingWriter:
             None if tick.call is None else self.location_id(tick.call),
             tick.forward_bytes,
             array("q", tick.consumed).tobytes() if tick.consumed else None,
-            self._pack_samples(tick.samples),
+            self._pack_samples(tick.samples) if samples is None else samples.tobytes(),
         )
         statements: list[tuple[str, tuple[object, ...]]] = [
             ("INSERT INTO tick VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)

@@ -1,0 +1,71 @@
+"""`python -m benchmarks` runs, has a row for every subject and writes where it should; no timing is judged."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+SUBJECTS = {
+    "steps",
+    "auto",
+    "tensors",
+    "nothing",
+    "mem_tracker",
+    "profiler",
+    "profiler_stacks",
+    "memray",
+    "memlab",
+}
+
+
+@pytest.mark.slow
+def test_quick_run_reports_every_subject(tmp_path: Path) -> None:
+    page, numbers = tmp_path / "page.md", tmp_path / "numbers.json"
+    page.write_text(
+        "# Head\n\n<!-- benchmarks: begin (written by python -m benchmarks --write) -->\nold\n"
+        "<!-- benchmarks: end -->\n\nTail\n",
+        encoding="utf-8",
+    )
+    arguments = ["--quick", "--workload", "mlp", "--json", str(numbers), "--write", str(page)]
+
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    results = json.loads(numbers.read_text(encoding="utf-8"))
+    assert results["quick"]
+    mlp = results["workloads"]["mlp"]
+    assert set(mlp["subjects"]) == SUBJECTS
+    for row in mlp["subjects"].values():
+        assert row["rounds"] or row["note"].startswith("not measured")
+    for level in ("steps", "auto", "tensors"):
+        assert mlp["subjects"][level]["ratio"]["median"] > 0
+        assert mlp["live_bytes"][level] == mlp["live_bytes"]["bare"]
+    assert not results["start_up"]["imports_torch"]
+
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("# Head\n")
+    assert text.endswith("\n\nTail\n")
+    assert "\nold\n" not in text
+    for row in mlp["subjects"].values():
+        assert f"| {row['title']} |" in text
+
+
+def test_the_page_has_the_markers() -> None:
+    text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+
+    assert text.index("<!-- benchmarks: begin") < text.index("<!-- benchmarks: end -->")

@@ -1,0 +1,155 @@
+"""One recording that holds every kind of event."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+
+from memprof.record.events import (
+    Birth,
+    Census,
+    Death,
+    GraphRoot,
+    HeldGroup,
+    Holder,
+    Location,
+    ModuleRef,
+    Phase,
+    Role,
+    RoleFact,
+    RunInfo,
+    Sample,
+    Tick,
+    TickFlag,
+)
+from memprof.record.schema import NONE
+from memprof.record.writer import RecordingWriter
+
+LINE = Location("/home/jürgen/训练.py", 41, "train.<locals>.step")
+FORWARD_LINE = Location("<stdin>", 7, "<module>")
+MODULE = ModuleRef("encoder.layers.0", "Linear")
+HOLDER = Holder(
+    kind="local",
+    text="list `history` in `train()`, 3 tensors",
+    name="history['loss']",
+    container="list",
+    size=3,
+    bounded=True,
+    location=LINE,
+    owner="train",
+)
+RUN = RunInfo(
+    script="/home/jürgen/训练.py",
+    argv=("train.py", "--lr", "0.1"),
+    python="3.11",
+    torch="2.13",
+    memprof="0.1",
+    platform="Linux",
+    level="tensors",
+    devices=("cuda:0", "cpu"),
+    counter={"cuda:0": "caching allocator", "cpu": "glibc malloc"},
+    started_unix_ns=1_800_000_000_000_000_001,
+    has_optimizer=True,
+    notes=("a note",),
+    extra={"k": [1, None]},
+)
+TICKS = (
+    Tick(0, 0, 5, TickFlag(0)),
+    Tick(
+        index=1,
+        start_ns=6,
+        end_ns=1 << 62,
+        flags=TickFlag.FORWARD | TickFlag.BACKWARD | TickFlag.TRACKED | TickFlag.FINAL,
+        consumed=(0, 1),
+        samples=(
+            Sample(6, Phase.OTHER, False, "cuda:0", 0, 1 << 40, 0),
+            Sample(7, Phase.BACKWARD, True, "cpu", 123, None, None),
+        ),
+        forward_bytes=0,
+        epoch=3,
+        call=LINE,
+    ),
+)
+BIRTHS = (
+    Birth(0, 1, 0, Phase.OTHER, 0, "float32", "cpu", "aten::empty", None, None, None),
+    Birth(1, 7, 1, Phase.BACKWARD, 1 << 50, "complex64", "cuda:0", "aten::mm", LINE, FORWARD_LINE, MODULE),
+)
+DEATHS = (Death(0, 2, 0, Phase.OTHER), Death(1, 9, 1, Phase.OPTIMIZER))
+ROLES = (RoleFact(0, Role.PARAMETER | Role.OUTPUT, "gewicht.ß"), RoleFact(1, Role.SAVED, ""))
+CENSUS = Census(
+    tick=1,
+    time_ns=99,
+    roots=(
+        GraphRoot(
+            storage=1,
+            holder=HOLDER,
+            grad_fn="AddBackward0",
+            shape=(2, 3),
+            nodes=17,
+            saved_bytes=4,
+            location=LINE,
+            born_tick=0,
+            truncated=True,
+            op="aten::add",
+            in_forward=True,
+            carried=True,
+            call=FORWARD_LINE,
+            module=MODULE,
+        ),
+        GraphRoot(None, Holder("unknown", "?"), "MulBackward0", (), 1, 0, None, 1),
+    ),
+    groups=(
+        HeldGroup(
+            location=LINE,
+            op="aten::mean",
+            holder=HOLDER,
+            storages=(0, 1),
+            nbytes=8,
+            has_graph=True,
+            shape=(1,),
+            birth_ticks=(0, 1),
+            graph_nodes=3,
+            graph_bytes=5,
+            graph_storages=(1,),
+        ),
+    ),
+    since_tick=0,
+    note="cut short",
+)
+
+
+def packed_births(writer: RecordingWriter, births: tuple[Birth, ...]) -> array[int]:
+    rows = array("q")
+    for b in births:
+        rows.extend(
+            (
+                b.storage,
+                b.time_ns,
+                b.tick,
+                b.phase,
+                b.nbytes,
+                writer.name_id(b.dtype),
+                writer.name_id(b.device),
+                writer.name_id(b.op),
+                NONE if b.location is None else writer.location_id(b.location),
+                NONE if b.forward_location is None else writer.location_id(b.forward_location),
+                NONE if b.module is None else writer.module_id(b.module),
+            )
+        )
+    return rows
+
+
+def write_all(
+    path: Path, *, finish: bool = True, on_failure: Callable[[str], None] = lambda message: None
+) -> RecordingWriter:
+    """Write one event of every type; events of a tick go with that tick."""
+    writer = RecordingWriter(path, RUN, on_failure=on_failure)
+    for tick in TICKS:
+        births = packed_births(writer, tuple(b for b in BIRTHS if b.tick == tick.index))
+        deaths = array("q", [value for death in DEATHS if death.tick == tick.index for value in death])
+        writer.write_tick(tick, births, deaths, [role for role in ROLES if role.storage == tick.index])
+    writer.write_census(CENSUS)
+    if finish:
+        writer.finish(RUN)
+    return writer

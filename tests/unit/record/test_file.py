@@ -1,0 +1,356 @@
+"""The file: round trip, crashes, foreign and damaged files, a full disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from memprof import RecordingError, RecordingVersionError
+from memprof.record import schema
+from memprof.record.events import Census, GraphRoot, HeldGroup, Holder, RunInfo, Tick, TickFlag
+from memprof.record.reader import Recording, open_recording
+from memprof.record.writer import RecordingWriter, is_recording
+from tests.unit.record import recordings as all_events
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run.memprof"
+
+
+# ---- round trip ------------------------------------------------------------------------------
+
+
+def _assert_holds_all(recording: Recording) -> None:
+    assert recording.run == all_events.RUN
+    assert recording.ticks == all_events.TICKS
+    assert recording.censuses == (all_events.CENSUS,)
+    assert tuple(recording.births()) == all_events.BIRTHS
+    assert tuple(recording.deaths()) == all_events.DEATHS
+    assert tuple(recording.roles()) == all_events.ROLES
+
+
+def test_every_event_comes_back_as_it_was_written(path: Path) -> None:
+    all_events.write_all(path)
+    with open_recording(path) as recording:
+        _assert_holds_all(recording)
+        assert recording.path == path
+
+
+def test_values_come_back_with_their_types(path: Path) -> None:
+    all_events.write_all(path)
+    with open_recording(path) as recording:
+        assert type(recording.ticks[1].flags) is TickFlag
+        assert type(recording.ticks[1].samples[0].ends) is bool
+        assert type(next(recording.births()).phase).__name__ == "Phase"
+        assert type(next(recording.roles()).role).__name__ == "Role"
+
+
+@pytest.mark.parametrize("kind", [Holder, GraphRoot, HeldGroup, Census, RunInfo, Tick])
+def test_the_sample_recording_sets_every_field_to_something_else_than_its_default(kind: type) -> None:
+    # A field somebody adds and forgets to read back is found only when it has a value of its own here.
+    samples = {
+        Holder: all_events.HOLDER,
+        GraphRoot: all_events.CENSUS.roots[0],
+        HeldGroup: all_events.CENSUS.groups[0],
+        Census: all_events.CENSUS,
+        RunInfo: dataclasses.replace(all_events.RUN, exit_status=1, exception="E", finished=True),
+        Tick: all_events.TICKS[1],
+    }
+    for item in dataclasses.fields(kind):
+        default = item.default_factory() if item.default is dataclasses.MISSING and callable(item.default_factory) else item.default
+        assert getattr(samples[kind], item.name) != default, item.name
+
+
+def test_finish_keeps_the_last_run_facts_and_leaves_no_log_beside_the_file(path: Path) -> None:
+    writer = all_events.write_all(path, finish=False)
+    last = dataclasses.replace(all_events.RUN, exit_status=1, exception="ValueError: x", finished=True)
+    writer.finish(last)
+    with open_recording(path) as recording:
+        assert recording.run == last
+    assert sorted(item.name for item in path.parent.iterdir()) == [path.name]
+
+
+def test_a_running_recording_can_be_read(path: Path) -> None:
+    writer = all_events.write_all(path, finish=False)
+    with open_recording(path) as recording:
+        _assert_holds_all(recording)
+        assert not recording.run.finished
+    writer.finish(all_events.RUN)
+
+
+def test_run_facts_of_a_newer_version_are_passed_over(path: Path) -> None:
+    all_events.write_all(path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("""UPDATE meta SET value = json_set(value, '$.invented', 1)""")
+    connection.close()
+    with open_recording(path) as recording:
+        assert recording.run == all_events.RUN
+
+
+# ---- crashes ---------------------------------------------------------------------------------
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.unit.record import recordings
+recordings.write_all(Path(sys.argv[1]), finish=False)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_all_committed_ticks_outlive_sigkill(path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _KILLED, str(path)], cwd=Path(__file__).parents[3], check=False)
+    assert done.returncode == -signal.SIGKILL
+    with open_recording(path) as recording:
+        _assert_holds_all(recording)
+        assert not recording.run.finished
+        assert recording.run.exit_status is None
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root writes everywhere")
+def test_a_killed_recording_on_a_read_only_disk_opens(path: Path) -> None:
+    subprocess.run([sys.executable, "-c", _KILLED, str(path)], cwd=Path(__file__).parents[3], check=False)
+    path.parent.chmod(0o555)
+    try:
+        with open_recording(path) as recording:
+            assert recording.run.level == "tensors"
+    finally:
+        path.parent.chmod(0o755)
+
+
+# ---- what is no recording --------------------------------------------------------------------
+
+
+def test_no_such_file(path: Path) -> None:
+    with pytest.raises(RecordingError, match=r"there is no recording at .*run\.memprof"):
+        open_recording(path)
+
+
+def test_a_folder_is_no_recording(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match="there is no recording"):
+        open_recording(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"SQLite format 3\0", b"import torch\n" * 100, b"\0" * 4096])
+def test_a_foreign_file_is_no_recording(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(RecordingError, match="is not a memprof recording"):
+        open_recording(path)
+    assert path.read_bytes() == content
+
+
+def test_another_sqlite_database_is_no_recording(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE tick (id INTEGER)")
+    connection.close()
+    assert not is_recording(path)
+    with pytest.raises(RecordingError, match="is not a memprof recording"):
+        open_recording(path)
+
+
+@pytest.mark.parametrize("keep", [72, 100, 4096, 9000])
+def test_a_truncated_recording_is_damaged(path: Path, keep: int) -> None:
+    all_events.write_all(path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(RecordingError, match="damaged"):
+        open_recording(path)
+
+
+def test_a_newer_format_asks_for_an_upgrade(path: Path) -> None:
+    all_events.write_all(path)
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"PRAGMA user_version = {schema.FORMAT_VERSION + 41}")
+    connection.close()
+    with pytest.raises(RecordingVersionError, match="pip install --upgrade") as caught:
+        open_recording(path)
+    assert (caught.value.found, caught.value.supported) == (schema.FORMAT_VERSION + 41, schema.FORMAT_VERSION)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DROP TABLE tick",
+        "UPDATE meta SET value = '[]'",
+        "UPDATE meta SET value = '{'",
+        "UPDATE meta SET value = '{\"argv\": 5}'",
+        "UPDATE census SET data = '[]'",
+        "UPDATE census SET data = '{}'",
+        "UPDATE census SET data = '\"text\"'",
+        "UPDATE census SET data = json_set(data, '$.roots[0].surplus', 1)",
+        "UPDATE census SET data = json_set(data, '$.roots', 'abc')",
+        "UPDATE census SET data = json_set(data, '$.roots[0].location', 7)",
+        "UPDATE census SET data = json_set(data, '$.groups[0].holder', NULL)",
+        "UPDATE tick SET samples = x'00'",
+        "UPDATE tick SET samples = x'0000000000000000'",
+        "UPDATE tick SET samples = 'text'",
+        "UPDATE tick SET consumed = 12",
+        "UPDATE tick SET flags = 'many'",
+        "UPDATE tick SET start_ns = x'ff'",
+        "UPDATE location SET line = 'x'",
+        "UPDATE location SET file = CAST(x'ff' AS TEXT)",
+        "DELETE FROM name",
+    ],
+)
+def test_damage_to_what_is_read_at_once_is_told_when_opening(path: Path, damage: str) -> None:
+    all_events.write_all(path)
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(damage)
+    connection.close()
+    with pytest.raises(RecordingError, match="damaged"):
+        open_recording(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "view"),
+    [
+        ("UPDATE storages SET births = x'00'", "births"),
+        ("UPDATE storages SET births = x'0000000000000000'", "births"),
+        ("UPDATE storages SET births = 7", "births"),
+        (f"UPDATE storages SET births = x'{'77' * 88}'", "births"),
+        (f"UPDATE storages SET deaths = x'{'77' * 32}'", "deaths"),
+        ("UPDATE storages SET deaths = 'text'", "deaths"),
+        ("DROP TABLE storages", "births"),
+        ("UPDATE role SET role = 'x'", "roles"),
+        ("DROP TABLE role", "roles"),
+    ],
+)
+def test_damage_to_what_is_read_later_is_told_then(path: Path, damage: str, view: str) -> None:
+    all_events.write_all(path)
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(damage)
+    connection.close()
+    with open_recording(path) as recording:
+        with pytest.raises(RecordingError, match="damaged"):
+            list(getattr(recording, view)())
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("valid") / "run.memprof"
+    all_events.write_all(path)
+    return path
+
+
+_PLACE = st.integers(0, 1 << 20)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.booleans(), _PLACE, st.integers(0, 255)), max_size=12), cut=st.none() | _PLACE)
+def test_any_bytes_give_a_recording_or_a_recording_error(
+    tmp_path: Path, valid: Path, changes: list[tuple[bool, int, int]], cut: int | None
+) -> None:
+    content = bytearray(valid.read_bytes())
+    used = [place for place, byte in enumerate(content) if byte]
+    for in_use, place, byte in changes:
+        # Places drawn from all would mostly meet the empty part of a page.
+        content[used[place % len(used)] if in_use else place % len(content)] = byte
+    if cut is not None:
+        del content[cut % len(content) :]
+    file = tmp_path / "mutated.memprof"
+    file.write_bytes(content)
+    try:
+        with open_recording(file) as recording:
+            list(recording.births())
+            list(recording.deaths())
+            list(recording.roles())
+    except RecordingError:
+        pass
+    for left in tmp_path.glob("mutated*"):
+        left.unlink()
+
+
+# ---- writing ---------------------------------------------------------------------------------
+
+
+def test_a_foreign_file_is_not_overwritten(path: Path) -> None:
+    path.write_text("my thesis")
+    with pytest.raises(RecordingError, match="choose another file with -o"):
+        RecordingWriter(path, all_events.RUN)
+    assert path.read_text() == "my thesis"
+
+
+def test_an_older_recording_is_replaced(path: Path) -> None:
+    all_events.write_all(path)
+    RecordingWriter(path, all_events.RUN).finish(all_events.RUN)
+    with open_recording(path) as recording:
+        assert recording.ticks == ()
+
+
+def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match="cannot write the recording to"):
+        RecordingWriter(tmp_path / "none" / "run.memprof", all_events.RUN)
+
+
+def _many_ticks(writer: RecordingWriter, first: int, last: int) -> list[Tick]:
+    ticks = []
+    for index in range(first, last):
+        tick = dataclasses.replace(all_events.TICKS[1], index=index, consumed=tuple(range(200)))
+        births = all_events.packed_births(writer, all_events.BIRTHS[1:])
+        births[7] = writer.name_id(f"aten::op{index}")
+        writer.write_tick(tick, births, None, all_events.ROLES)
+        ticks.append(tick)
+    return ticks
+
+
+def test_a_full_disk_moves_the_recording_to_memory_and_loses_nothing(path: Path) -> None:
+    told: list[str] = []
+    writer = RecordingWriter(path, all_events.RUN, on_failure=told.append)
+    ticks = _many_ticks(writer, 0, 4)
+    pages = writer._connection.execute("PRAGMA page_count").fetchone()[0]
+    writer._connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+    ticks += _many_ticks(writer, 4, 40)
+    writer.write_census(all_events.CENSUS)
+    writer.finish(all_events.RUN)
+
+    assert writer.in_memory
+    assert writer.memory is not None
+    assert len(told) == 1
+    assert "recording goes on in memory" in told[0]
+    recording = Recording(writer.memory, None)
+    assert recording.ticks == tuple(ticks)
+    assert [birth.op for birth in recording.births()] == [f"aten::op{index}" for index in range(40)]
+    assert len(list(recording.roles())) == 40 * len(all_events.ROLES)
+    assert recording.censuses == (all_events.CENSUS,)
+    recording.close()
+
+
+def test_what_reached_the_disk_before_it_failed_stays_there(path: Path) -> None:
+    writer = RecordingWriter(path, all_events.RUN)
+    ticks = _many_ticks(writer, 0, 4)
+    pages = writer._connection.execute("PRAGMA page_count").fetchone()[0]
+    writer._connection.execute(f"PRAGMA max_page_count = {pages}")
+    _many_ticks(writer, 4, 20)
+    writer.finish(all_events.RUN)
+    assert writer.memory is not None
+    writer.memory.close()
+    with open_recording(path) as recording:
+        assert recording.ticks[:4] == tuple(ticks)
+        assert len(recording.ticks) < 20
+
+
+# ---- without torch ---------------------------------------------------------------------------
+
+
+def test_reading_and_diagnosing_need_no_torch(path: Path) -> None:
+    all_events.write_all(path)
+    program = (
+        "import sys; sys.modules['torch'] = None; import memprof\n"
+        f"recording = memprof.open_recording({str(path)!r})\n"
+        "assert len(list(recording.births())) == 2\n"
+        "memprof.diagnose(recording)\n"
+        "try:\n    memprof.Profiler().__enter__()\n"
+        "except memprof.TorchUnavailableError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "PyTorch cannot be imported" in done.stdout
