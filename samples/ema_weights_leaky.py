@@ -31,9 +31,7 @@ def main():
     x = torch.randn(512, 32, device=device)
     y = (x[:, :4].sum(dim=1, keepdim=True) > 0).float()
 
-    model = nn.Sequential(
-        nn.Linear(32, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 1)
-    ).to(device)
+    model = nn.Sequential(nn.Linear(32, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 1)).to(device)
     ema = ModelEMA(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     criterion = nn.BCEWithLogitsLoss()

@@ -21,9 +21,7 @@ def conv_block(in_channels, out_channels):
 class DeepNet(nn.Module):
     def __init__(self):
         super().__init__()
-        self.blocks = nn.Sequential(
-            conv_block(3, 16), conv_block(16, 16), conv_block(16, 16), conv_block(16, 16)
-        )
+        self.blocks = nn.Sequential(conv_block(3, 16), conv_block(16, 16), conv_block(16, 16), conv_block(16, 16))
         self.head = nn.Linear(16, 10)
 
     def forward(self, x):

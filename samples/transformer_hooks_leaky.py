@@ -16,9 +16,7 @@ class SequenceClassifier(nn.Module):
     def __init__(self, vocab=500, d_model=128, classes=4):
         super().__init__()
         self.embed = nn.Embedding(vocab, d_model)
-        layer = nn.TransformerEncoderLayer(
-            d_model, nhead=4, dim_feedforward=256, dropout=0.1, batch_first=True
-        )
+        layer = nn.TransformerEncoderLayer(d_model, nhead=4, dim_feedforward=256, dropout=0.1, batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, num_layers=2)
         self.classifier = nn.Linear(d_model, classes)
 

@@ -387,9 +387,7 @@ def non_ascii() -> Diagnosis:
     """A leak in a file whose name is Chinese, accented and has an emoji."""
     file = "/projet/训练_été🔥.py"
     whole = hostile(file)
-    finding = replace(
-        whole.findings[0], message="la liste « historique » garde 38,2 Mio", holder="liste `été`"
-    )
+    finding = replace(whole.findings[0], message="la liste « historique » garde 38,2 Mio", holder="liste `été`")
     run = replace(whole.model.run, exception=None, exit_status=0, argv=(file,))
     return Diagnosis(replace(whole.model, run=run), findings=(finding,), skipped=())
 

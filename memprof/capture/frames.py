@@ -135,7 +135,10 @@ def frame_locals(frame: FrameType) -> list[tuple[str, object]]:
 
 def module_globals() -> dict[int, str]:
     """`id` of each module's namespace -> name of the module."""
-    return {id(vars(module)): name for name, module in list(sys.modules.items()) if hasattr(module, "__dict__")}
+    modules = list(sys.modules.items())
+    names = {id(vars(module)): name for name, module in modules if hasattr(module, "__dict__")}
+    main = sys.modules.get("__main__")  # multiprocessing knows it by a second name
+    return names if main is None else {**names, id(vars(main)): "__main__"}
 
 
 def tracked_objects() -> list[object]:

@@ -144,7 +144,7 @@ class HolderSearch:
             for name, value in frame_locals(frame):
                 if type(value) not in (int, float, str, bool, type(None)):
                     names.frames.setdefault(id(value), (name, where, function))
-            del value
+            value = None  # the loop's variable must not count as a holder
         return names
 
     def _named(self, trail: _Trail, names: _Names) -> Holder | None:

@@ -38,13 +38,13 @@ class Listener(Protocol):
     def backward_ends(self) -> None:
         """The autograd engine returned or raised."""
 
-    def optimizer_begins(self) -> None:
+    def optimizer_begins(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimizer's step starts."""
 
     def optimizer_ends(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimizer's step returned."""
 
-    def optimizer_made(self) -> None:
+    def optimizer_made(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimizer was constructed."""
 
     def batch_wanted(self, loader: Any) -> None:
@@ -151,9 +151,9 @@ class Hooks:
 
         return run
 
-    def _step_begins(self, _optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+    def _step_begins(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         if threading.get_ident() == self.thread:
-            self._listener.optimizer_begins()
+            self._listener.optimizer_begins(optimizer)
 
     def _step_ends(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         if threading.get_ident() == self.thread:
@@ -163,7 +163,7 @@ class Hooks:
         @functools.wraps(original)
         def init(self: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> None:
             original(self, *args, **kwargs)
-            listener.optimizer_made()
+            listener.optimizer_made(self)
 
         listener = self._listener
         return init

@@ -30,8 +30,8 @@ from memprof.record.schema import NONE
 from memprof.record.writer import RecordingWriter
 
 _MOST_OUTPUTS = 16
-_SETUP_OPS = 200_000
-"""A set-up longer than this is not watched to its end at level `auto`."""
+_NEVER_STEPS = 4
+"""After so many backwards an optimizer that has not stepped yet is taken for one that is not used."""
 
 _active: list[weakref.ref[CaptureSession]] = []
 
@@ -94,6 +94,8 @@ class CaptureSession:
         self._modules: dict[int, int] = {}
         self._roots: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
         self._optimizers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+        self._stepped: set[int] = set()
+        """Optimizers, by `id`, that have stepped in this tick."""
         self._hooks = Hooks(self, self._modules, self._enter_module)
         self.busy = 0
         self._mode_on = False
@@ -105,7 +107,8 @@ class CaptureSession:
         self._iteration_tick = 0
         self._iteration_sequence_nr = 0
         self._iterations = 0
-        self._backward_pending = False
+        self._backward_pending = 0
+        self._ever_stepped = False
         self._forward_start: tuple[int, int | None] = (0, None)
         self._peak: int | None = None
         self._stop_after: StopRun | None = None
@@ -117,8 +120,9 @@ class CaptureSession:
         self._running = True
         _active.append(weakref.ref(self))
         self._find_counters()
-        if any(issubclass(type(item), torch.optim.Optimizer) for item in self._existing()):
-            self.run.has_optimizer = True
+        for item in self._existing():
+            if issubclass(type(item), torch.optim.Optimizer):
+                self.optimizer_made(item)  # type: ignore[arg-type]
         self._hooks.install()
         self._clock.sample(ends=False)
         self._watch(self._plan.watching)
@@ -199,7 +203,10 @@ class CaptureSession:
         self._note(sentence)
         if sentence not in self._warned:
             self._warned.add(sentence)
-            warnings.warn(sentence, RuntimeWarning, stacklevel=4)
+            try:
+                warnings.warn(sentence, RuntimeWarning, stacklevel=4)
+            except RuntimeWarning:  # warnings are errors here; the note in the report says it as well
+                pass
 
     # ---- watching ----------------------------------------------------------------------
 
@@ -244,7 +251,7 @@ class CaptureSession:
     def _forward_begins(self, module: torch.nn.Module, args: Any, kwargs: Any, frame: Any) -> None:
         clock = self._clock
         site = stack_key(frame)
-        clock.at_call(site)
+        clock.at_call(site, all_stepped=0 < len(self._optimizers) <= len(self._stepped))
         if site not in self._known_sites:
             self._known_sites.add(site)
             self._plan.news()
@@ -271,7 +278,7 @@ class CaptureSession:
             for tensor in inputs:
                 self._tracker.found(tensor, Role.INPUT, op="input")
             self._tracker.module_id = self._modules.get(id(module), NONE)
-        self._forward_start = (self._tracker.next_id, clock.allocated_bytes)
+        self._forward_start = (self._tracker.live_bytes, clock.allocated_bytes)
 
     def forward_ends(self, output: Any) -> None:
         self.busy -= 1
@@ -292,17 +299,11 @@ class CaptureSession:
             if self._mode_on:
                 self._tracker.found(tensor, Role.OUTPUT)
         clock.sample(ends=True)
-        first_id, allocated = self._forward_start
+        live_bytes, allocated = self._forward_start
+        own = sum(tensor.numel() * tensor.element_size() for tensor in outputs)
         if self._mode_on:
-            kept = {tensor.untyped_storage()._cdata for tensor in outputs if tensor.layout is torch.strided}
-            left = 0
-            for live in reversed(list(self._tracker.live.values())):
-                if live.id < first_id:
-                    break
-                left += 0 if live.key in kept else live.nbytes
-            clock.add_forward_bytes(left)
+            clock.add_forward_bytes(self._tracker.live_bytes - live_bytes - own)
         elif allocated is not None and (now := clock.allocated_bytes) is not None:
-            own = sum(tensor.numel() * tensor.element_size() for tensor in outputs)
             clock.add_forward_bytes(now - allocated - own)
         if graph:
             clock.flags |= ticks.GRAPH
@@ -328,15 +329,22 @@ class CaptureSession:
             for parameter in self._parameters():
                 if parameter.grad is not None:
                     self._tracker.found(parameter.grad, Role.GRADIENT)
-        self._clock.enter(Phase.OTHER)
+        self._clock.enter(Phase.OPTIMIZER if self._clock.in_optimizer else Phase.OTHER)
 
-    def optimizer_made(self) -> None:
+    def optimizer_made(self, optimizer: torch.optim.Optimizer) -> None:
         self.run.has_optimizer = True
+        self._optimizers.add(optimizer)
 
-    def optimizer_begins(self) -> None:
+    def optimizer_begins(self, optimizer: torch.optim.Optimizer) -> None:
         if self._running and not self.busy:
             self.run.has_optimizer = True
-            self._guard(lambda: self._clock.enter(Phase.OPTIMIZER))
+            self._guard(lambda: self._optimizer_begins(optimizer))
+
+    def _optimizer_begins(self, optimizer: torch.optim.Optimizer) -> None:
+        if id(optimizer) in self._stepped:
+            self._clock.at_optimizer()
+        self._clock.in_optimizer = True
+        self._clock.enter(Phase.OPTIMIZER)
 
     def optimizer_ends(self, optimizer: torch.optim.Optimizer) -> None:
         if self._running and not self.busy:
@@ -344,6 +352,8 @@ class CaptureSession:
 
     def _optimizer_ends(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizers.add(optimizer)
+        self._stepped.add(id(optimizer))
+        self._clock.in_optimizer = False
         self._clock.flags |= ticks.OPTIMIZER_STEP
         if self._mode_on:
             for parameter, state in optimizer.state.items():
@@ -382,9 +392,10 @@ class CaptureSession:
     # ---- ticks -------------------------------------------------------------------------
 
     def _tick_ended(self, tick: Tick) -> None:
+        self._stepped.clear()
         ended = self._iteration_ended(tick)
         if self._mode_on:
-            self._take_census(tick, ended)
+            self._guard(lambda: self._take_census(tick, ended))
         births, deaths, roles = self._tracker.take_events()
         self.writer.write_tick(tick, births, deaths, roles, samples=self._clock.samples)
         self._plan.tick_ended(tick, self._clock.allocated_bytes, iteration_ended=ended)
@@ -413,11 +424,13 @@ class CaptureSession:
         if self._clock.explicit:
             return bool(flags & ticks.EXPLICIT)
         if flags & ticks.OPTIMIZER_STEP:
-            self._backward_pending = False
+            self._ever_stepped = True
+            self._backward_pending = 0
             return True
         if flags & ticks.BACKWARD:
-            self._backward_pending = self.run.has_optimizer
-            return not self.run.has_optimizer
+            self._backward_pending += 1
+            accumulates = self.run.has_optimizer and (self._ever_stepped or self._backward_pending < _NEVER_STEPS)
+            return not accumulates
         return bool(flags & ticks.FORWARD) and not self._backward_pending
 
     def _take_census(self, tick: Tick, iteration_ended: bool) -> None:

@@ -60,6 +60,7 @@ class StorageTracker:
         self._code = code
         self._note = note
         self.live: dict[int, LiveStorage] = {}
+        self.live_bytes = 0
         self.mode = _WatchingMode(self)
         self.tick = 0
         self.phase = int(Phase.OTHER)
@@ -168,6 +169,7 @@ class StorageTracker:
         live.in_forward = self.in_forward
         live.optimizer = self.phase == _OPTIMIZER
         self.live[key] = live
+        self.live_bytes += nbytes
         self.births.extend(
             (
                 identity,
@@ -199,6 +201,7 @@ class StorageTracker:
         live: LiveStorage = reference
         if self.live.get(live.key) is live:
             self.live.pop(live.key, None)
+            self.live_bytes -= live.nbytes
         self.deaths.extend((live.id, perf_counter_ns(), self.tick, self.phase))
 
     def resized(self, func: Any, tensor: torch.Tensor) -> None:
@@ -212,6 +215,7 @@ class StorageTracker:
         if known.nbytes == storage.nbytes():
             return
         live = self.live.pop(key)
+        self.live_bytes -= live.nbytes
         self.deaths.extend((live.id, perf_counter_ns(), self.tick, self.phase))
         op_id = self._writer.name_id(live.op)
         location_id = NONE if live.location is None else self._writer.location_id(live.location)
@@ -308,8 +312,14 @@ class _WatchingMode(TorchDispatchMode):
         self._alias_kinds: dict[Any, int] = {}
 
     @classmethod
-    def is_infra_mode(cls) -> bool:
+    def _should_skip_dynamo(cls) -> bool:
+        """Spare each op a wrapper that keeps `torch.compile` out; it does not compile under a mode anyway."""
         return False
+
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        """Let `torch.compile` compile while we watch; else it gives up on a frame for good."""
+        return True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **kwargs) if kwargs else func(*args)

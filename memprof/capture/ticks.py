@@ -3,8 +3,8 @@
 A tick ends
 * where the user says so (`prof.step()`, `memprof.iterations(...)`), and then nowhere else;
 * when a `DataLoader` is asked for a batch, if anything was computed since the last one;
-* when a root module is called from a position in the code that already called one in this tick, if
-  no `DataLoader` drives the loop.
+* when a root module is called from a position in the code that already called one in this tick, or
+  after every optimizer has stepped in it, if no `DataLoader` drives the loop.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class TickClock:
         self.phase = Phase.OTHER
         self.flags = 0
         self.explicit = False
+        self.in_optimizer = False
+        """An optimizer's step is running, perhaps with a closure that calls the model."""
         self.call: Location | None = None
         """The user's line that made the tick's first root-module call."""
         self.epoch = 0
@@ -70,13 +72,24 @@ class TickClock:
 
     # ---- boundaries --------------------------------------------------------------------
 
-    def at_call(self, site: int) -> None:
-        """A root module is about to be called from a position in the code."""
+    def at_call(self, site: int, *, all_stepped: bool = False) -> None:
+        """A root module is about to be called from a position in the code.
+
+        Args:
+            site: The position.
+            all_stepped: Every optimizer there is has stepped in this tick.
+        """
         if not self.explicit and self._phase_allows_boundary():
-            if not self._loop_began or (site in self._sites and not self._loader_drives()):
+            again = site in self._sites or all_stepped
+            if not self._loop_began or (again and not self._loader_drives()):
                 self.turn()
         self._loop_began = True
         self._sites.add(site)
+
+    def at_optimizer(self) -> None:
+        """An optimizer that has stepped in this tick is about to step again (with a closure that calls the model)."""
+        if not self.explicit and self._phase_allows_boundary() and not self._loader_drives():
+            self.turn()
 
     def at_batch_wanted(self, loader: Any) -> None:
         """A loader is about to be asked for a batch."""
@@ -104,7 +117,7 @@ class TickClock:
         self.turn()
 
     def _phase_allows_boundary(self) -> bool:
-        return self.phase in (Phase.OTHER, Phase.FORWARD)
+        return not self.in_optimizer and self.phase in (Phase.OTHER, Phase.FORWARD)
 
     def _loader_drives(self) -> bool:
         """Whether a loader that gave more than one batch is still being read."""

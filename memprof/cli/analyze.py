@@ -54,8 +54,12 @@ class _AnalyzeCommand(click.Command):
     show_default=True,
     help="How closely to watch: counters only, every storage, or every storage for a few iterations.",
 )
-@click.option("-o", "recording", type=click.Path(dir_okay=False), help="File for the recording. [default: SCRIPT.memprof]")
-@click.option("--max-iterations", type=click.IntRange(min=1), metavar="N", help="Stop the run cleanly after N iterations.")
+@click.option(
+    "-o", "recording", type=click.Path(dir_okay=False), help="File for the recording. [default: SCRIPT.memprof]"
+)
+@click.option(
+    "--max-iterations", type=click.IntRange(min=1), metavar="N", help="Stop the run cleanly after N iterations."
+)
 @click.option(
     "--device",
     type=click.Choice(("auto", "cpu", "cuda")),
@@ -106,7 +110,10 @@ def command(
         status = status or 2
     except Exception:
         traceback.print_exc()
-        print(f"memprof: the error above is one of memprof, not of the script; all was recorded in {path}", file=sys.stderr)
+        print(
+            f"memprof: the error above is one of memprof, not of the script; all was recorded in {path}",
+            file=sys.stderr,
+        )
         status = status or 2
     _say_where(path, plot, in_memory=session.writer.in_memory, quiet=report_format == "json" and output is None)
     if outcome.interrupted:
@@ -155,14 +162,15 @@ def _record(
         session = capture.CaptureSession(path, info, options)
     except RecordingError as error:
         raise UsageError(str(error)) from error
-    outcome = None
-    with _terminated_as_exit():
+    outcome: Outcome | None = None
+    with _TerminatedAsExit():
         try:
             session.start()
             outcome = run(program, stopped=capture.StopRun)
         finally:
             session.stop(
-                exit_status=outcome.exit_status if outcome else 1, exception=outcome.exception if outcome else None
+                exit_status=outcome.exit_status if outcome is not None else 1,
+                exception=outcome.exception if outcome is not None else None,
             )
             progress.clear()
     return outcome, session
@@ -198,7 +206,7 @@ class _Progress:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-class _terminated_as_exit:
+class _TerminatedAsExit:
     """SIGTERM ends the script as an exit does, so that what was recorded is still diagnosed."""
 
     _previous: Callable[..., Any] | int | None = None
@@ -206,7 +214,7 @@ class _terminated_as_exit:
     def __enter__(self) -> None:
         pid = os.getpid()
 
-        def leave(number: int, frame: Any) -> None:
+        def leave(number: int, _frame: Any) -> None:
             if os.getpid() != pid:  # a worker the script forked and now ends
                 signal.signal(number, signal.SIG_DFL)
                 signal.raise_signal(number)

@@ -35,7 +35,9 @@ def report_options(command: _F) -> _F:
             help="json without --output follows what a script prints on standard output; use --output to parse it.",
         ),
         click.option("--output", type=click.Path(dir_okay=False), help="File for the report instead of the terminal."),
-        click.option("--plot", type=click.Path(dir_okay=False), help="Draw memory over iterations into FILE (.png, .svg, .pdf)."),
+        click.option(
+            "--plot", type=click.Path(dir_okay=False), help="Draw memory over iterations into FILE (.png, .svg, .pdf)."
+        ),
         click.option(
             "--fail-on",
             type=click.Choice(SEVERITIES),

@@ -26,6 +26,9 @@ from memprof.detect.source import storing_statement
 from memprof.model.memory import MemoryModel, Source
 from memprof.record.events import HeldGroup, Holder
 
+_MAX_IN_FLIGHT = 4
+"""Tensors of so many iterations may be arguments of a call that is being made, which nothing can name."""
+
 
 @dataclass(slots=True)
 class _Pile:
@@ -97,6 +100,11 @@ def _without_aliases(findings: Iterable[tuple[int, Finding]]) -> Iterable[Findin
     return by_line.values()
 
 
+def _is_held(pile: _Pile) -> bool:
+    """Whether a holder is known, or the tensors stay for longer than a call in progress could keep them."""
+    return pile.holder.kind != "unknown" or len(pile.iterations) > _MAX_IN_FLIGHT
+
+
 def _noun(pile: _Pile) -> str:
     return f"tensors of shape {list(pile.main.shape)}" if pile.main.shape else "scalars"
 
@@ -161,7 +169,7 @@ class OutputsKeptWithGraph(Rule):
         findings = []
         files = user_files(model)
         for pile in _piles(model, with_graph=True):
-            if pile.holder.bounded:
+            if pile.holder.bounded or not _is_held(pile):
                 continue
             if len(pile.iterations) < MIN_ITERATIONS - 1:
                 yield Skipped(
@@ -288,7 +296,9 @@ class TensorsKeptInContainer(Rule):
         findings = []
         files = user_files(model)
         for pile in _piles(model, with_graph=False):
-            if pile.holder.bounded or pile.per_iteration < self._MIN_GROWTH or not pile.main.storages:
+            if pile.per_iteration < self._MIN_GROWTH or not pile.main.storages:
+                continue
+            if pile.holder.bounded or not _is_held(pile):
                 continue
             if not pile.holder.container and not line_growing(model, pile.main.location):
                 continue

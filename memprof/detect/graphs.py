@@ -228,13 +228,14 @@ class HiddenStateCarriedWithGraph(Rule):
     import torch
 
     rnn = torch.nn.LSTM(16, 32)
-    optimizer = torch.optim.SGD(rnn.parameters(), lr=0.1)
     hidden = None
     for _ in range(8):
         out, hidden = rnn(torch.randn(10, 4, 16), hidden)
         loss = out.pow(2).mean()
-        optimizer.zero_grad()
+        rnn.zero_grad()
         loss.backward(retain_graph=True)
+        for p in rnn.parameters():
+            p.data -= 0.1 * p.grad
     ```
 
     ## Use instead

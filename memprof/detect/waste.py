@@ -163,13 +163,10 @@ class PreviousIterationAlive(Rule):
     import torch
 
     model = torch.nn.Linear(64, 4096)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for _ in range(6):
-        out = model(torch.randn(512, 64))
-        loss = out.pow(2).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    with torch.no_grad():
+        for _ in range(6):
+            out = model(torch.randn(512, 64))
+            print(out.mean().item())
     ```
 
     ## Use instead
@@ -177,14 +174,11 @@ class PreviousIterationAlive(Rule):
     import torch
 
     model = torch.nn.Linear(64, 4096)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for _ in range(6):
-        out = model(torch.randn(512, 64))
-        loss = out.pow(2).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        del out, loss
+    with torch.no_grad():
+        for _ in range(6):
+            out = model(torch.randn(512, 64))
+            print(out.mean().item())
+            del out
     ```
 
     ## Not a problem when
@@ -245,7 +239,7 @@ class PreviousIterationAlive(Rule):
             remedies=(
                 Remedy(
                     "del",
-                    f"`del {', '.join(names) or 'the variables'}` at the end of the loop body ({place(where)} assigns it)",
+                    f"`del {', '.join(names) or 'the variables'}` at the end of the loop body",
                     frees=tuple(storage for row in storages for storage in row),
                 ),
             ),

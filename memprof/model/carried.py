@@ -129,11 +129,7 @@ def _first_forward(iteration: IterationMemory, timeline: Timeline, ticks: dict[i
     forward = forward[timeline.tick[forward] == tick]
     began_ns = int(timeline.time_ns[forward[0]])
     if tick in ticks:
-        starts = [
-            sample.time_ns
-            for sample in ticks[tick].samples
-            if sample.phase == Phase.FORWARD and not sample.ends
-        ]
+        starts = [sample.time_ns for sample in ticks[tick].samples if sample.phase == Phase.FORWARD and not sample.ends]
         began_ns = min([began_ns, *starts])
     # Where memory is highest before a free, that moment is just before it.
     born = forward[timeline.born[forward]]

@@ -55,9 +55,7 @@ PASSES: tuple[CategoryPass, ...] = (
         "a module holds it as parameter or buffer",
         lambda e: e.has(Role.PARAMETER | Role.BUFFER),
     ),
-    CategoryPass(
-        Category.OPTIMIZER_STATE, "an optimizer holds it in its state", lambda e: e.has(Role.OPTIMIZER_STATE)
-    ),
+    CategoryPass(Category.OPTIMIZER_STATE, "an optimizer holds it in its state", lambda e: e.has(Role.OPTIMIZER_STATE)),
     CategoryPass(Category.GRADIENT, "it is the `.grad` of a tensor", lambda e: e.has(Role.GRADIENT)),
     CategoryPass(
         Category.INPUT,

@@ -126,9 +126,7 @@ def _kinds(iterations: Sequence[IterationMemory]) -> list[str]:
 class _Ends:
     """The ends of watched iterations, and which storages are alive at them."""
 
-    def __init__(
-        self, storages: StorageTable, watched: Sequence[IterationMemory], kinds: Sequence[str]
-    ) -> None:
+    def __init__(self, storages: StorageTable, watched: Sequence[IterationMemory], kinds: Sequence[str]) -> None:
         self.storages = storages
         self.watched = watched
         self.kinds = kinds

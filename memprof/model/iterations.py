@@ -81,9 +81,7 @@ def device_iterations(
     return rows, candidates
 
 
-def join_devices(
-    schedule: Schedule, by_device: Mapping[str, Sequence[DeviceIteration]]
-) -> tuple[IterationMemory, ...]:
+def join_devices(schedule: Schedule, by_device: Mapping[str, Sequence[DeviceIteration]]) -> tuple[IterationMemory, ...]:
     """Join what all devices did during each iteration.
 
     Args:

@@ -95,9 +95,7 @@ def read_levels(schedule: Schedule, timeline: Timeline, samples: Samples, *, pro
     )
 
 
-def _offset(
-    schedule: Schedule, timeline: Timeline, samples: Samples, positions: IntArray, bounds: IntArray
-) -> int:
+def _offset(schedule: Schedule, timeline: Timeline, samples: Samples, positions: IntArray, bounds: IntArray) -> int:
     """What the process has allocated apart from tensors, in bytes."""
     if not schedule.complete:
         # Nothing to compare with: figures become growth since the start of the run.

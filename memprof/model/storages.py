@@ -144,9 +144,7 @@ def table_of(storages: Mapping[int, Storage]) -> StorageTable:
     """
     if isinstance(storages, StorageTable):
         return storages
-    ordered = sorted(
-        storages.values(), key=lambda storage: (storage.birth_tick, storage.birth_ns, storage.id)
-    )
+    ordered = sorted(storages.values(), key=lambda storage: (storage.birth_tick, storage.birth_ns, storage.id))
     codes = {category: code for code, category in enumerate(CATEGORIES)}
     return StorageTable(
         read_lifetimes(map(_birth, ordered), _deaths(ordered), map(_role, ordered)),

@@ -8,7 +8,7 @@ them:
   come before it (gradient accumulation) belong to it, and so do ticks whose graph its backward used
   (one cell of an RNN called in a loop);
 * a tick with a forward that no backward ever uses is an **evaluate** iteration of its own;
-* without any optimizer (a hand-written update), a tick with a backward is a train iteration.
+* without any optimizer that steps (a hand-written update), a tick with a backward is a train iteration.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from memprof.record.events import Tick, TickFlag
 TRAIN = "train"
 EVALUATE = "evaluate"
 OTHER = "other"
+
+_NEVER_STEPS = 4
+"""In a run shorter than this an optimizer may not have come to its first step yet."""
 
 _MAX_ACCUMULATION_TICKS = 1024
 """A longer run of backwards without a step is not gradient accumulation."""
@@ -58,7 +61,8 @@ def group(ticks: Sequence[Tick], *, has_optimizer: bool) -> list[Iteration]:
     if any(tick.flags & TickFlag.EXPLICIT for tick in ticks):
         runs = _explicit_runs(ticks)
     else:
-        runs = _inferred_runs(ticks, has_optimizer=has_optimizer)
+        steps = has_optimizer and any(tick.flags & TickFlag.OPTIMIZER_STEP for tick in ticks)
+        runs = _inferred_runs(ticks, has_optimizer=steps or (has_optimizer and len(ticks) < _NEVER_STEPS))
     return [_iteration(index, run) for index, run in enumerate(runs)]
 
 

@@ -39,9 +39,7 @@ def iteration_block(
     """
     sources = {i.devices[main].source for i in model.iterations if main in i.devices}
     common = next(iter(sources)) if len(sources) == 1 else None
-    yield page.heading(
-        f"{counted(len(model.iterations), 'iteration')}, memory of {main}{source_suffix(common)}"
-    )
+    yield page.heading(f"{counted(len(model.iterations), 'iteration')}, memory of {main}{source_suffix(common)}")
     peak = model.peaks.get(main)
     rows = _chosen(model.iterations, edge, None if peak is None else peak.iteration)
     yield indented(_table(rows, main, page, show_source=len(sources) > 1), _INDENT)
@@ -76,9 +74,7 @@ def _chosen(
 
 
 def _table(rows: Sequence[IterationMemory | int], device: str, page: Page, *, show_source: bool) -> Table:
-    table = Table(
-        box=box.ASCII if page.ascii_only else box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
-    )
+    table = Table(box=box.ASCII if page.ascii_only else box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("kind", overflow="fold")
     for title in ("start", "end", "peak"):

@@ -169,6 +169,5 @@ def _largest_per_column(values: Sequence[int | None], width: int) -> list[int | 
         return list(values)
     edges = [round(column * len(values) / width) for column in range(width + 1)]
     return [
-        max((v for v in values[first:last] if v is not None), default=None)
-        for first, last in itertools.pairwise(edges)
+        max((v for v in values[first:last] if v is not None), default=None) for first, last in itertools.pairwise(edges)
     ]

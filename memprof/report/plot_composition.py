@@ -59,9 +59,7 @@ def draw_composition(axes: Axes, model: MemoryModel, device: str) -> bool:
     # The composition last known holds to the edges of its window.
     tables = [np.pad(table, ((0, 0), (1, 1)), mode="edge") for table in tables]
     xs = [
-        np.concatenate(
-            ([place.x_of(place.first - 0.5)], place.x_of(0) + window.x, [place.x_of(place.last + 0.5)])
-        )
+        np.concatenate(([place.x_of(place.first - 0.5)], place.x_of(0) + window.x, [place.x_of(place.last + 0.5)]))
         for window, place in zip(windows, layout.windows, strict=True)
     ]
     _areas(axes, xs, tables, factor)

@@ -90,9 +90,7 @@ def end_curve(iterations: Sequence[IterationMemory], device: str, limit: int) ->
     Returns:
         The curve, with gaps where it is unknown.
     """
-    points = [
-        (i.index, i.devices[device].allocated_bytes_end if device in i.devices else None) for i in iterations
-    ]
+    points = [(i.index, i.devices[device].allocated_bytes_end if device in i.devices else None) for i in iterations]
     return Curve.of(points, limit)
 
 
@@ -223,9 +221,7 @@ def _positions(iterations: Sequence[IterationMemory], points: Sequence[Compositi
     point_ns = np.array([point.time_ns for point in points], np.int64) - origin
     x = np.interp(point_ns.astype(np.float64), (times - origin).astype(np.float64).ravel(), edges.ravel())
     position_of = {iteration.index: position for position, iteration in enumerate(iterations)}
-    named = np.array(
-        [-1 if p.iteration is None else position_of.get(p.iteration, -1) for p in points], np.float64
-    )
+    named = np.array([-1 if p.iteration is None else position_of.get(p.iteration, -1) for p in points], np.float64)
     # Just inside the edges, so that rounding finds the same iteration again.
     clamped = np.clip(x, named - 0.499, named + 0.499)
     return np.maximum.accumulate(np.where(named >= 0, clamped, x))

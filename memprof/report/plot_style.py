@@ -150,9 +150,7 @@ def panel_title(axes: Axes, text: str) -> None:
         axes: The panel.
         text: What it shows.
     """
-    axes.set_title(
-        text, loc="left", fontsize=11, fontweight="bold", color=INK, pad=8, y=1.0, fontstyle="normal"
-    )
+    axes.set_title(text, loc="left", fontsize=11, fontweight="bold", color=INK, pad=8, y=1.0, fontstyle="normal")
 
 
 def plain_texts(figure: Figure) -> None:

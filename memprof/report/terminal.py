@@ -134,18 +134,14 @@ class TerminalReporter:
         main = main_device(model)
         if main is not None and model.iterations:
             yield ""
-            yield from iteration_block(
-                model, page, devices=devices, main=main, edge=self.options.edge_iterations
-            )
+            yield from iteration_block(model, page, devices=devices, main=main, edge=self.options.edge_iterations)
 
     def _skipped(self, diagnosis: Diagnosis, page: Page) -> Iterator[RenderableType]:
         if not (diagnosis.skipped and self.options.verbose):
             return
         yield ""
         yield page.heading("Rules that could not decide")
-        rows: list[tuple[str, Text]] = [
-            (page.text(s.code).plain, page.text(s.reason)) for s in diagnosis.skipped
-        ]
+        rows: list[tuple[str, Text]] = [(page.text(s.code).plain, page.text(s.reason)) for s in diagnosis.skipped]
         yield page.facts(rows, indent=2)
 
 

@@ -14,6 +14,7 @@ from memprof.advise.diagnosis import Diagnosis
 from memprof.detect.finding import Remedy, Severity
 from memprof.model.memory import MemoryModel, Source, Trend
 from memprof.record.events import RunInfo
+from memprof.record.iterations import OTHER
 from memprof.units import format_bytes
 
 UNKNOWN = "unknown"
@@ -224,7 +225,7 @@ def headline(model: MemoryModel) -> str:
         f"torch {escape_controls(run.torch)}" if run.torch else "torch version unknown",
         f"level {escape_controls(run.level)}" if run.level else "level unknown",
         ", ".join(escape_controls(device) for device in known_devices(model)) or "no device",
-        counted(len(model.iterations), "iteration"),
+        counted(sum(iteration.kind != OTHER for iteration in model.iterations), "iteration"),
         outcome(run),
     ]
     return " | ".join(part for part in parts if part)
@@ -284,6 +285,4 @@ def by_size(by_category: Mapping[str, int]) -> list[tuple[str, int]]:
     Returns:
         Pairs of name and bytes.
     """
-    return sorted(
-        ((name, n) for name, n in by_category.items() if n > 0), key=lambda pair: (-pair[1], pair[0])
-    )
+    return sorted(((name, n) for name, n in by_category.items() if n > 0), key=lambda pair: (-pair[1], pair[0]))

@@ -52,7 +52,9 @@ def environment(**extra: str) -> dict[str, str]:
     return {**env, "OMP_NUM_THREADS": "1", **extra}
 
 
-def python(*args: str, cwd: Path, env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
+def python(
+    *args: str, cwd: Path, env: dict[str, str] | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *args],
         cwd=cwd,
@@ -65,11 +67,15 @@ def python(*args: str, cwd: Path, env: dict[str, str] | None = None, **options: 
     )
 
 
-def memprof(*args: str, cwd: Path, env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
+def memprof(
+    *args: str, cwd: Path, env: dict[str, str] | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
     return python("-m", "memprof", *args, cwd=cwd, env=env, **options)
 
 
-def analyze(*args: str, cwd: Path, status: int = 0, **options: Any) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+def analyze(
+    *args: str, cwd: Path, status: int = 0, **options: Any
+) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     """Run `memprof analyze` with a JSON report on the side and return both."""
     result = memprof("analyze", "--format", "json", "--output", JSON_FILE, *args, cwd=cwd, **options)
     assert result.returncode == status, said(result)

@@ -100,17 +100,13 @@ LEAKY = (
     # --- MP101: an accumulator whose graph grows -------------------------------------------------
     SampleLabel(
         "tabular_mlp_leaky.py",
-        expected=(
-            ExpectedFinding("MP101", "epoch_loss += loss", ITEM, holder="epoch_loss", severities=MILD),
-        ),
+        expected=(ExpectedFinding("MP101", "epoch_loss += loss", ITEM, holder="epoch_loss", severities=MILD),),
         twin="tabular_mlp_clean.py",
         note="after backward: 0 bytes and 12 autograd nodes an iteration, reset after 28 iterations",
     ),
     SampleLabel(
         "average_meter_leaky.py",
-        expected=(
-            ExpectedFinding("MP101", "self.sum += val * n", ITEM, holder="AverageMeter", severities=MILD),
-        ),
+        expected=(ExpectedFinding("MP101", "self.sum += val * n", ITEM, holder="AverageMeter", severities=MILD),),
         twin="average_meter_clean.py",
         note="after backward: 0 bytes and 12 autograd nodes an iteration; `avg` and `val` hang on `sum`",
     ),

@@ -117,7 +117,12 @@ def test_console_script_and_module_say_the_same(tmp_path: Path) -> None:
     write(tmp_path, "look.py", "import sys\nprint(sys.path)\nprint(sys.argv)\n")
 
     result = subprocess.run(
-        [str(script), "analyze", "look.py", "-x"], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+        [str(script), "analyze", "look.py", "-x"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     bare = python("look.py", "-x", cwd=tmp_path)
 
@@ -210,7 +215,10 @@ def test_exception_is_shown_as_python_shows_it(tmp_path: Path) -> None:
 
 
 def test_keyboard_interrupt_ends_it_by_sigint_with_a_diagnosis(tmp_path: Path) -> None:
-    source = CLEAN + "import atexit, os, signal\natexit.register(print, 'at exit')\nos.kill(os.getpid(), signal.SIGINT)\nstep()\n"
+    source = (
+        CLEAN
+        + "import atexit, os, signal\natexit.register(print, 'at exit')\nos.kill(os.getpid(), signal.SIGINT)\nstep()\n"
+    )
     write(tmp_path, "train.py", source)
     bare = python("train.py", cwd=tmp_path)
 
@@ -263,16 +271,29 @@ def test_max_iterations_stops_cleanly(tmp_path: Path) -> None:
 
 
 def test_report_is_found_on_stdout_in_files_and_in_a_plot(tmp_path: Path) -> None:
-    write(tmp_path, "train.py", LEAKY + "import os, sys\nos.mkdir('away'); os.chdir('away')\nsys.stdout = open('log', 'w')\n")
+    write(
+        tmp_path,
+        "train.py",
+        LEAKY + "import os, sys\nos.mkdir('away'); os.chdir('away')\nsys.stdout = open('log', 'w')\n",
+    )
 
     result = memprof(
-        "analyze", "-o", "run.memprof", "--plot", "run.png", "--fail-on", "info", "train.py", cwd=tmp_path, env={"COLUMNS": "80"}
+        "analyze",
+        "-o",
+        "run.memprof",
+        "--plot",
+        "run.png",
+        "--fail-on",
+        "info",
+        "train.py",
+        cwd=tmp_path,
+        env={"COLUMNS": "80"},
     )
 
     assert result.returncode == 1, said(result)
     assert result.stdout.startswith("trained\ntrain.py | torch")
     assert "MP102" in result.stdout
-    assert "train.py:17" in result.stdout
+    assert "train.py:18" in result.stdout
     assert "/away" not in result.stdout
     assert "\033" not in result.stdout + result.stderr
     assert max(map(len, result.stdout.splitlines())) <= 80
@@ -281,7 +302,10 @@ def test_report_is_found_on_stdout_in_files_and_in_a_plot(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["away", "run.memprof", "run.png", "train.py"]
 
 
-@pytest.mark.parametrize(("fail_on", "source", "status"), [("error", LEAKY, 0), ("info", CLEAN, 0), ("info", LEAKY + "raise SystemExit(4)", 4)])
+@pytest.mark.parametrize(
+    ("fail_on", "source", "status"),
+    [("error", LEAKY, 0), ("info", CLEAN, 0), ("info", LEAKY + "raise SystemExit(4)", 4)],
+)
 def test_fail_on_looks_at_the_severity_and_keeps_the_scripts_failure(
     tmp_path: Path, fail_on: str, source: str, status: int
 ) -> None:
@@ -305,7 +329,7 @@ def test_json_on_stdout_follows_what_the_script_prints_and_obeys_the_schema(tmp_
     schema = Path(memprof_package.__file__).with_name("report") / "schema.json"
     jsonschema.validate(report, json.loads(schema.read_text(encoding="utf-8")))
     assert report["run"]["script"] == str(tmp_path / "train.py")
-    assert [finding["location"]["line"] for finding in report["findings"]] == [17]
+    assert [finding["location"]["line"] for finding in report["findings"]] == [18]
 
 
 def test_loader_iteration_is_found(tmp_path: Path) -> None:
@@ -327,13 +351,15 @@ def test_loader_iteration_is_found(tmp_path: Path) -> None:
     assert codes(report) == []
     kinds = [iteration["kind"] for iteration in report["iterations"]]
     assert kinds.count("train") == 6, kinds  # gradients of two batches a step
-    assert kinds.count("eval") == 6, str(kinds)
+    assert kinds.count("evaluate") == 6, str(kinds)
 
 
 def _run_on_terminal(command: list[str], cwd: Path, **env: str) -> tuple[int, str]:
     """Run with standard error (and output) on a terminal of its own; return what came there."""
     ours, theirs = pty.openpty()
-    child = subprocess.Popen(command, cwd=cwd, env=environment(**env), stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        command, cwd=cwd, env=environment(**env), stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL
+    )
     os.close(theirs)
     said_there = b""
     deadline = time.monotonic() + 60
@@ -402,5 +428,3 @@ def test_completion_script_is_answered(tmp_path: Path) -> None:
     result = memprof(cwd=tmp_path, env=env)
 
     assert result.stdout.strip() == "plain,analyze"
-
-

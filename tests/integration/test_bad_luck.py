@@ -21,8 +21,14 @@ from tests.integration.programs import CLEAN, LEAKY, TINY, analyze, codes, mempr
         (["folder"], "memprof: 'folder' is a folder without a __main__.py; name a script in it\n"),
         (["-m", "no_such_module"], "memprof: cannot find a module named 'no_such_module' to run"),
         (["-m", "no.such"], "memprof: cannot find module 'no.such': No module named 'no'\n"),
-        (["--device", "cuda", "train.py"], "memprof: --device cuda: torch sees no CUDA device here; use --device auto or cpu\n"),
-        (["-o", "notes.txt", "train.py"], "memprof: notes.txt exists and is not a memprof recording; choose another file with -o\n"),
+        (
+            ["--device", "cuda", "train.py"],
+            "memprof: --device cuda: torch sees no CUDA device here; use --device auto or cpu\n",
+        ),
+        (
+            ["-o", "notes.txt", "train.py"],
+            "memprof: notes.txt exists and is not a memprof recording; choose another file with -o\n",
+        ),
         (["-o", "train.py", "train.py"], "is not a memprof recording; choose another file with -o\n"),
         (["-o", "nowhere/run", "train.py"], "cannot write the recording to "),
         (["--plot", "nowhere/a.png", "train.py"], "there is no folder "),
@@ -64,7 +70,14 @@ def test_folder_without_permission_is_found_before_the_run(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "source",
-    [b"x = (\n", b"# text\nname = '\xe9'\n", b"x = 1\0\n", b"# coding: klingon\n", b"if True:\npass\n", b"\xef\xbb\xbfx = \xff\n"],
+    [
+        b"x = (\n",
+        b"# text\nname = '\xe9'\n",
+        b"x = 1\0\n",
+        b"# coding: klingon\n",
+        b"if True:\npass\n",
+        b"\xef\xbb\xbfx = \xff\n",
+    ],
     ids=["syntax", "not-utf8", "null-byte", "unknown-encoding", "indentation", "bom-not-utf8"],
 )
 def test_source_that_does_not_compile_reads_as_with_python(tmp_path: Path, source: bytes) -> None:
@@ -164,9 +177,7 @@ def test_report_that_cannot_be_written_in_the_end_is_shown(tmp_path: Path) -> No
     write(tmp_path, "train.py", source)
     (tmp_path / "out").mkdir()
 
-    result = memprof(
-        "analyze", "--output", "out/report.txt", "--plot", "out/plot.png", "train.py", cwd=tmp_path
-    )
+    result = memprof("analyze", "--output", "out/report.txt", "--plot", "out/plot.png", "train.py", cwd=tmp_path)
 
     assert result.returncode == 2, said(result)
     assert "MP102" in result.stdout
@@ -208,7 +219,10 @@ def test_child_that_trains_too_leaves_recording_and_report_to_the_parent(tmp_pat
     assert steps_recorded(tmp_path / "train.memprof") == 18
 
 
-PLACES = "import torch\n\ntorch.manual_seed(0)\n" + TINY + """\
+PLACES = (
+    "import torch\n\ntorch.manual_seed(0)\n"
+    + TINY
+    + """\
 import copy, io, pickle, threading, warnings
 import torch.utils.checkpoint
 from torch.func import functional_call, grad, vmap
@@ -240,7 +254,7 @@ def turn():
     loaded = torch.load(file, weights_only=False)
     saved = copy.deepcopy(optimizer.state_dict())
     x = torch.ones(2, 8)
-    said("copies", *(twin(x).sum() for twin in (model, copied, again, loaded)), len(saved["param_groups"]))
+    said("copies", *(twin(x).sum().item() for twin in (model, copied, again, loaded)), len(saved["param_groups"]))
 
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     gradients = grad(lambda p, x: functional_call(model, p, (x,)).sum())(parameters, x)
@@ -296,6 +310,7 @@ warnings.simplefilter("ignore")
 for _ in range(3):
     turn()
 """
+)
 
 
 @pytest.mark.parametrize("level", ["tensors", "auto"])
@@ -309,7 +324,9 @@ def test_unusual_uses_of_torch_go_on_as_without_memprof(tmp_path: Path, level: s
     assert result.stdout.splitlines() == bare.stdout.splitlines()
     assert result.stderr == "recording: train.memprof\n"
     assert not [code for code in codes(report) if code != "MP301"]
-    assert report["peak"]["cpu"]["allocated_bytes"] < 1 << 30  # nothing of meta or fake tensors was counted
+    assert all(
+        peak["allocated_bytes"] < 1 << 30 for peak in report["peak"]
+    )  # nothing of meta or fake tensors was counted
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import linecache
 import os
 import sys
 import types
@@ -54,7 +55,9 @@ def test_bare_decorator_keeps_the_result_and_reports_on_stderr(capsys: pytest.Ca
     assert steps_of(fit.profiler) == 6
 
 
-def test_decorator_with_options_writes_files(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decorator_with_options_writes_files(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "away").mkdir()
     history: list[torch.Tensor] = []
@@ -72,7 +75,9 @@ def test_decorator_with_options_writes_files(capsys: pytest.CaptureFixture[str],
         assert recording.run.level == "tensors"
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(3)], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), KeyboardInterrupt(), SystemExit(3)], ids=lambda error: type(error).__name__
+)
 def test_exceptions_pass_through_the_decorator(capsys: pytest.CaptureFixture[str], error: BaseException) -> None:
     @memprof.profile
     def fit() -> None:
@@ -127,7 +132,9 @@ def test_functions_whose_body_does_not_run_when_called_are_refused() -> None:
         pass
 
     for function in (batches, fit):
-        with pytest.raises(memprof.UsageError, match=rf"cannot profile .*{function.__name__}\(\): calling it does not run"):
+        with pytest.raises(
+            memprof.UsageError, match=rf"cannot profile .*{function.__name__}\(\): calling it does not run"
+        ):
             memprof.profile(function)
     with pytest.raises(memprof.UsageError, match=r"takes its options by name, not 'tensors'"):
         memprof.profile("tensors")  # type: ignore[call-overload]
@@ -237,6 +244,8 @@ def test_cells_of_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "__main__", shell)
     namespace = vars(shell)
     for number, source in enumerate(cells, 1):
+        lines = source.splitlines(keepends=True)  # IPython keeps the text of a cell there too
+        linecache.cache[f"<ipython-input-{number}>"] = (len(source), None, lines, f"<ipython-input-{number}>")
         exec(compile(source, f"<ipython-input-{number}>", "exec"), namespace)
 
     (finding,) = namespace["findings"]

@@ -78,9 +78,7 @@ def distribution() -> importlib.metadata.Distribution:
 
 
 def test_the_command_is_installed(distribution: importlib.metadata.Distribution) -> None:
-    commands = {
-        entry.name: entry.value for entry in distribution.entry_points if entry.group == "console_scripts"
-    }
+    commands = {entry.name: entry.value for entry in distribution.entry_points if entry.group == "console_scripts"}
 
     assert commands == {"memprof": "memprof.cli:main"}
 

@@ -50,7 +50,7 @@ def test_json_on_stdout_is_nothing_else_and_text_fits_80_columns(recorded: Path)
 
     assert codes(json.loads(as_json.stdout)) == ["MP102"]
     assert as_text.returncode == 0, said(as_text)
-    assert "train.py:17" in as_text.stdout
+    assert "train.py:18" in as_text.stdout
     assert max(map(len, as_text.stdout.splitlines())) <= 80
     assert "\033" not in as_text.stdout
 

@@ -83,9 +83,7 @@ def test_script_says_what_it_does_and_not_what_is_wrong(sample: SampleLabel) -> 
 def test_diagnosis(sample: SampleLabel, level: str, tmp_path: Path) -> None:
     findings = analyze(sample.path, level, tmp_path)["findings"]
 
-    problems = [
-        problem for expected in sample.expected for problem in missing_from(findings, expected, sample)
-    ]
+    problems = [problem for expected in sample.expected for problem in missing_from(findings, expected, sample)]
     problems += [f"not true: {describe(finding)}" for finding in findings if not is_true(finding, sample)]
     assert not problems, "\n".join([sample.name, *problems, "reported:", *map(describe, findings)])
 
@@ -170,6 +168,4 @@ def describe(finding: Finding) -> str:
     """Return a finding as one line of a failure message."""
     location = finding["location"] or {"file": "?", "line": "?"}
     where = f"{Path(location['file']).name}:{location['line']}"
-    return (
-        f"{finding['code']} {finding['severity']} {where} holder={finding['holder']!r}: {finding['message']}"
-    )
+    return f"{finding['code']} {finding['severity']} {where} holder={finding['holder']!r}: {finding['message']}"

@@ -120,7 +120,9 @@ def test_nothing_of_the_user_is_kept_alive() -> None:
         gc.enable()
 
 
-@pytest.mark.filterwarnings("ignore:Sparse CSR:UserWarning", "ignore:.*quantiz:UserWarning", "ignore:.*quantiz:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore:Sparse CSR:UserWarning", "ignore:.*quantiz:UserWarning", "ignore:.*quantiz:DeprecationWarning"
+)
 def test_odd_tensors_do_not_break() -> None:
     with memprof.Profiler("tensors") as prof:
         sparse = torch.eye(3).to_sparse()

@@ -13,7 +13,11 @@ from memprof.record.events import Holder, Location
 # (holder name, holder kind, program). `# made` marks the line that made the tensors and `# here`
 # the statement that stores them; without the latter no statement may be named.
 CASES = {
-    "append": ("history", "local", "history = []\nfor x in y:\n    loss = f(x)  # made\n    history.append(loss)  # here\n"),
+    "append": (
+        "history",
+        "local",
+        "history = []\nfor x in y:\n    loss = f(x)  # made\n    history.append(loss)  # here\n",
+    ),
     "add": ("total", "global", "total = 0\nfor x in y:\n    loss = f(x)\n    total += loss  # made here\n"),
     "rebinding with itself": ("total", "local", "total = 0\nfor x in y:\n    total = total + f(x)  # made here\n"),
     "item": ("cache", "global", "cache = {}\nfor i in y:\n    cache[i] = f(i)  # made here\n"),
@@ -62,9 +66,7 @@ def test_storing_statement(case: str, tmp_path: Path) -> None:
     made = next(number for number, line in enumerate(lines, 1) if "# made" in line)
     wanted = next((number for number, line in enumerate(lines, 1) if line.endswith("here")), None)
     function = "train" if "def train" in program else "<module>"
-    found = storing_statement(
-        Holder(kind=kind, text="", name=name), Location(str(file), made, function), [str(file)]
-    )
+    found = storing_statement(Holder(kind=kind, text="", name=name), Location(str(file), made, function), [str(file)])
     assert (None if found is None else found.line) == wanted
     if found is not None:
         assert found.file == str(file)

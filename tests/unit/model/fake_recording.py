@@ -110,9 +110,7 @@ class FakeRecording:
         self.now += 1
         self.phase = Phase.OTHER if ends else phase
         allocated = self.tensor_bytes + self.counter_noise
-        self.samples.append(
-            Sample(self.now, phase, ends, self.device, allocated, self.reserved, self.peak_counter)
-        )
+        self.samples.append(Sample(self.now, phase, ends, self.device, allocated, self.reserved, self.peak_counter))
 
     def end_tick(self, flags: TickFlag = TRAIN_FLAGS) -> None:
         self.sample(Phase.OTHER, ends=True)

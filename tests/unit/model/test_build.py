@@ -17,9 +17,7 @@ def _iterations(model: MemoryModel) -> list[DeviceIteration]:
     return [iteration.devices[device] for iteration in model.iterations]
 
 
-def _train(
-    recording: FakeRecording, steps: int, carried: tuple[int, ...] = (), **step: int
-) -> tuple[int, ...]:
+def _train(recording: FakeRecording, steps: int, carried: tuple[int, ...] = (), **step: int) -> tuple[int, ...]:
     for _ in range(steps):
         carried = recording.step(carried=carried, **step)
     return carried
@@ -45,18 +43,12 @@ class TestWatchedCpu:
     def test_counters_are_not_needed(self, recording: FakeRecording) -> None:
         _train(recording, 2)
         with_counters = _iterations(build(recording))
-        recording.ticks = [
-            Tick(tick.index, tick.start_ns, tick.end_ns, tick.flags) for tick in recording.ticks
-        ]
+        recording.ticks = [Tick(tick.index, tick.start_ns, tick.end_ns, tick.flags) for tick in recording.ticks]
 
         without = _iterations(build(recording))
 
-        assert [row.allocated_bytes_end for row in without] == [
-            row.allocated_bytes_end for row in with_counters
-        ]
-        assert [row.peak_allocated_bytes for row in without] == [
-            row.peak_allocated_bytes for row in with_counters
-        ]
+        assert [row.allocated_bytes_end for row in without] == [row.allocated_bytes_end for row in with_counters]
+        assert [row.peak_allocated_bytes for row in without] == [row.peak_allocated_bytes for row in with_counters]
         assert all(row.source is Source.MEASURED for row in without)
 
     def test_an_iteration_of_several_ticks(self, recording: FakeRecording) -> None:
@@ -258,9 +250,7 @@ class TestCachingAllocator:
 
         assert iteration.peak_allocated_bytes == 4096 + 512
 
-    def test_a_peak_before_the_first_sample_belongs_to_the_set_up(
-        self, cuda_recording: FakeRecording
-    ) -> None:
+    def test_a_peak_before_the_first_sample_belongs_to_the_set_up(self, cuda_recording: FakeRecording) -> None:
         cuda_recording.watch(False)
         cuda_recording.peak_counter = 1_000_000
         _train(cuda_recording, 2)
@@ -360,9 +350,7 @@ def test_two_devices_share_iterations(recording: FakeRecording) -> None:
     recording.birth(10)
     recording.end_tick()
     samples = recording.ticks[0].samples
-    recording.ticks = [
-        Tick(0, 0, 100, TRAIN_FLAGS | TickFlag.TRACKED, samples=(*samples, *_on_cuda(samples)))
-    ]
+    recording.ticks = [Tick(0, 0, 100, TRAIN_FLAGS | TickFlag.TRACKED, samples=(*samples, *_on_cuda(samples)))]
 
     (iteration,) = build(recording).iterations
 

@@ -24,9 +24,7 @@ from tests.unit.model.fake_recording import FakeRecording
         (Role.OUTPUT, Category.ACTIVATION),
     ],
 )
-def test_roles_decide_before_phases(
-    recording: FakeRecording, phase: Phase, role: Role, category: Category
-) -> None:
+def test_roles_decide_before_phases(recording: FakeRecording, phase: Phase, role: Role, category: Category) -> None:
     recording.sample(phase, ends=False)
     storage = recording.birth(8, role=role)
     recording.end_tick()

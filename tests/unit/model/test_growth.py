@@ -15,9 +15,7 @@ LEAK_LINE = Location("train.py", 41, "train")
 EVALUATE_FLAGS = TickFlag.FORWARD | TickFlag.EVAL_MODE
 
 
-def _train(
-    recording: FakeRecording, steps: int, carried: tuple[int, ...] = (), leak: int = 0
-) -> tuple[int, ...]:
+def _train(recording: FakeRecording, steps: int, carried: tuple[int, ...] = (), leak: int = 0) -> tuple[int, ...]:
     for _ in range(steps):
         carried = recording.step(carried=carried, leak=leak, leak_location=LEAK_LINE)
     return carried

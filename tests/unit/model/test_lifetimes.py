@@ -16,9 +16,7 @@ from tests.unit.model.fake_recording import LINE, FakeRecording
 
 
 def _birth(storage: int, time_ns: int, tick: int = 0, nbytes: int = 8) -> Birth:
-    return Birth(
-        storage, time_ns, tick, Phase.FORWARD, nbytes, "float32", "cpu", "aten::mm", LINE, None, None
-    )
+    return Birth(storage, time_ns, tick, Phase.FORWARD, nbytes, "float32", "cpu", "aten::mm", LINE, None, None)
 
 
 def test_a_storage_is_shown_from_birth_to_death(recording: FakeRecording) -> None:

@@ -67,7 +67,11 @@ def test_the_sample_recording_sets_every_field_to_something_else_than_its_defaul
         Tick: all_events.TICKS[1],
     }
     for item in dataclasses.fields(kind):
-        default = item.default_factory() if item.default is dataclasses.MISSING and callable(item.default_factory) else item.default
+        default = (
+            item.default_factory()
+            if item.default is dataclasses.MISSING and callable(item.default_factory)
+            else item.default
+        )
         assert getattr(samples[kind], item.name) != default, item.name
 
 
@@ -229,9 +233,8 @@ def test_damage_to_what_is_read_later_is_told_then(path: Path, damage: str, view
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute(damage)
     connection.close()
-    with open_recording(path) as recording:
-        with pytest.raises(RecordingError, match="damaged"):
-            list(getattr(recording, view)())
+    with open_recording(path) as recording, pytest.raises(RecordingError, match="damaged"):
+        list(getattr(recording, view)())
 
 
 @pytest.fixture(scope="module")

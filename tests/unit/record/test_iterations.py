@@ -116,9 +116,7 @@ def any_ticks(draw: st.DrawFn) -> list[Tick]:
     if not draw(st.booleans()):
         flags = [item & ~E for item in flags]
     consumed = {
-        index: tuple(draw(st.lists(st.integers(0, index), max_size=3)))
-        for index, item in enumerate(flags)
-        if item & B
+        index: tuple(draw(st.lists(st.integers(0, index), max_size=3))) for index, item in enumerate(flags) if item & B
     }
     return ticks(*flags, consumed=consumed)
 

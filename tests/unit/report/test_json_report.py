@@ -14,8 +14,7 @@ from memprof.report.json_report import JsonOptions, JsonReporter, report_documen
 from tests import factories
 
 FINDING_KEYS = (
-    "code name kind severity location related device bytes bytes_per_iteration source message holder "
-    "evidence remedies"
+    "code name kind severity location related device bytes bytes_per_iteration source message holder evidence remedies"
 ).split()
 
 
@@ -126,9 +125,7 @@ def test_flat_figures_are_those_of_the_device_with_the_largest_peak() -> None:
     assert document["run"]["main_device"] == "cuda:1"
     assert document["run"]["iterations"] == len(document["iterations"]) == 20
     last = document["iterations"][-1]
-    assert (
-        last["devices"]["cuda:0"]["allocated_bytes_end"] != last["devices"]["cuda:1"]["allocated_bytes_end"]
-    )
+    assert last["devices"]["cuda:0"]["allocated_bytes_end"] != last["devices"]["cuda:1"]["allocated_bytes_end"]
     for key in (
         "allocated_bytes_start",
         "allocated_bytes_end",

@@ -72,9 +72,7 @@ def test_clean_run_has_no_growth_label() -> None:
 
 @pytest.mark.parametrize(("scenario", "source"), [("simulated", "simulated"), ("steps_only", "estimated")])
 def test_source_is_named_where_it_is_not_measured(scenario: str, source: str) -> None:
-    titles = [
-        axes.get_title(loc="left") for axes in PlotReporter().figure(factories.SCENARIOS[scenario]()).axes
-    ]
+    titles = [axes.get_title(loc="left") for axes in PlotReporter().figure(factories.SCENARIOS[scenario]()).axes]
 
     assert titles[0].endswith(f"({source})")
     assert "(" not in PlotReporter().figure(factories.leaking()).axes[0].get_title(loc="left")
@@ -306,8 +304,6 @@ def test_device_of_which_nothing_is_known_says_so() -> None:
     unknown = factories.device_iteration(None, None, None)
     made = tuple(replace(i, devices={"cpu": unknown}) for i in whole.model.iterations)
 
-    figure = PlotReporter().figure(
-        replace(whole, model=replace(whole.model, iterations=made, peaks={}, trends={}))
-    )
+    figure = PlotReporter().figure(replace(whole, model=replace(whole.model, iterations=made, peaks={}, trends={})))
 
     assert "memory of this device is unknown" in texts(figure)

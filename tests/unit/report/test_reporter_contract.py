@@ -63,9 +63,7 @@ def test_unknown_reporter_is_refused_with_the_known_ones() -> None:
 
 def test_reporter_of_another_distribution_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = EntryPoint("outside", "memprof.report.json_report:JsonReporter", memprof.report.ENTRY_POINT_GROUP)
-    monkeypatch.setattr(
-        memprof.report, "entry_points", lambda group: EntryPoints([entry]).select(group=group)
-    )
+    monkeypatch.setattr(memprof.report, "entry_points", lambda group: EntryPoints([entry]).select(group=group))
 
     assert load_reporter("outside").__name__ == "JsonReporter"
 

@@ -46,9 +46,7 @@ def test_no_line_is_wider_than_the_page(scenario: str, width: int) -> None:
 def test_verdict_comes_before_findings_and_findings_before_the_peak() -> None:
     text = text_of(factories.leaking())
 
-    order = [
-        text.index(part) for part in ("1 error, 1 warning", "MP101 error", "MP401 warning", "Peak on cpu")
-    ]
+    order = [text.index(part) for part in ("1 error, 1 warning", "MP101 error", "MP401 warning", "Peak on cpu")]
     assert order == sorted(order)
 
 
@@ -70,10 +68,7 @@ def test_nothing_recorded_is_not_called_no_problem() -> None:
 def test_savings_show_their_source_and_unknown_ones_are_left_out() -> None:
     text = words(text_of(factories.leaking()))
 
-    assert (
-        "item: append `loss.item()`, a number without a graph - saves about 1.42 GiB of the peak (simulated)"
-        in text
-    )
+    assert "item: append `loss.item()`, a number without a graph - saves about 1.42 GiB of the peak (simulated)" in text
     assert re.search(r"smaller_batch: halve the batch (?!- saves)", text)
 
 
