@@ -60,7 +60,7 @@ $(STAMPS)/test $(STAMPS)/lint $(STAMPS)/docs: $(STAMPS)/%: $(STAMPS)/runtime
 install: $(STAMPS)/runtime
 
 demo: $(STAMPS)/runtime
-	$(BIN)/memprof analyze $(DEMO_SCRIPT) --plot $(DEMO_PLOT) -o $(DEMO_RECORDING)
+	$(BIN)/memprof analyze --plot $(DEMO_PLOT) -o $(DEMO_RECORDING) $(DEMO_SCRIPT)
 	@echo
 	@echo "The picture is in $(DEMO_PLOT); the recording is in $(DEMO_RECORDING)."
 	@echo "See the diagnosis again with: $(BIN)/memprof report $(DEMO_RECORDING)"
@@ -91,7 +91,7 @@ docs-check: $(STAMPS)/runtime
 	$(BIN)/python docs/generate_rules.py --check
 
 bench: $(STAMPS)/test
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --write docs/performance.md
 
 clean:
 	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

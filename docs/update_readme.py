@@ -26,7 +26,7 @@ def run_demo() -> str:
     environment.pop("FORCE_COLOR", None)
     with tempfile.TemporaryDirectory() as folder:
         recording = str(Path(folder) / "demo.memprof")
-        command = ["analyze", SAMPLE, "--plot", str(PICTURE), "-o", recording]
+        command = ["analyze", "--plot", str(PICTURE), "-o", recording, SAMPLE]
         result = subprocess.run(
             [sys.executable, "-m", "memprof", *command],
             cwd=ROOT,
@@ -44,7 +44,7 @@ def section(output: str) -> str:
     """Format the generated part of the README."""
     lines = "\n".join(line.rstrip() for line in output.strip("\n").splitlines())
     return (
-        f"```console\n$ memprof analyze {SAMPLE} --plot demo.png\n{lines}\n```\n\n"
+        f"```console\n$ memprof analyze --plot demo.png {SAMPLE}\n{lines}\n```\n\n"
         f"![Allocated memory per iteration, by category, of the sample]({PICTURE.as_posix()})\n"
     )
 
