@@ -17,6 +17,7 @@ from memprof.record.events import Tick, TickFlag
 _FIRST_ITERATIONS = 4
 _MOST_TICKS_A_WINDOW = 64
 _AFTER_NEWS = 4
+_CENSUSES_AFTER_NEWS = 2
 _RECHECK_FIRST = 8
 _RECHECK_ITERATIONS = 3
 _SLOPE_POINTS = 16
@@ -49,6 +50,8 @@ class WatchPlan:
         self._suspicious = False
         self._ends: deque[int] = deque(maxlen=_SLOPE_POINTS)
         self._news = 0
+        self._fresh = 0
+        """Iterations left of those that follow something new."""
 
     def news(self) -> None:
         """A root module was called from a place that never called before."""
@@ -61,6 +64,8 @@ class WatchPlan:
             return False
         if self._level is Level.TENSORS:
             n = self._iterations
+            if 0 < self._fresh <= _CENSUSES_AFTER_NEWS:
+                return True
             return 2 <= n <= 6 or (n > 6 and (n & (n - 1) == 0 or (n % 3 == 0 and (n // 3) & (n // 3 - 1) == 0)))
         return self._iterations >= 2 and self._left <= 2
 
@@ -72,7 +77,12 @@ class WatchPlan:
         """Account for a finished tick and decide about the next."""
         if iteration_ended:
             self._iterations += 1
+        if self._news:
+            self._fresh = self._news
+        elif iteration_ended and self._fresh:
+            self._fresh -= 1
         if self._level is not Level.AUTO:
+            self._news = 0
             return
         if iteration_ended and allocated_bytes is not None:
             self._ends.append(allocated_bytes)
