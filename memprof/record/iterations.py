@@ -52,7 +52,7 @@ def group(ticks: Sequence[Tick], *, has_optimizer: bool) -> list[Iteration]:
 
     Args:
         ticks: All ticks of a run in order.
-        has_optimizer: Whether any optimizer existed during the run.
+        has_optimizer: Whether any optimizer is known to have existed; a step in a tick says so as well.
 
     Returns:
         Iterations in order of time. Every tick with a forward, a backward or a step belongs to
@@ -61,7 +61,7 @@ def group(ticks: Sequence[Tick], *, has_optimizer: bool) -> list[Iteration]:
     if any(tick.flags & TickFlag.EXPLICIT for tick in ticks):
         runs = _explicit_runs(ticks)
     else:
-        steps = has_optimizer and any(tick.flags & TickFlag.OPTIMIZER_STEP for tick in ticks)
+        steps = any(tick.flags & TickFlag.OPTIMIZER_STEP for tick in ticks)
         runs = _inferred_runs(ticks, has_optimizer=steps or (has_optimizer and len(ticks) < _NEVER_STEPS))
     return [_iteration(index, run) for index, run in enumerate(runs)]
 
