@@ -35,8 +35,10 @@ class ActivationsDominatePeak(Rule):
     ```python
     import torch
 
+
     def block():
         return torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 64))
+
 
     model = torch.nn.Sequential(*(block() for _ in range(12)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -51,8 +53,10 @@ class ActivationsDominatePeak(Rule):
     ```python
     import torch
 
+
     def block():
         return torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 64))
+
 
     model = torch.nn.Sequential(*(block() for _ in range(12)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
