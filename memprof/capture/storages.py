@@ -67,7 +67,6 @@ class StorageTracker:
         self.in_forward = False
         """A root module is running."""
         self.module_id = NONE
-        self.ops_seen = 0
         self.recent_tensors: list[weakref.ref[torch.Tensor]] = []
         """Tensors made outside backward and optimizer, for the census."""
         self.births: list[int] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from array import array
@@ -218,8 +217,3 @@ def is_recording(path: Path) -> bool:
     if not header:
         return True
     return header.startswith(b"SQLite format 3\0") and header[68:72] == schema.APPLICATION_ID.to_bytes(4, "big")
-
-
-def default_path(name: str) -> Path:
-    """Where a recording goes when the user names no file: `NAME.memprof` in the working directory."""
-    return Path(os.curdir) / f"{name}.memprof"
