@@ -207,28 +207,47 @@ class _Progress:
 
 
 class _TerminatedAsExit:
-    """SIGTERM ends the script as an exit does, so that what was recorded is still diagnosed."""
+    """SIGTERM ends the script as an exit does, so that what was recorded is still diagnosed.
+
+    What the script forks must die of SIGTERM as if nobody listened. Python drops a signal that it has noted
+    but not yet handled when it forks, so the signal is blocked from before the fork until the child has its
+    default back.
+    """
 
     _previous: Callable[..., Any] | int | None = None
+    _mask: set[int] | None = None
 
     def __enter__(self) -> None:
-        pid = os.getpid()
-
         def leave(number: int, _frame: Any) -> None:
-            if os.getpid() != pid:  # a worker the script forked and now ends
-                signal.signal(number, signal.SIG_DFL)
-                signal.raise_signal(number)
             sys.exit(128 + number)
 
         try:
             if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
                 self._previous = signal.signal(signal.SIGTERM, leave)
         except ValueError:  # not in the main thread
+            return
+        if self._previous is not None and hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=self._block, after_in_parent=self._unblock, after_in_child=self._in_child)
+
+    def _block(self) -> None:
+        if self._previous is not None:
+            self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def _unblock(self) -> None:
+        if self._mask is not None:
+            mask, self._mask = self._mask, None
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _in_child(self) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             self._previous = None
+        self._unblock()
 
     def __exit__(self, *_: object) -> None:
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)
+            self._previous = None
 
 
 def _say_where(path: Path, plot: str | None, *, in_memory: bool, quiet: bool) -> None:
