@@ -27,7 +27,7 @@ from memprof.record.reader import Recording, open_recording
 if TYPE_CHECKING:
     from memprof.capture.session import CaptureSession
 
-LEVELS = ("auto", "steps", "tensors")
+LEVELS = ("auto", "steps", "blocks", "tensors")
 DEVICES = ("auto", "cpu", "cuda")
 
 _P = ParamSpec("_P")

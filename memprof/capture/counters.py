@@ -24,6 +24,8 @@ class Reading(NamedTuple):
     allocated_bytes: int
     reserved_bytes: int | None
     peak_allocated_bytes: int | None
+    operations: int | None = None
+    """Blocks allocated and freed since the process started."""
 
 
 class Counter(NamedTuple):
@@ -74,9 +76,7 @@ def _glibc_reader() -> Callable[[], Reading] | None:
 
 
 def cuda_counters(torch: Any) -> list[Counter]:
-    """One counter for each CUDA device this process has used; none before CUDA is initialised."""
-    if not torch.cuda.is_available() or not torch.cuda.is_initialized():
-        return []
+    """One counter for each CUDA device this process has used; CUDA must be initialised."""
     return [
         Counter(f"cuda:{index}", ALLOCATOR, _allocator_reader(torch, index))
         for index in range(torch.cuda.device_count())
@@ -89,8 +89,13 @@ def _allocator_reader(torch: Any, index: int) -> Callable[[], Reading]:
 
     def fast() -> Reading:
         stats = raw(index)  # nested dictionaries; `torch.cuda.memory_stats` flattens them at ten times the cost
-        allocated = stats["allocated_bytes"]["all"]
-        return Reading(allocated["current"], stats["reserved_bytes"]["all"]["current"], allocated["peak"])
+        allocated, blocks = stats["allocated_bytes"]["all"], stats["allocation"]["all"]
+        return Reading(
+            allocated["current"],
+            stats["reserved_bytes"]["all"]["current"],
+            allocated["peak"],
+            blocks["allocated"] + blocks["freed"],
+        )
 
     def public() -> Reading:
         stats = torch.cuda.memory_stats(index)
@@ -98,6 +103,7 @@ def _allocator_reader(torch: Any, index: int) -> Callable[[], Reading]:
             stats.get("allocated_bytes.all.current", 0),
             stats.get("reserved_bytes.all.current", 0),
             stats.get("allocated_bytes.all.peak"),
+            stats.get("allocation.all.allocated", 0) + stats.get("allocation.all.freed", 0),
         )
 
     if raw is None:

@@ -50,6 +50,10 @@ class UserCode:
             mine = self.known[id(code)] = self._decide(code.co_filename)
         return mine
 
+    def owns_file(self, filename: str) -> bool:
+        """Whether a source file is the user's."""
+        return self._decide(filename)
+
     def _decide(self, filename: str) -> bool:
         if filename.startswith("<"):
             return not filename.startswith(("<frozen", "<__array_function__", "<eval_with_key>", "<attrs generated"))

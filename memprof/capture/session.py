@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import platform
+import sys
 import time
 import warnings
 import weakref
+from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,15 @@ import torch
 from memprof._errors import UsageError
 from memprof.capture import ticks
 from memprof.capture.census import CensusTaker
-from memprof.capture.counters import Counter, cpu_counter, cuda_counters
+from memprof.capture.counters import cpu_counter
+from memprof.capture.cuda import CudaWatch
 from memprof.capture.frames import UserCode, stack_key
 from memprof.capture.graph import sequence_nr
 from memprof.capture.hooks import Hooks
 from memprof.capture.storages import StorageTracker
 from memprof.capture.ticks import TickClock
 from memprof.capture.windows import Level, WatchPlan
-from memprof.record.events import Location, ModuleRef, Phase, Role, RunInfo, Tick
+from memprof.record.events import DeviceState, Location, ModuleRef, Phase, Role, RunInfo, Tick, TickFlag
 from memprof.record.schema import NONE
 from memprof.record.writer import RecordingWriter
 
@@ -91,6 +94,17 @@ class CaptureSession:
         self._census = CensusTaker(self._tracker, self._code)
         self._plan = WatchPlan(options.level)
         self._clock = TickClock(self._tick_ended, self._phase_changed)
+        self._cuda = CudaWatch(
+            run,
+            self.writer,
+            self._code,
+            self._note,
+            self._clock,
+            history=options.level in (Level.BLOCKS, Level.TENSORS),
+            guard=self._guard,
+            found=self._read_counters,
+        )
+        self._cpu = cpu_counter()
         self._modules: dict[int, int] = {}
         self._roots: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
         self._optimizers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
@@ -119,7 +133,9 @@ class CaptureSession:
         """Install the hooks and begin the first tick."""
         self._running = True
         _active.append(weakref.ref(self))
-        self._find_counters()
+        self._read_counters()
+        if self.options.device != "cpu":
+            self._guard(self._cuda.begin)
         for item in self._existing():
             if issubclass(type(item), torch.optim.Optimizer):
                 self.optimizer_made(item)  # type: ignore[arg-type]
@@ -146,6 +162,7 @@ class CaptureSession:
         self._running = False
         self._hooks.remove()
         self._guard(lambda: self._clock.turn(final=True))
+        self._guard(self._cuda.end)
         self._watch(False)
         self._tracker.mode.silent = True  # where it could not be popped it does nothing from now on
         _active[:] = [item for item in _active if item() not in (None, self)]
@@ -170,15 +187,10 @@ class CaptureSession:
         """Iterations finished so far."""
         return self._iterations
 
-    def _find_counters(self) -> None:
-        counters: list[Counter] = []
-        if self.options.device != "cpu":
-            counters += cuda_counters(torch)
-        if not any(counter.device == "cpu" for counter in self._clock.counters):
-            self._cpu = cpu_counter()
-        counters.append(self._cpu)
-        self._clock.read_from(tuple(counters), self.writer.name_id)
-        self.run.counter = {counter.device: counter.source for counter in counters}
+    def _read_counters(self) -> None:
+        """Read the counters of the devices in use from now on."""
+        self._clock.read_from((*self._cuda.counters, self._cpu), self.writer.name_id)
+        self.run.counter = {counter.device: counter.source for counter in self._clock.counters}
         self.run.devices = tuple(self.run.counter)
 
     # ---- trouble -----------------------------------------------------------------------
@@ -316,6 +328,9 @@ class CaptureSession:
         self.busy += 1
 
     def _backward_begins(self) -> None:
+        if self._mode_on:
+            frame = self._code.innermost(sys._getframe(1))
+            self._tracker.backward_line = None if frame is None else self._code.location(frame)
         self._clock.flags |= ticks.BACKWARD
         self._clock.enter(Phase.BACKWARD)
 
@@ -397,7 +412,10 @@ class CaptureSession:
         if self._mode_on:
             self._guard(lambda: self._take_census(tick, ended))
         births, deaths, roles = self._tracker.take_events()
-        self.writer.write_tick(tick, births, deaths, roles, samples=self._clock.samples)
+        blocks, states = self._cuda_ended(tick)
+        if blocks is not None:
+            tick = replace(tick, flags=tick.flags | TickFlag.BLOCKS)
+        self.writer.write_tick(tick, births, deaths, roles, samples=self._clock.samples, blocks=blocks, states=states)
         self._plan.tick_ended(tick, self._clock.allocated_bytes, iteration_ended=ended)
         self._tracker.begin_tick(tick.index + 1)
         self._watch(self._plan.watching and self._running)
@@ -411,12 +429,18 @@ class CaptureSession:
             self._report_progress()
             if self.options.max_iterations is not None and self._iterations >= self.options.max_iterations:
                 self._stop_after = StopRun()
-        if not self.run.counter or len(self._clock.counters) == 1:
-            self._find_cuda()
 
-    def _find_cuda(self) -> None:
-        if self.options.device != "cpu" and torch.cuda.is_available() and torch.cuda.is_initialized():
-            self._find_counters()
+    def _cuda_ended(self, tick: Tick) -> tuple[array[int] | None, list[DeviceState]]:
+        found: tuple[array[int] | None, list[DeviceState]] = (None, [])
+        if self.options.device == "cpu":
+            return found
+
+        def ended() -> None:
+            nonlocal found
+            found = self._cuda.tick_ended(tick.index, last=bool(tick.flags & ticks.FINAL))
+
+        self._guard(ended)
+        return found
 
     def _iteration_ended(self, tick: Tick) -> bool:
         """Whether the tick completes an iteration, as far as can be told now."""

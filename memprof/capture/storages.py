@@ -67,6 +67,8 @@ class StorageTracker:
         self.in_forward = False
         """A root module is running."""
         self.module_id = NONE
+        self.backward_line: Location | None = None
+        """The user's line that called backward last."""
         self.recent_tensors: list[weakref.ref[torch.Tensor]] = []
         """Tensors made outside backward and optimizer, for the census."""
         self.births: list[int] = []
@@ -78,6 +80,8 @@ class StorageTracker:
         self._lines: dict[tuple[int, int], tuple[int, Location]] = {}
         self._op_ids: dict[Any, tuple[int, str]] = {}
         self._ids: dict[Any, int] = {}
+        self._cuda_ids: set[int] = set()
+        """Ids of devices whose storages lie in blocks of a caching allocator."""
         self._mark_seq: list[int] = []
         self._mark_place: list[tuple[int, int]] = []
         self._sequence_nr = getattr(torch._C._autograd, "_get_sequence_nr", None)
@@ -100,7 +104,11 @@ class StorageTracker:
             op = str(func)
             op_id = self._writer.name_id(op)
             self._op_ids[func] = (op_id, op)
-        frame: FrameType | None = sys._getframe(2)
+        frame: FrameType | None
+        try:
+            frame = sys._getframe(3)
+        except ValueError:  # a thread of the autograd engine has no Python frames of its own
+            frame = None
         known = self._known
         while frame is not None:  # `UserCode.innermost`, without the call
             code = frame.f_code
@@ -119,6 +127,9 @@ class StorageTracker:
                 location = Location(frame.f_code.co_filename, frame.f_lineno, function_name(frame.f_code))
                 location_id = self._writer.location_id(location)
                 self._lines[line] = (location_id, location)
+        elif self.phase == _BACKWARD and self.backward_line is not None:
+            location = self.backward_line
+            location_id = self._writer.location_id(location)
         module_id = self.module_id
         forward_id = NONE
         if self._sequence_nr is not None:
@@ -147,6 +158,8 @@ class StorageTracker:
             device_id = ids[device]
         except KeyError:
             device_id = ids[device] = NONE if device.type in _NO_MEMORY else self._writer.name_id(str(device))
+            if device.type == "cuda":
+                self._cuda_ids.add(device_id)
         if device_id == NONE:
             return None
         dtype = tensor.dtype
@@ -182,6 +195,7 @@ class StorageTracker:
                 location_id,
                 forward_id,
                 module_id,
+                storage.data_ptr() if device_id in self._cuda_ids else NONE,
             )
         )
         return live
@@ -219,6 +233,10 @@ class StorageTracker:
         op_id = self._writer.name_id(live.op)
         location_id = NONE if live.location is None else self._writer.location_id(live.location)
         self._book(storage, key, tensor, op_id, live.op, location_id, live.location, NONE, self.module_id)
+
+    def gave_up(self, func: Any, error: Exception) -> None:
+        """Note that what an op made could not be booked."""
+        self._note(f"what `{func}` made could not be watched ({type(error).__name__}: {error})")
 
     # ---- roles -------------------------------------------------------------------------
 
@@ -325,6 +343,14 @@ class _WatchingMode(TorchDispatchMode):
         if self.silent:
             return output
         try:
+            self._book(func, output)
+        except Exception as error:  # the user's op has run, and its result is what matters
+            self._tracker.gave_up(func, error)
+        return output
+
+    def _book(self, func: Any, output: Any) -> None:
+        """Book what an op made."""
+        try:
             kind = self._alias_kinds[func]
         except KeyError:
             kind = self._alias_kinds[func] = _alias_kind(func)
@@ -343,15 +369,14 @@ class _WatchingMode(TorchDispatchMode):
                             tracker.recent_tensors.append(weakref.ref(item))
                     elif item is not None:
                         tracker.odd_output(func, item)
-                return output
+                return
             elif output is not None:
                 tracker.odd_output(func, output)
-                return output
+                return
         elif kind == _RESIZES and isinstance(output, _Tensor):
             tracker.resized(func, output)
         if tracker.phase <= _FORWARD and isinstance(output, _Tensor):
             tracker.recent_tensors.append(weakref.ref(output))
-        return output
 
 
 _FRESH, _ALIAS, _RESIZES = 0, 1, 2

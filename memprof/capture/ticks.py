@@ -173,14 +173,16 @@ class TickClock:
         self.counters = counters
         self._readers = tuple((device_id(counter.device), counter.read) for counter in counters)
 
-    def _noted(self, reading: Reading) -> tuple[int, int, int]:
+    def _noted(self, reading: Reading) -> tuple[int, int, int, int]:
         """A reading as packed columns, remembered where it is the first counter's."""
-        allocated, reserved, peak = reading
+        allocated, reserved, peak, operations = reading
         if len(self._readers) == 1 or reserved is not None:
             self.allocated_bytes = allocated
             if self.highest_bytes is None or allocated > self.highest_bytes:
                 self.highest_bytes = allocated
-        return allocated, NONE if reserved is None else reserved, NONE if peak is None else peak
+        if reserved is None:
+            return allocated, NONE, NONE, NONE
+        return allocated, reserved, NONE if peak is None else peak, NONE if operations is None else operations
 
     def consumer(self) -> Callable[[Any], None]:
         """A hook for a node of this tick's graph that reports its use to whichever tick is then running."""

@@ -1,8 +1,8 @@
 """When to watch every storage: the policy behind `--level`.
 
-Level `auto` watches the first iterations, watches again for a few when the program does something
-new (a root module called from a place that never called before: the first validation), and comes back
-at growing distances for as long as the last census or the counters show growth.
+Levels `auto` and `blocks` watch the first iterations, watch again for a few when the program does
+something new (a root module called from a place that never called before: the first validation), and
+come back at growing distances for as long as the last census or the counters show growth.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Level(str, enum.Enum):
     """How closely a run is watched."""
 
     STEPS = "steps"
+    BLOCKS = "blocks"
     TENSORS = "tensors"
     AUTO = "auto"
 
@@ -81,7 +82,7 @@ class WatchPlan:
             self._fresh = self._news
         elif iteration_ended and self._fresh:
             self._fresh -= 1
-        if self._level is not Level.AUTO:
+        if self._level in (Level.STEPS, Level.TENSORS):
             self._news = 0
             return
         if iteration_ended and allocated_bytes is not None:

@@ -49,10 +49,11 @@ class _AnalyzeCommand(click.Command):
 @click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does, instead of a script.")
 @click.option(
     "--level",
-    type=click.Choice(("auto", "steps", "tensors")),
+    type=click.Choice(("auto", "steps", "blocks", "tensors")),
     default="auto",
     show_default=True,
-    help="How closely to watch: counters only, every storage, or every storage for a few iterations.",
+    help="How closely to watch: counters only, the CUDA allocator's own history too, every storage too, or "
+    "(auto) counters with every storage for a few iterations.",
 )
 @click.option(
     "-o", "recording", type=click.Path(dir_okay=False), help="File for the recording. [default: SCRIPT.memprof]"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from memprof.model.accounts import read_accounts
+from memprof.model.blocks import join_blocks
 from memprof.model.categories import categorise
 from memprof.model.composition import compose
 from memprof.model.figures import slot_figures
@@ -12,7 +14,7 @@ from memprof.model.lifetimes import Lifetimes, read_lifetimes
 from memprof.model.memory import CompositionPoint, DeviceIteration, MemoryModel, Peak
 from memprof.model.peak import find_peak
 from memprof.model.samples import Samples, counts_process, no_samples, read_samples
-from memprof.model.schedule import Schedule, read_schedule
+from memprof.model.schedule import Schedule, read_schedule, with_blocks
 from memprof.model.storages import StorageTable
 from memprof.model.timeline import read_timeline
 from memprof.model.view import RecordingView
@@ -36,6 +38,9 @@ def build(recording: RecordingView) -> MemoryModel:
     """
     run = recording.run
     lifetimes = read_lifetimes(recording.births(), recording.deaths(), recording.roles())
+    log = recording.block_log()
+    if log is not None:
+        lifetimes = join_blocks(lifetimes, log, recording.ticks)
     schedule = read_schedule(recording.ticks, lifetimes, has_optimizer=run.has_optimizer)
     storages = _table(lifetimes, schedule)
     samples = read_samples(schedule)
@@ -47,14 +52,15 @@ def build(recording: RecordingView) -> MemoryModel:
         of_device = samples.get(device, no_samples())
         process_counter = counts_process(run, device)
         timeline = read_timeline(lifetimes, device)
-        levels = read_levels(schedule, timeline, of_device, process_counter=process_counter)
+        of_this = schedule if log is None or device == "cpu" else with_blocks(schedule)
+        levels = read_levels(of_this, timeline, of_device, process_counter=process_counter)
         by_device[device], candidates = device_iterations(
-            schedule, slot_figures(schedule, levels), of_device, process_counter=process_counter
+            schedule, slot_figures(of_this, levels), of_device, process_counter=process_counter
         )
         peak = find_peak(levels, candidates, storages)
         if peak is not None:
             peaks[device] = peak
-        composition[device] = compose(schedule, levels, storages)
+        composition[device] = compose(of_this, levels, storages)
     iterations = join_devices(schedule, by_device)
     trends = {device: trend(iterations, device) for device in devices}
     return MemoryModel(
@@ -67,6 +73,8 @@ def build(recording: RecordingView) -> MemoryModel:
         trends={device: found for device, found in trends.items() if found is not None},
         censuses=tuple(recording.censuses),
         devices=devices,
+        accounts=read_accounts(recording.states, schedule),
+        ooms=tuple(recording.ooms),
     )
 
 

@@ -46,6 +46,8 @@ class Lifetimes:
     birth_ns: IntArray
     birth_tick: IntArray
     birth_phase: IntArray
+    address: IntArray
+    """Where a storage on CUDA begins, -1 elsewhere."""
     died: BoolArray
     death_ns: IntArray
     """Meaningless where `died` is false, as are the two below."""
@@ -115,18 +117,20 @@ def _read_births(births: Iterable[Birth]) -> Lifetimes:
     # One entry per field of Birth, in its order: None where the field is a number already.
     codes: tuple[Codes[Any] | None, ...] = (
         *(None, None, None, None, None),
-        *(dtypes, devices, ops, locations, locations, modules),
+        *(dtypes, devices, ops, locations, locations, modules, None),
     )
     parts: list[list[IntArray]] = [[np.zeros(0, np.int64)] for _ in codes]
     for chunk in _chunks(births):
         for part, code, values in zip(parts, codes, zip(*chunk, strict=True), strict=True):
-            numbers = values if code is None else map(code.__getitem__, values)
+            numbers: Iterable[int] = values if code is None else map(code.__getitem__, values)
+            if part is parts[-1]:  # the address, which is None but on CUDA
+                numbers = (-1 if value is None else value for value in values)
             part.append(np.fromiter(numbers, np.int64, len(chunk)))
     columns = [np.concatenate(part) for part in parts]
     _, first = np.unique(columns[0], return_index=True)
     if len(first) < len(columns[0]):
         columns = [column[np.sort(first)] for column in columns]
-    ids, birth_ns, birth_tick, birth_phase, nbytes, dtype, device, op, location, forward, module = columns
+    ids, birth_ns, birth_tick, birth_phase, nbytes, dtype, device, op, location, forward, module, address = columns
     size = len(ids)
     return Lifetimes(
         id=ids,
@@ -134,6 +138,7 @@ def _read_births(births: Iterable[Birth]) -> Lifetimes:
         birth_ns=birth_ns,
         birth_tick=birth_tick,
         birth_phase=birth_phase,
+        address=address,
         died=np.zeros(size, np.bool_),
         death_ns=np.zeros(size, np.int64),
         death_tick=np.zeros(size, np.int64),

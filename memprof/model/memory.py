@@ -10,7 +10,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from memprof.record.events import Census, Location, ModuleRef, Phase, Role, RunInfo, Tick
+from memprof.record.events import Census, DeviceState, Location, ModuleRef, OutOfMemory, Phase, Role, RunInfo, Tick
 
 
 class Source(str, enum.Enum):
@@ -165,6 +165,56 @@ class Trend:
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """Where the memory of one CUDA device was at one moment, in bytes; None is unknown.
+
+    What the driver counts as used is made up of this process and others; this process of what its caching
+    allocator reserved and what lies outside it (context, cuBLAS, cuDNN, NCCL); what was reserved of
+    blocks in use, blocks free in segments that are partly in use, free segments, and private pools.
+    """
+
+    state: DeviceState
+    iteration: int | None
+
+    @property
+    def driver_used_bytes(self) -> int | None:
+        """All that is used on the device, by whomever."""
+        free, total = self.state.driver_free_bytes, self.state.driver_total_bytes
+        return None if free is None or total is None else total - free
+
+    @property
+    def outside_allocator_bytes(self) -> int | None:
+        """This process apart from its caching allocator: context and libraries."""
+        process = self.state.process_bytes
+        return None if process is None else max(0, process - self.state.reserved_bytes)
+
+    @property
+    def other_processes_bytes(self) -> int | None:
+        """Used by other processes."""
+        used, process = self.driver_used_bytes, self.state.process_bytes
+        return None if used is None or process is None else max(0, used - process)
+
+    @property
+    def unattributed_bytes(self) -> int | None:
+        """Used on the device beyond this process's allocator, where the driver does not say by whom."""
+        used = self.driver_used_bytes
+        if used is None or self.state.process_bytes is not None:
+            return None
+        return max(0, used - self.state.reserved_bytes)
+
+    @property
+    def awaiting_free_bytes(self) -> int:
+        """Freed by the program but in use by another stream still."""
+        return self.state.active_bytes - self.state.allocated_bytes
+
+    @property
+    def releasable_bytes(self) -> int:
+        """Cached in segments that are wholly free: what `torch.cuda.empty_cache` would give back."""
+        state = self.state
+        return max(0, state.reserved_bytes - state.active_bytes - state.inactive_split_bytes)
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryModel:
     """Everything known about a run."""
 
@@ -180,3 +230,6 @@ class MemoryModel:
     """Device -> growth of allocated bytes at the end of train iterations, where enough were seen."""
     censuses: tuple[Census, ...]
     devices: tuple[str, ...] = field(default=())
+    accounts: Mapping[str, tuple[Account, ...]] = field(default_factory=dict)
+    """CUDA device -> where its memory was at the end of ticks."""
+    ooms: tuple[OutOfMemory, ...] = ()

@@ -7,7 +7,7 @@ is after the last finished tick (where a killed run was when it died).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -96,6 +96,23 @@ def read_schedule(ticks: Sequence[Tick], lifetimes: Lifetimes, *, has_optimizer:
         stretches=stretches,
         complete=bool(stretches) and (stretches[0][0] == HEAD or begins_existing),
     )
+
+
+def with_blocks(schedule: Schedule) -> Schedule:
+    """The schedule as a device sees it whose allocator history was recorded: those ticks are watched too.
+
+    Args:
+        schedule: The run's schedule.
+
+    Returns:
+        The same ticks and iterations.
+    """
+    flags = [bool(tick.flags & (TickFlag.BLOCKS | TickFlag.TRACKED)) for tick in schedule.ticks]
+    first = next((slot for slot, tick in enumerate(schedule.ticks, start=1) if tick.flags & TickFlag.BLOCKS), None)
+    watched = np.array([bool(schedule.watched[HEAD]), *flags, bool(schedule.watched[schedule.tail])], np.bool_)
+    if first is None:
+        return schedule
+    return replace(schedule, watched=watched, stretches=_runs(watched), complete=True)
 
 
 def _runs(flags: BoolArray) -> tuple[tuple[int, int], ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from memprof.record.events import Birth, Census, Death, RoleFact, RunInfo, Tick
+from memprof.record.blocks import BlockLog
+from memprof.record.events import Birth, Census, Death, DeviceState, OutOfMemory, RoleFact, RunInfo, Tick
 
 
 class RecordingView(Protocol):
@@ -26,6 +27,17 @@ class RecordingView(Protocol):
     @property
     def censuses(self) -> Sequence[Census]:
         """What outlived its iteration, in order of time."""
+
+    @property
+    def states(self) -> Sequence[DeviceState]:
+        """CUDA devices as they were when ticks ended, in order of time."""
+
+    @property
+    def ooms(self) -> Sequence[OutOfMemory]:
+        """Out-of-memory errors in order of time."""
+
+    def block_log(self) -> BlockLog | None:
+        """What the caching allocators did, or None where that was not recorded."""
 
     def births(self) -> Iterator[Birth]:
         """Births of storages in the order they were written."""

@@ -126,3 +126,24 @@ class AllocatorHistory:
     """`allocator_settings` of the snapshot; {} where it has none."""
     annotations: tuple[tuple[str, str, str, int], ...] = ()
     """`record_function` marks: device, name, `START` or `END`, unix time in nanoseconds."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockLog:
+    """What caching allocators did during a recorded run, with the tick of each event."""
+
+    starts: tuple[tuple[int, IntArray], ...]
+    """A tick, and what all devices held when it began: shape (blocks, `schema.SEGMENT_COLUMNS`). A second
+    entry means that events between the two were lost."""
+    events: IntArray
+    """Shape (events, `schema.BLOCK_COLUMNS`), in the order the allocator wrote them."""
+    ticks: IntArray
+    """Tick of each event."""
+    devices: Mapping[int, str]
+    """Names behind the ids of the `device` column."""
+    stacks: Mapping[int, tuple[Location, ...]]
+    """Call stacks by id, innermost line first."""
+    user_lines: Mapping[int, Location | None]
+    """The user's innermost line of each stack."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """`allocator_settings` as torch reported them when recording began."""

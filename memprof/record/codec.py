@@ -1,4 +1,4 @@
-"""Census and run facts as JSON, and back."""
+"""The small event kinds as JSON, and back."""
 
 from __future__ import annotations
 
@@ -6,11 +6,22 @@ import dataclasses
 import json
 from typing import Any
 
-from memprof.record.events import Census, GraphRoot, HeldGroup, Holder, Location, ModuleRef, RunInfo
+from memprof.record.events import (
+    Census,
+    DeviceState,
+    GraphRoot,
+    HeldGroup,
+    Holder,
+    Location,
+    ModuleRef,
+    OutOfMemory,
+    Phase,
+    RunInfo,
+)
 
 
-def dump(value: Census | RunInfo) -> str:
-    """Write a census or the run's facts as one line of ASCII JSON."""
+def dump(value: Census | RunInfo | DeviceState | OutOfMemory) -> str:
+    """Write one of the small event kinds as one line of ASCII JSON."""
     return json.dumps(dataclasses.asdict(value), separators=(",", ":"))
 
 
@@ -61,6 +72,17 @@ def load_census(text: str) -> Census:
             for group in data["groups"]
         ),
     )
+
+
+def load_state(text: str) -> DeviceState:
+    """Read what `dump` wrote of a `DeviceState`."""
+    return DeviceState(**json.loads(text))
+
+
+def load_oom(text: str) -> OutOfMemory:
+    """Read what `dump` wrote of an `OutOfMemory`."""
+    data = json.loads(text)
+    return OutOfMemory(**{**data, "phase": Phase(data["phase"]), "location": _location(data["location"])})
 
 
 def _holder(data: dict[str, Any]) -> Holder:

@@ -45,6 +45,8 @@ class TickFlag(enum.IntFlag):
     """Every root module called was in `eval()` mode."""
     FINAL = 256
     """The tick was cut off by the end of the run."""
+    BLOCKS = 512
+    """The CUDA allocator's history holds every event of the tick."""
 
 
 class Role(enum.IntFlag):
@@ -89,6 +91,9 @@ class Sample(NamedTuple):
     reserved_bytes: int | None
     peak_allocated_bytes: int | None
     """The device's own peak counter since the process started, where it has one."""
+    operations: int | None = None
+    """Blocks allocated and blocks freed since the process started, added up, where the device counts
+    them: places the sample exactly among the allocator's events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,8 @@ class Birth(NamedTuple):
     forward_location: Location | None
     """In backward: the line of the forward whose gradient was being computed."""
     module: ModuleRef | None
+    address: int | None = None
+    """On CUDA: where the storage begins, which is what ties it to a block of the caching allocator."""
 
 
 class Death(NamedTuple):
@@ -236,6 +243,65 @@ class Census:
     """Why the census is incomplete, or ''."""
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceState:
+    """What is known of one CUDA device at the end of a tick, in bytes; None is unknown.
+
+    Source:
+        `torch.cuda.memory_stats`, `cudaMemGetInfo` and NVML.
+    """
+
+    device: str
+    tick: int
+    time_ns: int
+    allocated_bytes: int
+    active_bytes: int
+    requested_bytes: int
+    reserved_bytes: int
+    inactive_split_bytes: int
+    private_pool_bytes: int | None
+    """Reserved by pools of CUDA graphs and `torch.cuda.MemPool`."""
+    alloc_retries: int
+    """Times the allocator had to empty its cache and try again, since the process started."""
+    ooms: int
+    device_allocs: int | None
+    """`cudaMalloc` calls since the process started."""
+    device_frees: int | None
+    driver_free_bytes: int | None = None
+    driver_total_bytes: int | None = None
+    process_bytes: int | None = None
+    """What the driver counts for this process: context, caching allocator and libraries."""
+    host_reserved_bytes: int | None = None
+    """Pinned host memory held by the caching host allocator."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfMemory:
+    """One `torch.OutOfMemoryError` as the allocator saw it, in bytes; None is unknown."""
+
+    tick: int
+    time_ns: int
+    device: str
+    phase: Phase
+    requested_bytes: int
+    """What the failing op asked for, rounded to a block."""
+    segment_bytes: int
+    """What the allocator wanted from the driver for it."""
+    total_bytes: int | None
+    """The device's memory, or the limit set for this process."""
+    free_bytes: int | None
+    """What the driver had left."""
+    allocated_bytes: int
+    reserved_bytes: int
+    largest_hole_bytes: int | None
+    """Largest cached block the request could have used, were it large enough."""
+    stranded_bytes: int | None
+    """Free bytes in segments that are partly in use, which cannot go back to the driver."""
+    location: Location | None
+    process_bytes: int | None = None
+    operations: int | None = None
+
+
 @dataclass(slots=True)
 class RunInfo:
     """Facts about the run as a whole."""
@@ -259,4 +325,6 @@ class RunInfo:
     finished: bool = False
     notes: tuple[str, ...] = ()
     """What capture could not do, in sentences."""
+    allocator_settings: dict[str, Any] = field(default_factory=dict)
+    """What torch says its CUDA caching allocator is set to; {} where that was not recorded."""
     extra: dict[str, Any] = field(default_factory=dict)

@@ -9,14 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+
 from memprof._errors import RecordingError, RecordingVersionError
 from memprof.record import codec, schema
+from memprof.record.blocks import BlockLog, IntArray
 from memprof.record.events import (
     Birth,
     Census,
     Death,
+    DeviceState,
     Location,
     ModuleRef,
+    OutOfMemory,
     Phase,
     Role,
     RoleFact,
@@ -36,6 +41,8 @@ class Recording:
         run: Facts about the run.
         ticks: All ticks in order.
         censuses: What outlived its iteration, in order of time.
+        states: What was known of each CUDA device when ticks ended.
+        ooms: Out-of-memory errors in order of time.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path | None) -> None:
@@ -57,6 +64,12 @@ class Recording:
             self.censuses: tuple[Census, ...] = tuple(
                 codec.load_census(text) for (text,) in connection.execute("SELECT data FROM census ORDER BY id")
             )
+            self.states: tuple[DeviceState, ...] = tuple(
+                codec.load_state(text) for (text,) in connection.execute("SELECT data FROM device_state ORDER BY id")
+            )
+            self.ooms: tuple[OutOfMemory, ...] = tuple(
+                codec.load_oom(text) for (text,) in connection.execute("SELECT data FROM oom ORDER BY id")
+            )
 
     def births(self) -> Iterator[Birth]:
         """All births in order of time."""
@@ -75,6 +88,7 @@ class Recording:
                     location=locations.get(row[8]),
                     forward_location=locations.get(row[9]),
                     module=modules.get(row[10]),
+                    address=None if row[11] == schema.NONE else row[11],
                 )
 
     def deaths(self) -> Iterator[Death]:
@@ -88,6 +102,31 @@ class Recording:
         with _Reading(self.path):
             for storage, role, name in self._connection.execute("SELECT storage, role, name FROM role ORDER BY rowid"):
                 yield RoleFact(int(storage), Role(role), str(name))
+
+    def block_log(self) -> BlockLog | None:
+        """What the caching allocators did, or None where their history was not recorded."""
+        with _Reading(self.path):
+            starts = list(self._connection.execute("SELECT tick, data FROM segments ORDER BY id"))
+            if not starts:
+                return None
+            rows: list[IntArray] = []
+            ticks: list[IntArray] = []
+            for tick, blob in self._connection.execute("SELECT tick, events FROM blocks ORDER BY id"):
+                rows.append(_table(blob, len(schema.BLOCK_COLUMNS)))
+                ticks.append(np.full(len(rows[-1]), tick, np.int64))
+            stacks = {
+                int(key): (int(location), np.frombuffer(frames, "<i8"))
+                for key, location, frames in self._connection.execute("SELECT id, location, frames FROM stack")
+            }
+            return BlockLog(
+                starts=tuple((int(tick), _table(blob, len(schema.SEGMENT_COLUMNS))) for tick, blob in starts),
+                events=np.concatenate(rows) if rows else np.zeros((0, len(schema.BLOCK_COLUMNS)), np.int64),
+                ticks=np.concatenate(ticks) if ticks else np.zeros(0, np.int64),
+                devices=self._names,
+                stacks={key: tuple(self._locations[int(line)] for line in lines) for key, (_, lines) in stacks.items()},
+                user_lines={key: self._locations.get(location) for key, (location, _) in stacks.items()},
+                settings=self.run.allocator_settings,
+            )
 
     def close(self) -> None:
         """Close the file; births, deaths and roles can no longer be read."""
@@ -121,6 +160,7 @@ class Recording:
                         row[4],
                         None if row[5] == schema.NONE else row[5],
                         None if row[6] == schema.NONE else row[6],
+                        None if row[7] == schema.NONE else row[7],
                     )
                     for row in _split(_integers(samples or b""), len(schema.SAMPLE_COLUMNS))
                 ),
@@ -194,6 +234,11 @@ class _Reading:
         damage = (sqlite3.Error, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
         if isinstance(error, damage):
             raise RecordingError(f"{self._path} is damaged and cannot be read ({error})") from error
+
+
+def _table(blob: bytes, width: int) -> IntArray:
+    """A packed table as an array of shape (rows, width)."""
+    return np.frombuffer(blob, "<i8").reshape(-1, width).astype(np.int64, copy=False)
 
 
 def _integers(blob: bytes) -> array[int]:

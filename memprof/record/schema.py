@@ -36,6 +36,11 @@ CREATE TABLE tick (
 );
 CREATE TABLE storages (id INTEGER PRIMARY KEY, births BLOB NOT NULL, deaths BLOB NOT NULL);
 CREATE TABLE role (storage INTEGER NOT NULL, role INTEGER NOT NULL, name TEXT NOT NULL);
+CREATE TABLE stack (id INTEGER PRIMARY KEY, location INTEGER NOT NULL, frames BLOB NOT NULL);
+CREATE TABLE blocks (id INTEGER PRIMARY KEY, tick INTEGER NOT NULL, events BLOB NOT NULL);
+CREATE TABLE segments (id INTEGER PRIMARY KEY, tick INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE TABLE device_state (id INTEGER PRIMARY KEY, data TEXT NOT NULL);
+CREATE TABLE oom (id INTEGER PRIMARY KEY, data TEXT NOT NULL);
 CREATE TABLE census (id INTEGER PRIMARY KEY, tick INTEGER NOT NULL, data TEXT NOT NULL);
 """
 
@@ -51,6 +56,34 @@ BIRTH_COLUMNS = (
     "location",
     "forward_location",
     "module",
+    "address",
 )
 DEATH_COLUMNS = ("storage", "time_ns", "tick", "phase")
-SAMPLE_COLUMNS = ("time_ns", "phase", "ends", "device", "allocated_bytes", "reserved_bytes", "peak_allocated_bytes")
+SAMPLE_COLUMNS = (
+    "time_ns",
+    "phase",
+    "ends",
+    "device",
+    "allocated_bytes",
+    "reserved_bytes",
+    "peak_allocated_bytes",
+    "operations",
+)
+BLOCK_COLUMNS = ("device", "action", "time_ns", "address", "nbytes", "stream", "stack")
+"""Events of the caching allocator; `time_ns` is on the clock of ticks."""
+SEGMENT_COLUMNS = (
+    "device",
+    "segment",
+    "segment_nbytes",
+    "stream",
+    "large",
+    "pool_0",
+    "pool_1",
+    "expandable",
+    "address",
+    "nbytes",
+    "requested_bytes",
+    "state",
+    "stack",
+)
+"""One row a block; rows of one segment follow each other."""

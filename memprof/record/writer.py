@@ -11,7 +11,17 @@ from typing import TypeVar
 
 from memprof._errors import RecordingError
 from memprof.record import codec, schema
-from memprof.record.events import Census, Location, ModuleRef, RoleFact, RunInfo, Sample, Tick
+from memprof.record.events import (
+    Census,
+    DeviceState,
+    Location,
+    ModuleRef,
+    OutOfMemory,
+    RoleFact,
+    RunInfo,
+    Sample,
+    Tick,
+)
 
 _K = TypeVar("_K")
 
@@ -38,6 +48,7 @@ class RecordingWriter:
         self._names: dict[str, int] = {}
         self._locations: dict[Location, int] = {}
         self._modules: dict[ModuleRef, int] = {}
+        self._stacks: dict[tuple[int, ...], int] = {}
         self._pending: list[tuple[str, tuple[object, ...]]] = []
         self._connection = self._create(path)
         self.write_run(run)
@@ -75,6 +86,20 @@ class RecordingWriter:
         """Id of a module path."""
         return self._intern(self._modules, module, "INSERT INTO module VALUES (?, ?, ?)", module)
 
+    def stack_id(self, frames: tuple[int, ...], location: int) -> int:
+        """Id of a call stack.
+
+        Args:
+            frames: Ids of its lines, innermost first.
+            location: Id of the user's innermost line among them, or `schema.NONE`.
+        """
+        found = self._stacks.get(frames)
+        if found is None:
+            found = self._stacks[frames] = len(self._stacks)
+            row = (found, location, array("q", frames).tobytes())
+            self._pending.append(("INSERT INTO stack VALUES (?, ?, ?)", row))
+        return found
+
     def _intern(self, table: dict[_K, int], key: _K, sql: str, row: Iterable[object]) -> int:
         found = table.get(key)
         if found is None:
@@ -92,6 +117,8 @@ class RecordingWriter:
         roles: Iterable[RoleFact] = (),
         *,
         samples: array[int] | None = None,
+        blocks: array[int] | None = None,
+        states: Iterable[DeviceState] = (),
     ) -> None:
         """Commit a finished tick with what happened to storages during it.
 
@@ -101,6 +128,8 @@ class RecordingWriter:
             deaths: Packed rows of `schema.DEATH_COLUMNS`.
             roles: Roles found since the last tick.
             samples: Packed rows of `schema.SAMPLE_COLUMNS` instead of `tick.samples`.
+            blocks: Packed rows of `schema.BLOCK_COLUMNS`.
+            states: Devices at the end of the tick.
         """
         row = (
             tick.index,
@@ -120,7 +149,23 @@ class RecordingWriter:
             packed = (births.tobytes() if births else b"", deaths.tobytes() if deaths else b"")
             statements.append(("INSERT INTO storages (births, deaths) VALUES (?, ?)", packed))
         statements.extend(("INSERT INTO role VALUES (?, ?, ?)", (f.storage, int(f.role), f.name)) for f in roles)
+        if blocks:
+            statements.append(("INSERT INTO blocks (tick, events) VALUES (?, ?)", (tick.index, blocks.tobytes())))
+        statements.extend(("INSERT INTO device_state (data) VALUES (?)", (codec.dump(state),)) for state in states)
         self._commit(statements)
+
+    def write_segments(self, tick: int, segments: array[int]) -> None:
+        """Commit what the caching allocators held when a tick began.
+
+        Args:
+            tick: The tick.
+            segments: Packed rows of `schema.SEGMENT_COLUMNS`.
+        """
+        self._commit([("INSERT INTO segments (tick, data) VALUES (?, ?)", (tick, segments.tobytes()))])
+
+    def write_oom(self, oom: OutOfMemory) -> None:
+        """Commit an out-of-memory error."""
+        self._commit([("INSERT INTO oom (data) VALUES (?)", (codec.dump(oom),))])
 
     def _pack_samples(self, samples: tuple[Sample, ...]) -> bytes:
         packed = array("q")
@@ -130,7 +175,8 @@ class RecordingWriter:
             device = self._names.get(s.device)
             if device is None:
                 device = self.name_id(s.device)
-            packed.extend((s.time_ns, s.phase, s.ends, device, s.allocated_bytes, reserved, peak))
+            operations = schema.NONE if s.operations is None else s.operations
+            packed.extend((s.time_ns, s.phase, s.ends, device, s.allocated_bytes, reserved, peak, operations))
         return packed.tobytes()
 
     def write_census(self, census: Census) -> None:

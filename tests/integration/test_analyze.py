@@ -145,8 +145,9 @@ def test_spawned_and_forked_workers_find_what_the_script_defines(tmp_path: Path)
         "        print(context, batch[-1, 0].item(), watched.any().item() and context == 'spawn')\n"
         "    with multiprocessing.get_context('fork').Pool(2) as pool:\n"
         "        print(pool.map(square, range(4)))\n"
-        "    worker = multiprocessing.get_context('fork').Process(target=signal.pause)\n"
-        "    worker.start(); worker.terminate(); worker.join(); print(worker.exitcode)\n"
+        "    workers = [multiprocessing.get_context('fork').Process(target=signal.pause) for _ in range(20)]\n"
+        "    for worker in workers: worker.start(); worker.terminate(); worker.join()\n"
+        "    print({worker.exitcode for worker in workers})\n"
         "import signal\n"
         "print('imported as', __name__)\n"
         "if __name__ == '__main__':\n"
@@ -162,7 +163,7 @@ def test_spawned_and_forked_workers_find_what_the_script_defines(tmp_path: Path)
         "imported as __mp_main__",
         "spawn 31.0 False",
         "[0, 1, 4, 9]",
-        "-15",
+        "{-15}",
     ]
     assert report["findings"] == []
     assert steps_recorded(tmp_path / "train.memprof") == 16

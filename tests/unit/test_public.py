@@ -83,7 +83,7 @@ def test_importing_capture_changes_nothing_in_torch() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"level": "all"}, "level 'all' is not one of auto, steps, tensors"),
+        ({"level": "all"}, "level 'all' is not one of auto, steps, blocks, tensors"),
         ({"device": "tpu"}, "device 'tpu' is not one of auto, cpu, cuda"),
         ({"max_iterations": 0}, "must be at least 1"),
     ],

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from memprof.record.blocks import BlockLog
 from memprof.record.events import (
     Birth,
     Census,
     Death,
+    DeviceState,
     Location,
     ModuleRef,
+    OutOfMemory,
     Phase,
     Role,
     RoleFact,
@@ -34,6 +37,9 @@ class FakeRecording:
     run: RunInfo = field(default_factory=lambda: RunInfo(devices=("cpu",), has_optimizer=True))
     ticks: list[Tick] = field(default_factory=list)
     censuses: list[Census] = field(default_factory=list)
+    states: list[DeviceState] = field(default_factory=list)
+    ooms: list[OutOfMemory] = field(default_factory=list)
+    log: BlockLog | None = None
     birth_rows: list[Birth] = field(default_factory=list)
     death_rows: list[Death] = field(default_factory=list)
     role_rows: list[RoleFact] = field(default_factory=list)
@@ -49,6 +55,9 @@ class FakeRecording:
     next_id: int = 1
     samples: list[Sample] = field(default_factory=list)
     started: int = 0
+
+    def block_log(self) -> BlockLog | None:
+        return self.log
 
     def births(self) -> Iterator[Birth]:
         return iter(self.birth_rows)

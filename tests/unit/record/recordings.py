@@ -6,15 +6,18 @@ from array import array
 from collections.abc import Callable
 from pathlib import Path
 
+from memprof.record.blocks import BlockAction, BlockState
 from memprof.record.events import (
     Birth,
     Census,
     Death,
+    DeviceState,
     GraphRoot,
     HeldGroup,
     Holder,
     Location,
     ModuleRef,
+    OutOfMemory,
     Phase,
     Role,
     RoleFact,
@@ -52,6 +55,7 @@ RUN = RunInfo(
     started_unix_ns=1_800_000_000_000_000_001,
     has_optimizer=True,
     notes=("a note",),
+    allocator_settings={"max_split_size": -1, "roundup_power2_divisions": {"1": 4}},
     extra={"k": [1, None]},
 )
 TICKS = (
@@ -63,7 +67,7 @@ TICKS = (
         flags=TickFlag.FORWARD | TickFlag.BACKWARD | TickFlag.TRACKED | TickFlag.FINAL,
         consumed=(0, 1),
         samples=(
-            Sample(6, Phase.OTHER, False, "cuda:0", 0, 1 << 40, 0),
+            Sample(6, Phase.OTHER, False, "cuda:0", 0, 1 << 40, 0, 12),
             Sample(7, Phase.BACKWARD, True, "cpu", 123, None, None),
         ),
         forward_bytes=0,
@@ -73,7 +77,7 @@ TICKS = (
 )
 BIRTHS = (
     Birth(0, 1, 0, Phase.OTHER, 0, "float32", "cpu", "aten::empty", None, None, None),
-    Birth(1, 7, 1, Phase.BACKWARD, 1 << 50, "complex64", "cuda:0", "aten::mm", LINE, FORWARD_LINE, MODULE),
+    Birth(1, 7, 1, Phase.BACKWARD, 1 << 50, "complex64", "cuda:0", "aten::mm", LINE, FORWARD_LINE, MODULE, 1 << 45),
 )
 DEATHS = (Death(0, 2, 0, Phase.OTHER), Death(1, 9, 1, Phase.OPTIMIZER))
 ROLES = (RoleFact(0, Role.PARAMETER | Role.OUTPUT, "gewicht.ß"), RoleFact(1, Role.SAVED, ""))
@@ -119,6 +123,24 @@ CENSUS = Census(
 )
 
 
+STATES = (
+    DeviceState("cuda:0", 0, 5, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23),
+    DeviceState("cuda:1", 1, 6, 10, 11, 12, 13, 14, None, 0, 0, None, None),
+)
+OOMS = (
+    OutOfMemory(1, 8, "cuda:0", Phase.BACKWARD, 512, 2 << 20, 8 << 30, 1 << 20, 7 << 30, 8 << 30, 4, 5, LINE, 6, 7),
+    OutOfMemory(1, 9, "cuda:1", Phase.OTHER, 512, 2 << 20, None, None, 0, 0, None, None, None),
+)
+BLOCKS = (
+    (BlockAction.SEGMENT_ALLOC, 1, 1 << 45, 2 << 20, 0),
+    (BlockAction.ALLOC, 2, 1 << 45, 100, 0),
+    (BlockAction.FREE_REQUESTED, 3, 1 << 45, 100, NONE),
+)
+"""Action, time, address, bytes and stack of a device's events in the second tick."""
+SEGMENT = (1 << 44, 2 << 20, 0, 0, 0, 0, 0, 1 << 44, 512, 100, BlockState.ACTIVE_ALLOCATED, NONE)
+"""What the device held when that tick began, the device itself left out."""
+
+
 def packed_births(writer: RecordingWriter, births: tuple[Birth, ...]) -> array[int]:
     rows = array("q")
     for b in births:
@@ -135,9 +157,17 @@ def packed_births(writer: RecordingWriter, births: tuple[Birth, ...]) -> array[i
                 NONE if b.location is None else writer.location_id(b.location),
                 NONE if b.forward_location is None else writer.location_id(b.forward_location),
                 NONE if b.module is None else writer.module_id(b.module),
+                NONE if b.address is None else b.address,
             )
         )
     return rows
+
+
+def packed_blocks(writer: RecordingWriter) -> array[int]:
+    device = writer.name_id("cuda:0")
+    writer.stack_id((writer.location_id(FORWARD_LINE), writer.location_id(LINE)), writer.location_id(LINE))
+    writer.write_segments(1, array("q", (device, *SEGMENT)))
+    return array("q", [value for a, t, p, n, s in BLOCKS for value in (device, a, t, p, n, 0, s)])
 
 
 def write_all(
@@ -148,7 +178,12 @@ def write_all(
     for tick in TICKS:
         births = packed_births(writer, tuple(b for b in BIRTHS if b.tick == tick.index))
         deaths = array("q", [value for death in DEATHS if death.tick == tick.index for value in death])
-        writer.write_tick(tick, births, deaths, [role for role in ROLES if role.storage == tick.index])
+        roles = [role for role in ROLES if role.storage == tick.index]
+        states = [state for state in STATES if state.tick == tick.index]
+        blocks = packed_blocks(writer) if tick.index == 1 else None
+        writer.write_tick(tick, births, deaths, roles, blocks=blocks, states=states)
+    for oom in OOMS:
+        writer.write_oom(oom)
     writer.write_census(CENSUS)
     if finish:
         writer.finish(RUN)

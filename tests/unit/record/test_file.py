@@ -16,7 +16,17 @@ from hypothesis import strategies as st
 
 from memprof import RecordingError, RecordingVersionError
 from memprof.record import schema
-from memprof.record.events import Census, GraphRoot, HeldGroup, Holder, RunInfo, Tick, TickFlag
+from memprof.record.events import (
+    Census,
+    DeviceState,
+    GraphRoot,
+    HeldGroup,
+    Holder,
+    OutOfMemory,
+    RunInfo,
+    Tick,
+    TickFlag,
+)
 from memprof.record.reader import Recording, open_recording
 from memprof.record.writer import RecordingWriter, is_recording
 from tests.unit.record import recordings as all_events
@@ -37,6 +47,17 @@ def _assert_holds_all(recording: Recording) -> None:
     assert tuple(recording.births()) == all_events.BIRTHS
     assert tuple(recording.deaths()) == all_events.DEATHS
     assert tuple(recording.roles()) == all_events.ROLES
+    assert recording.states == all_events.STATES
+    assert recording.ooms == all_events.OOMS
+    log = recording.block_log()
+    assert log is not None
+    assert [log.devices[code] for code in log.events[:, 0].tolist()] == ["cuda:0"] * 3
+    assert [tuple(row) for row in log.events[:, [1, 2, 3, 4, 6]].tolist()] == [tuple(row) for row in all_events.BLOCKS]
+    assert log.ticks.tolist() == [1, 1, 1]
+    assert [(tick, table[:, 1:].tolist()) for tick, table in log.starts] == [(1, [list(all_events.SEGMENT)])]
+    assert log.stacks == {0: (all_events.FORWARD_LINE, all_events.LINE)}
+    assert log.user_lines == {0: all_events.LINE}
+    assert log.settings == all_events.RUN.allocator_settings
 
 
 def test_every_event_comes_back_as_it_was_written(path: Path) -> None:
@@ -55,7 +76,7 @@ def test_values_come_back_with_their_types(path: Path) -> None:
         assert type(next(recording.roles()).role).__name__ == "Role"
 
 
-@pytest.mark.parametrize("kind", [Holder, GraphRoot, HeldGroup, Census, RunInfo, Tick])
+@pytest.mark.parametrize("kind", [Holder, GraphRoot, HeldGroup, Census, RunInfo, Tick, DeviceState, OutOfMemory])
 def test_the_sample_recording_sets_every_field_to_something_else_than_its_default(kind: type) -> None:
     # A field somebody adds and forgets to read back is found only when it has a value of its own here.
     samples = {
@@ -65,6 +86,8 @@ def test_the_sample_recording_sets_every_field_to_something_else_than_its_defaul
         Census: all_events.CENSUS,
         RunInfo: dataclasses.replace(all_events.RUN, exit_status=1, exception="E", finished=True),
         Tick: all_events.TICKS[1],
+        DeviceState: all_events.STATES[0],
+        OutOfMemory: all_events.OOMS[0],
     }
     for item in dataclasses.fields(kind):
         default = (
@@ -224,6 +247,10 @@ def test_damage_to_what_is_read_at_once_is_told_when_opening(path: Path, damage:
         (f"UPDATE storages SET deaths = x'{'77' * 32}'", "deaths"),
         ("UPDATE storages SET deaths = 'text'", "deaths"),
         ("DROP TABLE storages", "births"),
+        ("UPDATE blocks SET events = x'00'", "block_log"),
+        ("UPDATE segments SET data = x'0000000000000000'", "block_log"),
+        ("UPDATE stack SET frames = 'text'", "block_log"),
+        ("DROP TABLE stack", "block_log"),
         ("UPDATE role SET role = 'x'", "roles"),
         ("DROP TABLE role", "roles"),
     ],

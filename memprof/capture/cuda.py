@@ -1,0 +1,146 @@
+"""Everything a session does only where CUDA is used: counters, allocator history, device state, errors."""
+
+from __future__ import annotations
+
+import weakref
+from array import array
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from memprof.capture import oom
+from memprof.capture.blocks import AllocatorWatch
+from memprof.capture.counters import Counter, cuda_counters
+from memprof.capture.device_state import DeviceStates
+from memprof.capture.frames import UserCode
+from memprof.record.events import DeviceState, Phase, RunInfo
+from memprof.record.writer import RecordingWriter
+
+if TYPE_CHECKING:
+    from memprof.capture.ticks import TickClock
+
+_LOOK_EVERY_TICKS = 16
+"""How often to look for devices that came into use, after as many ticks of looking every time."""
+
+
+class CudaWatch:
+    """The CUDA part of one session; asleep until the script initialises CUDA, which it never does itself.
+
+    Args:
+        run: Takes the allocator's settings.
+        writer: The recording.
+        code: Finds the user's line.
+        note: Takes a sentence about what could not be recorded.
+        clock: Knows tick and phase.
+        history: Record the allocator's history too.
+        guard: Runs an action so that its failure never reaches the user's code.
+        found: Called when the devices in use have changed.
+    """
+
+    def __init__(
+        self,
+        run: RunInfo,
+        writer: RecordingWriter,
+        code: UserCode,
+        note: Callable[[str], None],
+        clock: TickClock,
+        *,
+        history: bool,
+        guard: Callable[[Callable[[], None]], None],
+        found: Callable[[], None],
+    ) -> None:
+        self._run = run
+        self._writer = writer
+        self._code = code
+        self._note = note
+        self._clock = clock
+        self._guard = guard
+        self._found = found
+        self._states = DeviceStates(every_tick=history)
+        self._history = AllocatorWatch(writer, code, note) if history else None
+        self._ticks = 0
+        self._running = False
+        self.awake = False
+        """CUDA is initialised."""
+        self.counters: list[Counter] = []
+
+    def begin(self) -> None:
+        """Wake up as soon as CUDA is initialised: now, or when the script does it."""
+        self._running = True
+        if not torch.cuda.is_available():
+            return
+        if torch.cuda.is_initialized():
+            self._wake()
+            return
+        later: Any = getattr(torch.cuda, "_lazy_call", None)
+        if later is not None:
+            reference = weakref.ref(self)
+
+            def initialised() -> None:
+                watch = reference()
+                if watch is not None and watch._running and not watch.awake:
+                    watch._guard(watch._wake)
+
+            later(initialised)
+
+    def _wake(self) -> None:
+        self.awake = True
+        oom.listen(self._out_of_memory)
+        if self._history is not None:
+            self._history.begin(self._clock.index)
+            self._run.allocator_settings = self._history.settings
+        self._look()
+
+    def _look(self) -> None:
+        """Find the devices in use."""
+        known = {counter.device for counter in self.counters}
+        fresh = [counter for counter in cuda_counters(torch) if counter.device not in known]
+        if fresh:
+            self.counters.extend(fresh)
+            self._found()
+
+    @property
+    def records_blocks(self) -> bool:
+        """Every allocator event of the running tick is being recorded."""
+        return self._history is not None and self._history.active
+
+    def tick_ended(self, tick: int, *, last: bool) -> tuple[array[int] | None, list[DeviceState]]:
+        """Allocator events of a tick and the state of devices at its end.
+
+        Args:
+            tick: The tick.
+            last: No tick follows.
+        """
+        if not self.awake:
+            if not (torch.cuda.is_available() and torch.cuda.is_initialized()):
+                return None, []
+            self._wake()
+        self._ticks += 1
+        known = len(self.counters)
+        if self._ticks <= _LOOK_EVERY_TICKS or self._ticks % _LOOK_EVERY_TICKS == 0:
+            self._look()
+            if len(self.counters) > known:
+                self._clock.sample(ends=True)  # so that the tick in which a device came into use knows of it
+        blocks = None if self._history is None else self._history.drain(tick)
+        indices = tuple(int(counter.device.partition(":")[2]) for counter in self.counters)
+        return blocks, self._states.read(indices, tick, ask_driver=last)
+
+    def end(self) -> None:
+        """Leave CUDA as it was."""
+        self._running = False
+        oom.stop_listening(self._out_of_memory)
+        if self._history is not None:
+            self._history.end()
+
+    def _out_of_memory(self, device: int, segment_bytes: int, total_bytes: int, free_bytes: int) -> None:
+        found = oom.describe(
+            device,
+            segment_bytes,
+            total_bytes,
+            free_bytes,
+            tick=self._clock.index,
+            phase=Phase(self._clock.phase),
+            code=self._code,
+        )
+        self._writer.write_oom(found)

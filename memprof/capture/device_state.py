@@ -1,0 +1,99 @@
+"""What the driver, the caching allocator and NVML say about each CUDA device when a tick ends."""
+
+from __future__ import annotations
+
+from time import perf_counter_ns
+from typing import Any
+
+import torch
+
+from memprof.record.events import DeviceState
+
+_DRIVER_EVERY_NS = 100_000_000
+"""Asking the driver and NVML costs up to a millisecond, so it is done this often at most."""
+
+
+class DeviceStates:
+    """Reads the state of devices, writing down only what is worth a row.
+
+    Args:
+        every_tick: Give a state for each tick, not only where the driver was asked or a counter of
+            retries, errors or driver calls rose.
+    """
+
+    def __init__(self, *, every_tick: bool) -> None:
+        self._every_tick = every_tick
+        self._asked_ns: dict[int, int] = {}
+        self._rare: dict[int, tuple[Any, ...]] = {}
+
+    def read(self, indices: tuple[int, ...], tick: int, *, ask_driver: bool = False) -> list[DeviceState]:
+        """States of devices at the end of a tick.
+
+        Args:
+            indices: CUDA device ordinals.
+            tick: The tick.
+            ask_driver: Ask the driver and NVML however short ago they were asked.
+
+        Returns:
+            At most one state a device.
+        """
+        return [state for index in indices if (state := self._one(index, tick, ask_driver)) is not None]
+
+    def _one(self, index: int, tick: int, ask_driver: bool) -> DeviceState | None:
+        now = perf_counter_ns()
+        stats = torch.cuda.memory_stats(index)
+        rare = tuple(stats.get(key) for key in ("num_alloc_retries", "num_ooms", "num_device_alloc", "num_device_free"))
+        due = ask_driver or index not in self._asked_ns or now - self._asked_ns[index] >= _DRIVER_EVERY_NS
+        if not (due or self._every_tick or rare != self._rare.get(index)):
+            return None
+        self._rare[index] = rare
+        free = total = host = None
+        if due:
+            self._asked_ns[index] = now
+            free, total = torch.cuda.mem_get_info(index)
+            host = host_reserved_bytes()
+        return DeviceState(
+            device=f"cuda:{index}",
+            tick=tick,
+            time_ns=now,
+            allocated_bytes=stats.get("allocated_bytes.all.current", 0),
+            active_bytes=stats.get("active_bytes.all.current", 0),
+            requested_bytes=stats.get("requested_bytes.all.current", 0),
+            reserved_bytes=stats.get("reserved_bytes.all.current", 0),
+            inactive_split_bytes=stats.get("inactive_split_bytes.all.current", 0),
+            private_pool_bytes=private_pool_bytes(index),
+            alloc_retries=rare[0] or 0,
+            ooms=rare[1] or 0,
+            device_allocs=rare[2],
+            device_frees=rare[3],
+            driver_free_bytes=free,
+            driver_total_bytes=total,
+            host_reserved_bytes=host,
+        )
+
+
+def private_pool_bytes(index: int) -> int | None:
+    """Bytes reserved by pools of CUDA graphs and `MemPool`s; None where torch does not tell (before 2.13)."""
+    raw: Any = getattr(torch._C, "_cuda_memoryStats", None)
+    pools = None if raw is None else raw(index).get("reserved_bytes_by_private_pools")
+    if not isinstance(pools, dict):
+        return None
+    return sum(_current(value) for value in pools.values())
+
+
+def _current(value: Any) -> int:
+    """The `current` figure of a statistic, however deep the dictionary that holds it."""
+    if isinstance(value, dict):
+        inner = value.get("all", value)
+        return int(inner.get("current", 0)) if isinstance(inner, dict) else int(inner)
+    return int(value)
+
+
+def host_reserved_bytes() -> int | None:
+    """Pinned host memory the caching host allocator holds; None where torch does not tell (before 2.7)."""
+    read: Any = getattr(torch.cuda, "host_memory_stats", None)
+    if read is None:
+        return None
+    stats = read()
+    found = stats.get("allocated_bytes.current")
+    return None if found is None else int(found)

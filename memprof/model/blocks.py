@@ -1,0 +1,347 @@
+"""Blocks of the caching allocator joined with the storages that lie in them.
+
+Where the allocator's history was recorded, blocks are the truth about bytes: their sizes add up to what
+`torch.cuda.memory_allocated` says, and workspaces that no tensor owns are among them. A storage seen by
+capture tells what its block is for. Both are tied by address and time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from memprof.model.block_sizes import block_sizes
+from memprof.model.lifetimes import EXISTING, BoolArray, Codes, IntArray, Lifetimes
+from memprof.record.blocks import BlockAction, BlockLog, BlockState
+from memprof.record.events import Location, Phase, Role, Sample, Tick
+from memprof.record.schema import BLOCK_COLUMNS, SEGMENT_COLUMNS
+
+ALLOCATOR_OP = "caching allocator"
+"""The op of a block that no storage was seen in: a workspace, or made while storages were not watched."""
+
+_SLACK_NS = 50_000
+"""How much later than its storage a block may seem to be made: the allocator keeps time by another clock."""
+
+_ALLOC, _FREED = int(BlockAction.ALLOC), int(BlockAction.FREE_REQUESTED)
+_COLUMN = {name: place for place, name in enumerate(BLOCK_COLUMNS)}
+_SEGMENT = {name: place for place, name in enumerate(SEGMENT_COLUMNS)}
+
+
+@dataclass(slots=True, eq=False)
+class _Blocks:
+    """Blocks of one device, one row each in order of birth."""
+
+    address: IntArray
+    nbytes: IntArray
+    stack: IntArray
+    existing: BoolArray
+    birth_ns: IntArray
+    birth_tick: IntArray
+    birth_phase: IntArray
+    died: BoolArray
+    death_ns: IntArray
+    death_tick: IntArray
+    death_phase: IntArray
+
+    def __len__(self) -> int:
+        return len(self.address)
+
+
+def join_blocks(lifetimes: Lifetimes, log: BlockLog, ticks: Sequence[Tick]) -> Lifetimes:
+    """Put blocks in the place of the storages of every device whose history was recorded.
+
+    Args:
+        lifetimes: Storages as capture saw them.
+        log: What the allocators did.
+        ticks: Finished ticks, with their samples.
+
+    Returns:
+        The storages of other devices, storages of these devices that lie in no block, and one row a
+        block: with the id and the facts of its storage where one was seen.
+    """
+    parts = [lifetimes]
+    joined = np.zeros(len(lifetimes), np.bool_)
+    for device in sorted(_devices(log)):
+        code = lifetimes.devices.index(device) if device in lifetimes.devices else -1
+        rows = np.flatnonzero((lifetimes.device == code) & (lifetimes.address > 0))
+        blocks = _read_blocks(log, device, ticks)
+        storage_of, inside = _match(blocks, lifetimes, rows)
+        joined[inside] = True
+        parts.append(_merge(lifetimes, parts[-1], blocks, storage_of, device, log))
+    return _concatenate(_selected(lifetimes, ~joined), parts[1:])
+
+
+def _devices(log: BlockLog) -> set[str]:
+    codes = set(np.unique(log.events[:, _COLUMN["device"]]).tolist())
+    for _, start in log.starts:
+        codes |= set(np.unique(start[:, _SEGMENT["device"]]).tolist())
+    return {log.devices[code] for code in codes}
+
+
+# ---- reading ---------------------------------------------------------------------------------------
+
+
+def _read_blocks(log: BlockLog, device: str, ticks: Sequence[Tick]) -> _Blocks:
+    """Every block of a device from allocation to `free_requested`, when `memory_allocated` falls."""
+    code = next(code for code, name in log.devices.items() if name == device)
+    rows = np.flatnonzero(log.events[:, _COLUMN["device"]] == code)
+    events = log.events[rows]
+    tick = log.ticks[rows]
+    action, address = events[:, _COLUMN["action"]], events[:, _COLUMN["address"]]
+    time_ns, phase = _placed(events, tick, device, ticks)
+    starts = [(start_tick, table[table[:, _SEGMENT["device"]] == code]) for start_tick, table in log.starts]
+    sizes = block_sizes(starts, events, tick, log.settings)
+    first: list[list[int]] = []  # address, nbytes, stack, existing, birth ns, tick, phase
+    deaths: list[tuple[int, int]] = []  # row of a block, event that frees it
+    live: dict[int, int] = {}
+    pending = list(starts)
+    beginning = {item.index: item.start_ns for item in ticks}
+
+    def begin(start_tick: int, table: IntArray) -> None:
+        for block in table[table[:, _SEGMENT["state"]] == BlockState.ACTIVE_ALLOCATED].tolist():
+            where = block[_SEGMENT["address"]]
+            if where not in live:
+                live[where] = len(first)
+                time = beginning.get(start_tick, 0)
+                size, stack = block[_SEGMENT["nbytes"]], block[_SEGMENT["stack"]]
+                first.append([where, size, stack, 1, time, start_tick, int(Phase.OTHER)])
+
+    wanted = np.flatnonzero((action == _ALLOC) | (action == _FREED))
+    columns = zip(
+        wanted.tolist(),
+        action[wanted].tolist(),
+        address[wanted].tolist(),
+        sizes[wanted].tolist(),
+        events[wanted, _COLUMN["stack"]].tolist(),
+        time_ns[wanted].tolist(),
+        tick[wanted].tolist(),
+        phase[wanted].tolist(),
+        strict=True,
+    )
+    for event, what, where, size, stack, time, event_tick, event_phase in columns:
+        while pending and pending[0][0] <= event_tick:
+            begin(*pending.pop(0))
+        if what == _ALLOC:
+            live[where] = len(first)
+            first.append([where, size, stack, 0, time, event_tick, event_phase])
+        elif where in live:
+            deaths.append((live.pop(where), event))
+    for start in pending:
+        begin(*start)
+    table = np.array(first, np.int64).reshape(-1, 7)
+    died = np.zeros(len(table), np.bool_)
+    death = np.zeros((3, len(table)), np.int64)
+    if deaths:
+        dead, by = np.array(deaths, np.int64).T
+        died[dead] = True
+        death[:, dead] = time_ns[by], tick[by], phase[by]
+    return _Blocks(
+        address=table[:, 0],
+        nbytes=table[:, 1],
+        stack=table[:, 2],
+        existing=table[:, 3].astype(np.bool_),
+        birth_ns=table[:, 4],
+        birth_tick=table[:, 5],
+        birth_phase=table[:, 6],
+        died=died,
+        death_ns=np.maximum(death[0], table[:, 4]),
+        death_tick=death[1],
+        death_phase=death[2],
+    )
+
+
+def _placed(events: IntArray, tick: IntArray, device: str, ticks: Sequence[Tick]) -> tuple[IntArray, IntArray]:
+    """Time and phase of each event, exact by counting.
+
+    The allocator's clock is not ours, but samples say how many blocks had been allocated and freed when
+    they were taken: an event's number places it between two samples, whatever its time says.
+    """
+    time_ns = events[:, _COLUMN["time_ns"]].copy()
+    phase = np.full(len(events), int(Phase.OTHER), np.int64)
+    action = events[:, _COLUMN["action"]]
+    counted = (action == _ALLOC) | (action == _FREED)
+    for item in ticks:
+        first, last = np.searchsorted(tick, [item.index, item.index + 1])
+        if first == last:
+            continue
+        part = slice(int(first), int(last))
+        samples = [s for s in item.samples if s.device == device and s.operations is not None]
+        if not samples:
+            time_ns[part] = np.clip(time_ns[part], item.start_ns, item.end_ns)
+            continue
+        passed = np.cumsum(counted[part])
+        at_end = samples[-1].operations or 0
+        # A segment is asked for before the block that it is for.
+        number = at_end - int(passed[-1]) + passed + ~counted[part]
+        reached = np.array([s.operations for s in samples], np.int64)
+        later = np.minimum(np.searchsorted(reached, number), len(samples) - 1)
+        times = np.array([item.start_ns, *(s.time_ns for s in samples)], np.int64)
+        time_ns[part] = np.maximum(np.minimum(time_ns[part], times[later + 1]), times[later] + 1)
+        time_ns[part] = np.maximum.accumulate(np.minimum(time_ns[part], times[later + 1]))
+        between = [_phase_before(samples, place) for place in range(len(samples))]
+        phase[part] = np.array(between, np.int64)[later]
+    return time_ns, phase
+
+
+def _phase_before(samples: Sequence[Sample], place: int) -> int:
+    """Phase of the time that a sample ends."""
+    if samples[place].ends:
+        return int(samples[place].phase)
+    if place and not samples[place - 1].ends:
+        return int(samples[place - 1].phase)
+    return int(Phase.OTHER)
+
+
+# ---- joining ---------------------------------------------------------------------------------------
+
+
+def _match(blocks: _Blocks, lifetimes: Lifetimes, rows: IntArray) -> tuple[IntArray, IntArray]:
+    """Find the storage that lies in each block.
+
+    Of several storages in one block the first counts: the others are the same memory, booked anew.
+
+    Returns:
+        Row of the storage in each block, -1 where none was seen; and all rows that lie in some block.
+    """
+    found = np.full(len(blocks), -1, np.int64)
+    if not len(blocks) or not len(rows):
+        return found, rows[:0]
+    order = np.lexsort((blocks.birth_ns, blocks.address))
+    address, birth = blocks.address[order], blocks.birth_ns[order]
+    # One searchable key: the rank of the address, then the time since the earliest event.
+    origin = min(int(birth.min()), int(lifetimes.birth_ns[rows].min())) - _SLACK_NS
+    span = max(int(birth.max()), int(lifetimes.birth_ns[rows].max())) + _SLACK_NS - origin + 1
+    ranks = np.unique(address)
+    if len(ranks) * span >= 1 << 62:  # a run of weeks: coarser time keeps the key within 64 bits
+        scale = len(ranks) * span // (1 << 62) + 1
+    else:
+        scale = 1
+    width = span // scale + 1
+    keys = np.searchsorted(ranks, address) * width + (birth - origin) // scale
+    rank = np.minimum(np.searchsorted(ranks, lifetimes.address[rows]), len(ranks) - 1)
+    known = ranks[rank] == lifetimes.address[rows]
+    wanted = rank * width + (lifetimes.birth_ns[rows] + _SLACK_NS - origin) // scale
+    place = np.searchsorted(keys, wanted, side="right") - 1
+    good = known & (place >= 0)
+    good[good] &= address[place[good]] == lifetimes.address[rows[good]]
+    block = order[place[good]]
+    alive = ~blocks.died[block] | (blocks.death_ns[block] + _SLACK_NS >= lifetimes.birth_ns[rows[good]])
+    storage = rows[good][alive]
+    found[block[alive][::-1]] = storage[::-1]
+    return found, storage
+
+
+def _merge(
+    lifetimes: Lifetimes, before: Lifetimes, blocks: _Blocks, storage_of: IntArray, device: str, log: BlockLog
+) -> Lifetimes:
+    """Rows for the blocks of a device; their values extend those of the part made `before`."""
+    seen = storage_of >= 0
+    row = np.maximum(storage_of, 0)
+    locations: Codes[Location | None] = Codes({value: code for code, value in enumerate(before.locations)})
+    lines = {stack: locations[line] for stack, line in log.user_lines.items()}
+    nowhere = locations[None]
+    own_line = np.array([lines.get(stack, nowhere) for stack in blocks.stack.tolist()], np.int64)
+    dtypes, ops, modules = (_with(values) for values in (before.dtypes, before.ops, before.modules))
+    devices = _with(before.devices)
+    newest = max(int(lifetimes.id.max(initial=-1)), int(before.id.max(initial=-1)))
+    fresh = newest + 1 + np.cumsum(~seen) - 1
+
+    def taken(column: IntArray, otherwise: int | IntArray) -> IntArray:
+        if not len(column):
+            return np.broadcast_to(np.asarray(otherwise, np.int64), (len(blocks),)).copy()
+        chosen: IntArray = np.where(seen, column[row], otherwise)
+        return chosen
+
+    no_op, no_type, no_module = ops[ALLOCATOR_OP], dtypes[""], modules[None]
+    existing = ops[EXISTING]
+    location = taken(lifetimes.location, nowhere)
+    result = Lifetimes(
+        id=taken(lifetimes.id, fresh),
+        nbytes=blocks.nbytes,
+        birth_ns=blocks.birth_ns,
+        birth_tick=blocks.birth_tick,
+        birth_phase=blocks.birth_phase,
+        address=blocks.address,
+        died=blocks.died,
+        death_ns=blocks.death_ns,
+        death_tick=np.maximum(blocks.death_tick, blocks.birth_tick),
+        death_phase=blocks.death_phase,
+        role=taken(lifetimes.role, 0),
+        dtype=taken(lifetimes.dtype, no_type),
+        device=np.full(len(blocks), devices[device], np.int64),
+        op=np.where(blocks.existing, existing, taken(lifetimes.op, no_op)),
+        location=np.where(location == nowhere, own_line, location),
+        forward_location=taken(lifetimes.forward_location, nowhere),
+        module=taken(lifetimes.module, no_module),
+        name=taken(lifetimes.name, 0),
+        dtypes=tuple(dtypes),
+        devices=tuple(devices),
+        ops=tuple(ops),
+        locations=tuple(locations),
+        modules=tuple(modules),
+        names=lifetimes.names,
+    )
+    # A storage booked as existing, whose allocation the history has, is not older than the run.
+    unknown = ~blocks.existing & (result.op == existing)
+    result.op[unknown] = no_op
+    _infer_backward(result, blocks, no_op)
+    return result
+
+
+def _with(values: Sequence[Any]) -> Codes[Any]:
+    return Codes({value: code for code, value in enumerate(values)})
+
+
+def _infer_backward(result: Lifetimes, blocks: _Blocks, no_op: int) -> None:
+    """Give backward's blocks of unwatched ticks the origin they have in a watched tick.
+
+    Threads of the autograd engine have no Python frames, so such blocks carry no stack. Where a tick's
+    backward asks for the same sizes in the same order as a watched one did, it computes the same.
+    """
+    rows = np.flatnonzero((result.birth_phase == int(Phase.BACKWARD)) & ~blocks.existing)
+    if not len(rows):
+        return
+    edges = np.flatnonzero(np.diff(result.birth_tick[rows])) + 1
+    groups = np.split(rows, edges)
+    patterns: dict[bytes, IntArray] = {}
+    for group in groups:
+        if (result.op[group] != no_op).mean() > 0.5:
+            patterns.setdefault(result.nbytes[group].tobytes(), group)
+    for group in groups:
+        pattern = patterns.get(result.nbytes[group].tobytes())
+        if pattern is None or pattern is group:
+            continue
+        blank = result.op[group] == no_op
+        for name in ("op", "location", "forward_location", "module", "dtype", "name"):
+            column = getattr(result, name)
+            column[group[blank]] = column[pattern[blank]]
+        result.role[group[blank]] |= result.role[pattern[blank]] & int(Role.GRADIENT)
+
+
+# ---- columns ---------------------------------------------------------------------------------------
+
+_PLAIN = (
+    "id nbytes birth_ns birth_tick birth_phase address died death_ns death_tick death_phase role dtype device op "
+    "location forward_location module name"
+).split()
+
+
+def _selected(lifetimes: Lifetimes, keep: BoolArray) -> Lifetimes:
+    """Some rows."""
+    return _replaced(lifetimes, {name: getattr(lifetimes, name)[keep] for name in _PLAIN})
+
+
+def _concatenate(first: Lifetimes, parts: Sequence[Lifetimes]) -> Lifetimes:
+    """All rows in order of birth. Codes agree: each part begins with the values of the one before."""
+    tables = [first, *parts]
+    columns = {name: np.concatenate([getattr(part, name) for part in tables]) for name in _PLAIN}
+    order = np.lexsort((columns["birth_ns"], columns["birth_tick"]))
+    last = tables[-1]
+    return _replaced(last, {name: column[order] for name, column in columns.items()})
+
+
+def _replaced(lifetimes: Lifetimes, columns: dict[str, Any]) -> Lifetimes:
+    return replace(lifetimes, **columns)
