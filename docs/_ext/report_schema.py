@@ -12,7 +12,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import ExtensionMetadata
 
-SCHEMA = Path(__file__).parents[2] / "memprof" / "report" / "schema.json"
+SCHEMAS = Path(__file__).parents[2] / "memprof" / "report"
+DEFAULT = "schema.json"
 
 Schema = dict[str, Any]
 
@@ -69,7 +70,8 @@ def _rows(schema: Schema, prefix: str = "") -> list[str]:
 
 def render(schema: Schema) -> list[tuple[str, str]]:
     """Turn a schema into sections of Markdown: (title, text)."""
-    sections = [("Report", schema), *((_title(name), part) for name, part in schema.get("$defs", {}).items())]
+    title = _title(schema.get("title", "report").split()[-1])
+    sections = [(title, schema), *((_title(name), part) for name, part in schema.get("$defs", {}).items())]
     rendered = []
     for title, part in sections:
         rows = _rows(part)
@@ -81,12 +83,15 @@ def render(schema: Schema) -> list[tuple[str, str]]:
 
 
 class ReportSchema(SphinxDirective):
-    """Shows the schema that is shipped in the package."""
+    """Shows a schema that is shipped in the package: the file named by the argument, or that of the report."""
+
+    optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         """Render the tables as sections of the page."""
-        self.env.note_dependency(str(SCHEMA))
-        schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+        path = SCHEMAS / (self.arguments[0] if self.arguments else DEFAULT)
+        self.env.note_dependency(str(path))
+        schema = json.loads(path.read_text(encoding="utf-8"))
         result: list[nodes.Node] = []
         for title, text in render(schema):
             section = nodes.section(names=[nodes.make_id(title)])

@@ -62,6 +62,9 @@ class AllocatorWatch:
         """Every event since the last drain is in the history."""
         self.settings: dict[str, Any] = {}
         """`allocator_settings` when recording began."""
+        self.backward_line: Location | None = None
+        """The user's line that called backward last: where allocations without frames come from, for the
+        threads of the autograd engine have none."""
         self._original: Any = None
         self._wrapper: Any = None
         self._operations: dict[int, int] = {}
@@ -150,6 +153,7 @@ class AllocatorWatch:
             if self.active:
                 self.active = False
                 self._note("the script took over the CUDA memory history: no allocator events from there on")
+                self._enable()  # empties the buffer, so that the user finds none of our events in it
             return original(*args, **kwargs)
 
         self._wrapper = torch._C._cuda_record_memory_history = switched
@@ -168,12 +172,16 @@ class AllocatorWatch:
         stacks: dict[int, int] = {}
         lines: dict[int, tuple[int, bool]] = {}
         other = int(BlockAction.OTHER)
+        without = NONE
+        if self.backward_line is not None:
+            line = self._writer.location_id(self.backward_line)
+            without = self._writer.stack_id((line,), line)
         for entry in trace:
             action = _ACTIONS.get(entry["action"], other)
             if action in _COUNTED:
                 counted += 1
             frames = entry.get("frames")
-            stack = NONE
+            stack = without if frames is not None else NONE  # None: a free, or an event of torch's own
             if frames:
                 found = stacks.get(id(frames))
                 if found is None:

@@ -14,7 +14,7 @@ from memprof.capture.blocks import AllocatorWatch
 from memprof.capture.counters import Counter, cuda_counters
 from memprof.capture.device_state import DeviceStates
 from memprof.capture.frames import UserCode
-from memprof.record.events import DeviceState, Phase, RunInfo
+from memprof.record.events import DeviceState, Location, Phase, RunInfo
 from memprof.record.writer import RecordingWriter
 
 if TYPE_CHECKING:
@@ -105,6 +105,11 @@ class CudaWatch:
         """Every allocator event of the running tick is being recorded."""
         return self._history is not None and self._history.active
 
+    def backward_begins(self, line: Location | None) -> None:
+        """Remember the user's line that calls backward."""
+        if self._history is not None:
+            self._history.backward_line = line
+
     def tick_ended(self, tick: int, *, last: bool) -> tuple[array[int] | None, list[DeviceState]]:
         """Allocator events of a tick and the state of devices at its end.
 
@@ -132,6 +137,7 @@ class CudaWatch:
         oom.stop_listening(self._out_of_memory)
         if self._history is not None:
             self._history.end()
+        self._states.close()
 
     def _out_of_memory(self, device: int, segment_bytes: int, total_bytes: int, free_bytes: int) -> None:
         found = oom.describe(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from memprof.capture.gpus import DeviceWatch
 from memprof.record.events import DeviceState
 
 _DRIVER_EVERY_NS = 100_000_000
@@ -25,6 +26,7 @@ class DeviceStates:
         self._every_tick = every_tick
         self._asked_ns: dict[int, int] = {}
         self._rare: dict[int, tuple[Any, ...]] = {}
+        self._watches: dict[int, DeviceWatch] = {}
 
     def read(self, indices: tuple[int, ...], tick: int, *, ask_driver: bool = False) -> list[DeviceState]:
         """States of devices at the end of a tick.
@@ -47,10 +49,11 @@ class DeviceStates:
         if not (due or self._every_tick or rare != self._rare.get(index)):
             return None
         self._rare[index] = rare
-        free = total = host = None
+        free = total = process = host = None
         if due:
             self._asked_ns[index] = now
             free, total = torch.cuda.mem_get_info(index)
+            process = self._process_bytes(index)
             host = host_reserved_bytes()
         return DeviceState(
             device=f"cuda:{index}",
@@ -68,8 +71,22 @@ class DeviceStates:
             device_frees=rare[3],
             driver_free_bytes=free,
             driver_total_bytes=total,
+            process_bytes=process,
             host_reserved_bytes=host,
         )
+
+    def _process_bytes(self, index: int) -> int | None:
+        watch = self._watches.get(index)
+        if watch is None:
+            uuid = getattr(torch.cuda.get_device_properties(index), "uuid", None)
+            watch = self._watches[index] = DeviceWatch(None if uuid is None else str(uuid))
+        return watch.read().own_process_bytes
+
+    def close(self) -> None:
+        """Let go of NVML."""
+        for watch in self._watches.values():
+            watch.close()
+        self._watches.clear()
 
 
 def private_pool_bytes(index: int) -> int | None:

@@ -247,6 +247,11 @@ class CaptureSession:
     def _phase_changed(self, phase: Phase) -> None:
         self._tracker.phase = phase
 
+    @property
+    def _finds_roles(self) -> bool:
+        """Whether tensors that hooks meet are booked with their roles."""
+        return self._mode_on or self._cuda.records_blocks
+
     def _enter_module(self, path: int) -> int:
         left = self._tracker.module_id
         self._tracker.module_id = path
@@ -285,7 +290,7 @@ class CaptureSession:
         for tensor in inputs:
             if tensor.grad_fn is not None and 0 <= sequence_nr(tensor.grad_fn) < self._iteration_sequence_nr:
                 self._call = call
-        if self._mode_on:
+        if self._finds_roles:
             self._learn_module(module)
             for tensor in inputs:
                 self._tracker.found(tensor, Role.INPUT, op="input")
@@ -308,7 +313,7 @@ class CaptureSession:
                 graph = True
                 if hasattr(tensor.grad_fn, "register_prehook"):
                     tensor.grad_fn.register_prehook(clock.consumer())
-            if self._mode_on:
+            if self._finds_roles:
                 self._tracker.found(tensor, Role.OUTPUT)
         clock.sample(ends=True)
         live_bytes, allocated = self._forward_start
@@ -328,9 +333,11 @@ class CaptureSession:
         self.busy += 1
 
     def _backward_begins(self) -> None:
-        if self._mode_on:
+        if self._finds_roles:
             frame = self._code.innermost(sys._getframe(1))
-            self._tracker.backward_line = None if frame is None else self._code.location(frame)
+            line = None if frame is None else self._code.location(frame)
+            self._tracker.backward_line = line
+            self._cuda.backward_begins(line)
         self._clock.flags |= ticks.BACKWARD
         self._clock.enter(Phase.BACKWARD)
 
@@ -340,7 +347,7 @@ class CaptureSession:
             self._guard(self._backward_ends)
 
     def _backward_ends(self) -> None:
-        if self._mode_on:
+        if self._finds_roles:
             for parameter in self._parameters():
                 if parameter.grad is not None:
                     self._tracker.found(parameter.grad, Role.GRADIENT)
@@ -370,7 +377,7 @@ class CaptureSession:
         self._stepped.add(id(optimizer))
         self._clock.in_optimizer = False
         self._clock.flags |= ticks.OPTIMIZER_STEP
-        if self._mode_on:
+        if self._finds_roles:
             for parameter, state in optimizer.state.items():
                 for name, value in state.items() if isinstance(state, dict) else ():
                     if isinstance(value, torch.Tensor) and value is not parameter:

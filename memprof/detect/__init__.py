@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from memprof.detect.allocator import AllocatorRetries, CacheEmptiedEveryIteration, ReservedFarAboveAllocated
 from memprof.detect.containers import OutputsKeptWithGraph, TensorsKeptInContainer
 from memprof.detect.finding import Finding, Skipped
 from memprof.detect.graphs import GraphGrowsAcrossIterations, HiddenStateCarriedWithGraph
+from memprof.detect.oom import OutOfMemoryRaised
 from memprof.detect.pressure import ActivationsDominatePeak
 from memprof.detect.rule import Rule
 from memprof.detect.waste import EvaluationWithAutograd, PreviousIterationAlive
@@ -18,9 +20,15 @@ RULES: tuple[type[Rule], ...] = (
     EvaluationWithAutograd,
     PreviousIterationAlive,
     ActivationsDominatePeak,
+    ReservedFarAboveAllocated,
+    CacheEmptiedEveryIteration,
+    AllocatorRetries,
+    OutOfMemoryRaised,
 )
 
 _NOT_WATCHED = "no storage was watched; record with --level auto or tensors"
+
+_NO_CENSUS = "level blocks does not look for who holds a tensor; record with --level auto or tensors"
 
 
 def run_rules(model: MemoryModel) -> tuple[list[Finding], list[Skipped]]:
@@ -42,6 +50,8 @@ def run_rules(model: MemoryModel) -> tuple[list[Finding], list[Skipped]]:
                 skipped.append(answer)
     if not model.storages:
         skipped.extend(Skipped(rule.code, _NOT_WATCHED) for rule in RULES if rule.code.startswith("MP1"))
+    elif model.run.level == "blocks" and not model.censuses:
+        skipped.extend(Skipped(rule.code, _NO_CENSUS) for rule in RULES if rule.code.startswith("MP1"))
     findings.sort(key=lambda item: (-item.severity.rank, -(item.bytes or 0), item.code))
     return findings, list(dict.fromkeys(skipped))
 

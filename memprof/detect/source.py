@@ -123,6 +123,19 @@ def _names_in(node: ast.AST) -> set[str]:
     return {item.id for item in ast.walk(node) if isinstance(item, ast.Name)}
 
 
+def calls_of(files: Iterable[str], name: str) -> list[Location]:
+    """Lines that call a function or method by its last name, in order of files and lines."""
+    found = []
+    for file in files:
+        tree = _tree(file)
+        for node in ast.walk(tree) if tree is not None else ():
+            if isinstance(node, ast.Call):
+                called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                if called == name:
+                    found.append(Location(file, node.lineno, ""))
+    return sorted(found, key=lambda place: (place.file, place.line))
+
+
 def names_assigned_at(made: Location | None) -> set[str]:
     """Variables that the statement at a line assigns."""
     tree = _tree(made.file) if made is not None else None

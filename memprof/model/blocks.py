@@ -16,7 +16,7 @@ import numpy as np
 from memprof.model.block_sizes import block_sizes
 from memprof.model.lifetimes import EXISTING, BoolArray, Codes, IntArray, Lifetimes
 from memprof.record.blocks import BlockAction, BlockLog, BlockState
-from memprof.record.events import Location, Phase, Role, Sample, Tick
+from memprof.record.events import Location, Phase, Sample, Tick
 from memprof.record.schema import BLOCK_COLUMNS, SEGMENT_COLUMNS
 
 ALLOCATOR_OP = "caching allocator"
@@ -287,38 +287,11 @@ def _merge(
     # A storage booked as existing, whose allocation the history has, is not older than the run.
     unknown = ~blocks.existing & (result.op == existing)
     result.op[unknown] = no_op
-    _infer_backward(result, blocks, no_op)
     return result
 
 
 def _with(values: Sequence[Any]) -> Codes[Any]:
     return Codes({value: code for code, value in enumerate(values)})
-
-
-def _infer_backward(result: Lifetimes, blocks: _Blocks, no_op: int) -> None:
-    """Give backward's blocks of unwatched ticks the origin they have in a watched tick.
-
-    Threads of the autograd engine have no Python frames, so such blocks carry no stack. Where a tick's
-    backward asks for the same sizes in the same order as a watched one did, it computes the same.
-    """
-    rows = np.flatnonzero((result.birth_phase == int(Phase.BACKWARD)) & ~blocks.existing)
-    if not len(rows):
-        return
-    edges = np.flatnonzero(np.diff(result.birth_tick[rows])) + 1
-    groups = np.split(rows, edges)
-    patterns: dict[bytes, IntArray] = {}
-    for group in groups:
-        if (result.op[group] != no_op).mean() > 0.5:
-            patterns.setdefault(result.nbytes[group].tobytes(), group)
-    for group in groups:
-        pattern = patterns.get(result.nbytes[group].tobytes())
-        if pattern is None or pattern is group:
-            continue
-        blank = result.op[group] == no_op
-        for name in ("op", "location", "forward_location", "module", "dtype", "name"):
-            column = getattr(result, name)
-            column[group[blank]] = column[pattern[blank]]
-        result.role[group[blank]] |= result.role[pattern[blank]] & int(Role.GRADIENT)
 
 
 # ---- columns ---------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def find_peak(levels: Levels, candidates: Sequence[PeakCandidate], storages: Sto
     if position is not None:
         rows = levels.timeline.live_rows(position)
         by_category = _by_category(storages, rows, moment.nbytes)
-        lines = _lines(storages, rows)
+        lines = lines_of(storages, rows)
     reserved = levels.samples.reserved
     highest_reserved = int(np.max(reserved, initial=UNKNOWN))
     return Peak(
@@ -97,7 +97,16 @@ def _by_category(storages: StorageTable, rows: IntArray, allocated_bytes: int) -
     return {name: nbytes for name, nbytes in ordered if nbytes}
 
 
-def _lines(storages: StorageTable, rows: IntArray) -> tuple[PeakLine, ...]:
+def lines_of(storages: StorageTable, rows: IntArray) -> tuple[PeakLine, ...]:
+    """Sum storages up by line, category and module.
+
+    Args:
+        storages: All storages.
+        rows: Rows of the table to sum up.
+
+    Returns:
+        At most `PEAK_LINES`, largest first.
+    """
     table = storages.lifetimes
     keys = np.stack((table.location[rows], storages.category[rows], table.module[rows]))
     groups, group_of = np.unique(keys, axis=1, return_inverse=True)

@@ -12,13 +12,15 @@ from importlib.resources import files
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from memprof.model.memory import Source
+from memprof.report.safe_json import dump, safe_text
 from memprof.report.wording import known_devices, main_device
 
 if TYPE_CHECKING:
     from memprof.advise.diagnosis import Diagnosis
     from memprof.detect.finding import Finding, Remedy, Skipped
-    from memprof.model.memory import DeviceIteration, IterationMemory, MemoryModel, Peak, Trend
-    from memprof.record.events import Location
+    from memprof.model.memory import Account, DeviceIteration, IterationMemory, MemoryModel, Peak, Trend
+    from memprof.record.events import Location, OutOfMemory
 
 SCHEMA_ID = "memprof.report/1"
 """Value of the report's `schema` field; the number changes when a field changes its meaning or goes."""
@@ -54,8 +56,7 @@ class JsonReporter:
             JSON in ASCII, ending in a newline. `</` is written `<\/`, which is the same JSON, so
             that the text can stand inside an HTML `<script>`.
         """
-        text = json.dumps(report_document(diagnosis), indent=self.options.indent, allow_nan=False)
-        return text.replace("</", "<\\/").replace("<!--", "<\\u0021--") + "\n"
+        return dump(report_document(diagnosis), indent=self.options.indent) + "\n"
 
     def render(self, diagnosis: Diagnosis) -> bytes:
         """Give the report as the content of a file.
@@ -96,6 +97,8 @@ def report_document(diagnosis: Diagnosis) -> JsonObject:
         "run": _run(model, main),
         "peak": [_peak(peak) for peak in model.peaks.values()],
         "trend": [_trend(device, trend) for device, trend in model.trends.items()],
+        "accounts": [_account(account) for accounts in model.accounts.values() for account in accounts],
+        "ooms": [_oom(oom) for oom in model.ooms],
         "iterations": [_iteration(iteration, main) for iteration in model.iterations],
         "findings": [_finding(finding) for finding in diagnosis.findings],
         "skipped": [_skipped(skipped) for skipped in diagnosis.skipped],
@@ -156,6 +159,50 @@ def _trend(device: str, trend: Trend) -> JsonObject:
         "points": trend.points,
         "rising_share": trend.rising_share,
         "source": trend.source,
+    }
+
+
+def _account(account: Account) -> JsonObject:
+    state = account.state
+    return {
+        "device": state.device,
+        "iteration": account.iteration,
+        "driver_total_bytes": state.driver_total_bytes,
+        "driver_used_bytes": account.driver_used_bytes,
+        "process_bytes": state.process_bytes,
+        "reserved_bytes": state.reserved_bytes,
+        "allocated_bytes": state.allocated_bytes,
+        "active_bytes": state.active_bytes,
+        "requested_bytes": state.requested_bytes,
+        "inactive_split_bytes": state.inactive_split_bytes,
+        "releasable_bytes": account.releasable_bytes,
+        "private_pool_bytes": state.private_pool_bytes,
+        "outside_allocator_bytes": account.outside_allocator_bytes,
+        "other_processes_bytes": account.other_processes_bytes,
+        "pinned_host_bytes": state.host_reserved_bytes,
+        "alloc_retries": state.alloc_retries,
+        "ooms": state.ooms,
+        "device_allocs": state.device_allocs,
+        "device_frees": state.device_frees,
+        "source": Source.MEASURED,
+    }
+
+
+def _oom(oom: OutOfMemory) -> JsonObject:
+    return {
+        "device": oom.device,
+        "tick": oom.tick,
+        "phase": oom.phase.label,
+        "requested_bytes": oom.requested_bytes,
+        "segment_bytes": oom.segment_bytes,
+        "total_bytes": oom.total_bytes,
+        "free_bytes": oom.free_bytes,
+        "allocated_bytes": oom.allocated_bytes,
+        "reserved_bytes": oom.reserved_bytes,
+        "largest_hole_bytes": oom.largest_hole_bytes,
+        "stranded_bytes": oom.stranded_bytes,
+        "location": _location(oom.location),
+        "source": Source.MEASURED,
     }
 
 
@@ -235,8 +282,7 @@ def _plain(value: object) -> Any:
     if isinstance(value, Enum):
         return _plain(value.value)
     if isinstance(value, str):
-        # A lone surrogate (an undecodable byte in a file name) is not text to strict JSON readers.
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+        return safe_text(value)
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Real):

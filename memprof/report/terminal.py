@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, ClassVar
 from rich.console import Console
 from rich.text import Text
 
+from memprof.report.account_block import account_block
 from memprof.report.finding_block import SEVERITY_STYLES, finding_block
 from memprof.report.iteration_table import iteration_block
 from memprof.report.page import Page
@@ -131,6 +132,10 @@ class TerminalReporter:
             if device in model.peaks:
                 yield ""
                 yield from peak_block(model.peaks[device], page, top_lines=self.options.top_lines)
+            sum_of = list(account_block(device, model.accounts.get(device, ()), page))
+            if sum_of:
+                yield ""
+                yield from sum_of
         main = main_device(model)
         if main is not None and model.iterations:
             yield ""

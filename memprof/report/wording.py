@@ -247,7 +247,7 @@ def known_devices(model: MemoryModel) -> tuple[str, ...]:
 
 
 def main_device(model: MemoryModel) -> str | None:
-    """Find the device with the largest peak, whose figures stand for the run.
+    """Find the device with the largest peak, whose figures stand for the run; a GPU before the host.
 
     Args:
         model: The model of the run.
@@ -256,7 +256,7 @@ def main_device(model: MemoryModel) -> str | None:
         The device; the first one known where no peak is; None without any device.
     """
     if model.peaks:
-        return max(model.peaks.values(), key=lambda peak: peak.allocated_bytes).device
+        return max(model.peaks.values(), key=lambda peak: (peak.device != "cpu", peak.allocated_bytes)).device
     return next(iter(known_devices(model)), None)
 
 

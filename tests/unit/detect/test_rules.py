@@ -37,8 +37,12 @@ def run_block(rule: type[Rule], heading: str, level: str, folder: Path) -> mempr
     return prof
 
 
+HERE = tuple(rule for rule in RULES if not rule.needs_cuda)
+"""The others run in tests/cuda."""
+
+
 @pytest.mark.parametrize("level", ["tensors", "auto"])
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
+@pytest.mark.parametrize("rule", HERE, ids=lambda rule: rule.code)
 def test_the_example_fires_its_rule(rule: type[Rule], level: str, tmp_path: Path) -> None:
     prof = run_block(rule, "Example", level, tmp_path)
     found = [finding for finding in prof.findings if finding.code == rule.code]
@@ -52,7 +56,7 @@ def test_the_example_fires_its_rule(rule: type[Rule], level: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("level", ["tensors", "auto"])
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
+@pytest.mark.parametrize("rule", HERE, ids=lambda rule: rule.code)
 def test_what_to_use_instead_fires_nothing_of_its_kind(rule: type[Rule], level: str, tmp_path: Path) -> None:
     prof = run_block(rule, "Use instead", level, tmp_path)
     codes = [finding.code for finding in prof.findings]

@@ -1,0 +1,236 @@
+"""MP4xx: what ended, or nearly ended, the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from memprof.detect.evidence import counted, place, related, size
+from memprof.detect.finding import Finding, Kind, Remedy, Severity, Skipped
+from memprof.detect.rule import Rule
+from memprof.model.memory import MemoryModel, PeakLine, Source
+from memprof.model.peak import lines_of
+from memprof.model.storages import table_of
+from memprof.record.events import OutOfMemory
+
+_SPIKE = 1.2
+"""A request that would lift the peak this far above all before is a spike."""
+
+_RISING = 0.75
+_LEAK_SHARE = 0.2
+"""Growth of this share of the device, over all iterations, counts as what filled it."""
+
+
+class _Cause(NamedTuple):
+    name: str
+    why: str
+    remedies: tuple[Remedy, ...]
+
+
+class OutOfMemoryRaised(Rule):
+    """The CUDA caching allocator could not serve a request and raised `torch.OutOfMemoryError`.
+
+    ## What it detects
+    Every out-of-memory error of the run, also one that the script caught to go on with a smaller batch.
+
+    ## Why it costs memory
+    The error's text names one request, not what filled the device before it. That may be tensors kept from
+    earlier iterations, one unusually large batch, free memory cut into pieces too small to use, another
+    process, or simply a model that needs more than there is.
+
+    ## Evidence
+    An observer in the allocator: the request, what the driver had left, the largest free block it could have
+    used, what is stranded in segments partly in use. Where storages or blocks were watched, the lines that
+    held the rest; and the growth over the iterations before.
+
+    ## Remedy
+    It depends on the cause, which the finding names: remove the leak, bound the batch or the sequence, let
+    segments expand, end the other process, or need less (smaller batch, checkpointing, 16 bits).
+
+    ## Example
+    ```python
+    import torch
+
+    model = torch.nn.Linear(1024, 1024).cuda()
+    total = torch.cuda.mem_get_info()[1]
+    for rows in (64, 64, total // 4096 * 2):
+        try:
+            model(torch.empty(rows, 1024, device="cuda"))
+        except torch.OutOfMemoryError:
+            print("too much:", rows)
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+
+    model = torch.nn.Linear(1024, 1024).cuda()
+    for rows in (64, 64, 64):
+        model(torch.empty(rows, 1024, device="cuda"))
+    ```
+
+    ## Not a problem when
+    The script looks for the largest batch that fits and catches the error on purpose.
+    """
+
+    code = "MP401"
+    kind = Kind.ERROR
+    needs_cuda = True
+
+    def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
+        seen: dict[tuple[str, object], list[OutOfMemory]] = {}
+        for oom in model.ooms:
+            seen.setdefault((oom.device, oom.location), []).append(oom)
+        for ooms in seen.values():
+            yield self._finding(model, ooms)
+
+    def _finding(self, model: MemoryModel, ooms: list[OutOfMemory]) -> Finding:
+        oom = ooms[0]
+        cause = _cause(model, oom)
+        lines = _held_by(model, oom)
+        fatal = (model.run.exception or "").startswith(("OutOfMemoryError", "torch.OutOfMemoryError"))
+        iteration = next((i.index for i in model.iterations if i.ticks[0] <= oom.tick <= i.ticks[1]), None)
+        figures = [
+            f"{size(oom.free_bytes)} free of {size(oom.total_bytes)}"
+            if oom.free_bytes is not None and oom.total_bytes is not None
+            else "free memory unknown",
+            f"{size(oom.allocated_bytes)} allocated",
+            f"{size(oom.reserved_bytes)} reserved",
+        ]
+        if oom.largest_hole_bytes is not None and oom.stranded_bytes is not None:
+            figures.append(f"largest hole {size(oom.largest_hole_bytes)}")
+            figures.append(f"{size(oom.stranded_bytes)} stranded in split segments")
+        held = "; ".join(
+            f"{size(line.nbytes)} by {place(line.location)}"
+            + (f" ({line.category.value.lower()})" if line.category is not None else "")
+            for line in lines[:3]
+        )
+        times = f" ({counted(len(ooms), 'time')})" if len(ooms) > 1 else ""
+        at = "" if iteration is None else f", iteration {iteration}, {oom.phase.label}"
+        return Finding(
+            code=self.code,
+            name=self.name(),
+            kind=self.kind,
+            severity=Severity.ERROR if fatal else Severity.WARNING,
+            location=oom.location,
+            device=oom.device,
+            bytes=oom.requested_bytes,
+            bytes_per_iteration=None,
+            source=Source.MEASURED,
+            message=(
+                f"{oom.device} ran out of memory{times} at {place(oom.location)}{at}: {size(oom.requested_bytes)} "
+                f"asked for, {', '.join(figures)}. {cause.why}"
+                + (f" The rest was held by: {held}." if held else "")
+                + f" First: {cause.remedies[0].text}."
+            ),
+            holder=held or None,
+            remedies=cause.remedies,
+            related=related(lines[0].location, None) if lines else (),
+            evidence={
+                "cause": cause.name,
+                "times": len(ooms),
+                "caught": not fatal,
+                "requested_bytes": oom.requested_bytes,
+                "free_bytes": oom.free_bytes,
+                "total_bytes": oom.total_bytes,
+                "allocated_bytes": oom.allocated_bytes,
+                "reserved_bytes": oom.reserved_bytes,
+                "largest_hole_bytes": oom.largest_hole_bytes,
+                "stranded_bytes": oom.stranded_bytes,
+                "iteration": iteration,
+                "phase": oom.phase.label,
+            },
+        )
+
+
+def _held_by(model: MemoryModel, oom: OutOfMemory) -> tuple[PeakLine, ...]:
+    """The lines whose storages filled the device at the time, largest first."""
+    if not model.storages:
+        return ()
+    table = table_of(model.storages)
+    lives = table.lifetimes
+    if oom.device not in lives.devices:
+        return ()
+    alive = (
+        (lives.device == lives.devices.index(oom.device))
+        & (lives.birth_ns <= oom.time_ns)
+        & (~lives.died | (lives.death_ns > oom.time_ns))
+    )
+    return lines_of(table, np.flatnonzero(alive))
+
+
+def _cause(model: MemoryModel, oom: OutOfMemory) -> _Cause:
+    """Why the device was full, the likeliest first."""
+    requested, total, free = oom.requested_bytes, oom.total_bytes, oom.free_bytes
+    if total is not None and requested > total:
+        return _Cause(
+            "too big",
+            f"No device of this size can serve it: the request alone exceeds its {size(total)}.",
+            (
+                Remedy("smaller_batch", "make the tensor smaller: fewer rows at a time"),
+                Remedy("checkpointing", "work through it in chunks"),
+            ),
+        )
+    cached = oom.reserved_bytes - oom.allocated_bytes
+    if cached >= requested:
+        return _Cause(
+            "fragmentation",
+            f"Enough is cached ({size(cached)} reserved but free), in pieces too small for it: fragmentation.",
+            (
+                Remedy(
+                    "allocator_settings", "set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True before torch starts"
+                ),
+                Remedy("smaller_batch", "keep shapes from changing between iterations, so that blocks are reused"),
+            ),
+        )
+    if total is not None and free is not None:
+        elsewhere = total - free - oom.reserved_bytes
+        if elsewhere >= max(requested - free, total // 10):
+            return _Cause(
+                "outside this allocator",
+                f"{size(elsewhere)} of the device is used outside this process's allocator: another process, or "
+                "the context and libraries of this one.",
+                (
+                    Remedy("allocator_settings", "see who uses the device with `memprof status`, and end or move it"),
+                    Remedy("smaller_batch", "halve the batch"),
+                ),
+            )
+    trend = model.trends.get(oom.device)
+    if trend is not None and total is not None and trend.rising_share >= _RISING:
+        grown = trend.bytes_per_iteration * (trend.last_iteration - trend.first_iteration + 1)
+        if grown >= _LEAK_SHARE * total or grown >= requested:
+            return _Cause(
+                "leak",
+                f"Memory had grown by {size(trend.bytes_per_iteration)} an iteration, {size(grown)} in all: a leak.",
+                (
+                    Remedy("detach", "remove what keeps tensors of earlier iterations (see the leaks found)"),
+                    Remedy("smaller_batch", "a smaller batch only delays the error"),
+                ),
+            )
+    before = [
+        peak
+        for iteration in model.iterations
+        if iteration.ticks[1] < oom.tick and iteration.kind != "other" and oom.device in iteration.devices
+        if (peak := iteration.devices[oom.device].peak_allocated_bytes) is not None
+    ]
+    would_be = oom.allocated_bytes + requested
+    if before and would_be > _SPIKE * max(before):
+        return _Cause(
+            "spike",
+            f"This iteration wanted at least {size(would_be)}, no earlier one more than {size(max(before))}: a spike.",
+            (
+                Remedy("smaller_batch", "bound the batch or the sequence length of the largest iteration"),
+                Remedy("checkpointing", "checkpoint the blocks that save most"),
+            ),
+        )
+    return _Cause(
+        "too big",
+        "Nothing is leaked or stranded: the step needs more than the device has.",
+        (
+            Remedy("smaller_batch", "halve the batch and accumulate gradients over two"),
+            Remedy("checkpointing", "wrap repeated blocks in `torch.utils.checkpoint.checkpoint`"),
+            Remedy("mixed_precision", "run the forward under `torch.autocast` to save activations in 16 bits"),
+        ),
+    )
