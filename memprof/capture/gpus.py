@@ -127,7 +127,7 @@ def _from_nvml() -> tuple[str | None, tuple[Gpu, ...]]:
     try:
         count = nvml.nvmlDeviceGetCount()
         gpus = tuple(_nvml_gpu(nvml, index) for index in range(count))
-        return _text(ask(lambda: nvml.nvmlSystemGetDriverVersion())), gpus
+        return ask(lambda: _text(nvml.nvmlSystemGetDriverVersion())), gpus
     except Exception as error:
         raise _NotThere(f"NVML does not list the GPUs ({_said(error)})") from error
     finally:

@@ -15,6 +15,8 @@ COMMANDS = MappingProxyType(
     {
         "analyze": ("memprof.cli.analyze", "Run a script or module and say what eats its memory."),
         "report": ("memprof.cli.report", "Show the diagnosis of a recording again."),
+        "export": ("memprof.cli.export", "Turn a recording into a file that other tools open."),
+        "status": ("memprof.cli.status", "Show every GPU and who holds its memory."),
         "explain": ("memprof.cli.explain", "Explain a rule."),
         "completion": ("memprof.cli.completion", "Print the completion script for a shell."),
     }

@@ -15,12 +15,15 @@ from memprof.cli.show import check_writable, exceeds, report_options, show
 def command(
     recording: str, report_format: str, output: str | None, plot: str | None, fail_on: str | None, verbose: bool
 ) -> None:
-    """Show the diagnosis of RECORDING, also of a run that was killed. Needs no torch."""
+    """Show the diagnosis of RECORDING, also of a run that was killed. Needs no torch.
+
+    RECORDING may be a memory snapshot of PyTorch (torch.cuda.memory._dump_snapshot) too.
+    """
     from memprof.advise.diagnosis import diagnose
-    from memprof.record.reader import open_recording
+    from memprof.record.files import open_file
 
     check_writable(output, plot)
-    with open_recording(recording) as opened:
+    with open_file(recording) as opened:
         diagnosis = diagnose(opened)
     show(diagnosis, report_format=report_format, output=output, plot=plot, verbose=verbose)
     sys.exit(int(exceeds(diagnosis, fail_on)))

@@ -251,7 +251,8 @@ def _merge(
 
     def taken(column: IntArray, otherwise: int | IntArray) -> IntArray:
         if not len(column):
-            return np.broadcast_to(np.asarray(otherwise, np.int64), (len(blocks),)).copy()
+            filled: IntArray = np.zeros(len(blocks), np.int64) + otherwise
+            return filled
         chosen: IntArray = np.where(seen, column[row], otherwise)
         return chosen
 

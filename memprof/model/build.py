@@ -15,6 +15,7 @@ from memprof.model.memory import CompositionPoint, DeviceIteration, MemoryModel,
 from memprof.model.peak import find_peak
 from memprof.model.samples import Samples, counts_process, no_samples, read_samples
 from memprof.model.schedule import Schedule, read_schedule, with_blocks
+from memprof.model.snapshot import snapshot_totals
 from memprof.model.storages import StorageTable
 from memprof.model.timeline import read_timeline
 from memprof.model.view import RecordingView
@@ -38,7 +39,7 @@ def build(recording: RecordingView) -> MemoryModel:
     """
     run = recording.run
     lifetimes = read_lifetimes(recording.births(), recording.deaths(), recording.roles())
-    log = recording.block_log()
+    log, history = recording.block_log(), recording.history
     if log is not None:
         lifetimes = join_blocks(lifetimes, log, recording.ticks)
     schedule = read_schedule(recording.ticks, lifetimes, has_optimizer=run.has_optimizer)
@@ -75,6 +76,7 @@ def build(recording: RecordingView) -> MemoryModel:
         devices=devices,
         accounts=read_accounts(recording.states, schedule),
         ooms=tuple(recording.ooms),
+        snapshot=() if history is None else tuple(map(snapshot_totals, history.devices)),
     )
 
 

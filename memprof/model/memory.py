@@ -10,6 +10,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from memprof.model.snapshot import SnapshotTotals
 from memprof.record.events import Census, DeviceState, Location, ModuleRef, OutOfMemory, Phase, Role, RunInfo, Tick
 
 
@@ -233,3 +234,5 @@ class MemoryModel:
     accounts: Mapping[str, tuple[Account, ...]] = field(default_factory=dict)
     """CUDA device -> where its memory was at the end of ticks."""
     ooms: tuple[OutOfMemory, ...] = ()
+    snapshot: tuple[SnapshotTotals, ...] = ()
+    """Devices as of a PyTorch snapshot; () for a recording of a run."""

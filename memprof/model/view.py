@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from memprof.record.blocks import BlockLog
+from memprof.record.blocks import AllocatorHistory, BlockLog
 from memprof.record.events import Birth, Census, Death, DeviceState, OutOfMemory, RoleFact, RunInfo, Tick
 
 
@@ -35,6 +35,10 @@ class RecordingView(Protocol):
     @property
     def ooms(self) -> Sequence[OutOfMemory]:
         """Out-of-memory errors in order of time."""
+
+    @property
+    def history(self) -> AllocatorHistory | None:
+        """The PyTorch snapshot behind the view, or None for a recording of a run."""
 
     def block_log(self) -> BlockLog | None:
         """What the caching allocators did, or None where that was not recorded."""

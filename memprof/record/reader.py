@@ -38,12 +38,15 @@ class Recording:
 
     Attributes:
         path: The file, or None for a recording that lives in memory.
+        history: None: it is the recording of a run.
         run: Facts about the run.
         ticks: All ticks in order.
         censuses: What outlived its iteration, in order of time.
         states: What was known of each CUDA device when ticks ended.
         ooms: Out-of-memory errors in order of time.
     """
+
+    history: None = None
 
     def __init__(self, connection: sqlite3.Connection, path: Path | None) -> None:
         self.path = path

@@ -68,8 +68,20 @@ def _plot() -> type[Reporter]:
     return PlotReporter
 
 
+def _snapshot() -> type[Reporter]:
+    from memprof.report.export_snapshot import SnapshotReporter
+
+    return SnapshotReporter
+
+
+def _perfetto() -> type[Reporter]:
+    from memprof.report.export_perfetto import PerfettoReporter
+
+    return PerfettoReporter
+
+
 REPORTERS: Mapping[str, Callable[[], type[Reporter]]] = MappingProxyType(
-    {"rich": _terminal, "json": _json, "png": _plot}
+    {"rich": _terminal, "json": _json, "png": _plot, "snapshot": _snapshot, "perfetto": _perfetto}
 )
 """Name -> loader of a reporter's class, so that choosing one imports only what it needs."""
 

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from importlib.resources import files
 from numbers import Integral, Real
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from memprof.advise.diagnosis import Diagnosis
     from memprof.detect.finding import Finding, Remedy, Skipped
     from memprof.model.memory import Account, DeviceIteration, IterationMemory, MemoryModel, Peak, Trend
+    from memprof.model.snapshot import SnapshotTotals
     from memprof.record.events import Location, OutOfMemory
 
 SCHEMA_ID = "memprof.report/1"
@@ -99,6 +100,7 @@ def report_document(diagnosis: Diagnosis) -> JsonObject:
         "trend": [_trend(device, trend) for device, trend in model.trends.items()],
         "accounts": [_account(account) for accounts in model.accounts.values() for account in accounts],
         "ooms": [_oom(oom) for oom in model.ooms],
+        "snapshot": [_snapshot(totals) for totals in model.snapshot],
         "iterations": [_iteration(iteration, main) for iteration in model.iterations],
         "findings": [_finding(finding) for finding in diagnosis.findings],
         "skipped": [_skipped(skipped) for skipped in diagnosis.skipped],
@@ -186,6 +188,10 @@ def _account(account: Account) -> JsonObject:
         "device_frees": state.device_frees,
         "source": Source.MEASURED,
     }
+
+
+def _snapshot(totals: SnapshotTotals) -> JsonObject:
+    return {field.name: getattr(totals, field.name) for field in fields(totals)}
 
 
 def _oom(oom: OutOfMemory) -> JsonObject:

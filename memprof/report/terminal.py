@@ -16,6 +16,7 @@ from memprof.report.finding_block import SEVERITY_STYLES, finding_block
 from memprof.report.iteration_table import iteration_block
 from memprof.report.page import Page
 from memprof.report.peak_block import peak_block
+from memprof.report.snapshot_block import snapshot_block
 from memprof.report.wording import headline, is_empty, known_devices, main_device, verdict
 
 if TYPE_CHECKING:
@@ -136,7 +137,10 @@ class TerminalReporter:
             if sum_of:
                 yield ""
                 yield from sum_of
-        main = main_device(model)
+        for totals in model.snapshot:
+            yield ""
+            yield from snapshot_block(model, totals, page, top_lines=self.options.top_lines)
+        main = main_device(model) if not model.snapshot else None
         if main is not None and model.iterations:
             yield ""
             yield from iteration_block(model, page, devices=devices, main=main, edge=self.options.edge_iterations)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from memprof.record.blocks import BlockLog
+from memprof.record.blocks import AllocatorHistory, BlockLog
 from memprof.record.events import (
     Birth,
     Census,
@@ -40,6 +40,7 @@ class FakeRecording:
     states: list[DeviceState] = field(default_factory=list)
     ooms: list[OutOfMemory] = field(default_factory=list)
     log: BlockLog | None = None
+    history: AllocatorHistory | None = None
     birth_rows: list[Birth] = field(default_factory=list)
     death_rows: list[Death] = field(default_factory=list)
     role_rows: list[RoleFact] = field(default_factory=list)

@@ -1,0 +1,194 @@
+"""A PyTorch snapshot seen as a recording: one stretch without iterations, made of blocks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from memprof.record.blocks import AllocatorHistory, BlockAction, BlockLog, BlockState, DeviceHistory, IntArray
+from memprof.record.events import (
+    Birth,
+    Census,
+    Death,
+    DeviceState,
+    Location,
+    OutOfMemory,
+    Phase,
+    RoleFact,
+    RunInfo,
+    Tick,
+    TickFlag,
+)
+from memprof.record.schema import BLOCK_COLUMNS, NONE, SEGMENT_COLUMNS
+
+_LIBRARY_MARKS = ("/site-packages/", "/dist-packages/", "/lib/python3", "<frozen", "<eval_with_key>", "??")
+
+
+class SnapshotView:
+    """Lets the model read an allocator history as it reads a recording.
+
+    Args:
+        history: What the snapshot says.
+        path: The file it came from.
+    """
+
+    censuses: Sequence[Census] = ()
+    states: Sequence[DeviceState] = ()
+
+    def __init__(self, history: AllocatorHistory, path: str | os.PathLike[str]) -> None:
+        self.history = history
+        self.path = os.fspath(path)
+        times = [device.events.time_ns[device.events.time_ns >= 0] for device in history.devices]
+        known = np.concatenate([np.zeros(0, np.int64), *times])
+        start, end = (int(known.min()), int(known.max())) if len(known) else (0, 0)
+        notes = []
+        if not any(len(device.events) for device in history.devices):
+            notes.append("the snapshot has no trace: only what was alive when it was taken is known")
+        elif any(_begins_midway(device) for device in history.devices):
+            notes.append("the trace begins in the middle of the run: peaks before it are not known")
+        self.run = RunInfo(
+            script=self.path,
+            level="snapshot",
+            devices=tuple(device.device for device in history.devices),
+            counter={device.device: "caching allocator" for device in history.devices},
+            started_unix_ns=start,
+            finished=True,
+            notes=tuple(notes),
+        )
+        flags = TickFlag.FINAL | TickFlag.BLOCKS
+        self.ticks: Sequence[Tick] = (Tick(0, start, end + 1, flags),)
+
+    def close(self) -> None:
+        """Nothing to close: the file was read as a whole."""
+
+    def __enter__(self) -> SnapshotView:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    @property
+    def ooms(self) -> Sequence[OutOfMemory]:
+        """The trace's out-of-memory entries."""
+        return tuple(oom for device in self.history.devices for oom in self._ooms(device))
+
+    def births(self) -> Iterator[Birth]:
+        """None: a snapshot knows blocks, not storages."""
+        return iter(())
+
+    def deaths(self) -> Iterator[Death]:
+        """None."""
+        return iter(())
+
+    def roles(self) -> Iterator[RoleFact]:
+        """None."""
+        return iter(())
+
+    def block_log(self) -> BlockLog:
+        """The traces of all devices, behind what was there before them."""
+        events: list[IntArray] = []
+        starts: list[IntArray] = []
+        for code, device in enumerate(self.history.devices):
+            trace = device.events
+            columns = {
+                "device": np.full(len(trace), code, np.int64),
+                "action": trace.action,
+                "time_ns": np.maximum(trace.time_ns, self.ticks[0].start_ns),
+                "address": trace.address,
+                "nbytes": trace.nbytes,
+                "stream": trace.stream,
+                "stack": trace.stack,
+            }
+            events.append(np.stack([np.asarray(columns[name], np.int64) for name in BLOCK_COLUMNS], axis=1))
+            starts.append(_before(device, code))
+        table = np.concatenate([np.zeros((0, len(SEGMENT_COLUMNS)), np.int64), *starts])
+        rows = np.concatenate([np.zeros((0, len(BLOCK_COLUMNS)), np.int64), *events])
+        return BlockLog(
+            starts=((0, table),),
+            events=rows,
+            ticks=np.zeros(len(rows), np.int64),
+            devices={code: device.device for code, device in enumerate(self.history.devices)},
+            stacks=dict(enumerate(self.history.stacks)),
+            user_lines={number: user_line(stack) for number, stack in enumerate(self.history.stacks)},
+            settings=self.history.settings,
+        )
+
+    def _ooms(self, device: DeviceHistory) -> Iterator[OutOfMemory]:
+        events = device.events
+        reserved = sum(segment.nbytes for segment in device.segments)
+        for row in np.flatnonzero(events.action == BlockAction.OOM).tolist():
+            stack = int(events.stack[row])
+            yield OutOfMemory(
+                tick=0,
+                time_ns=int(events.time_ns[row]),
+                device=device.device,
+                phase=Phase.OTHER,
+                requested_bytes=int(events.nbytes[row]),
+                segment_bytes=int(events.nbytes[row]),
+                total_bytes=None,
+                free_bytes=events.device_free.get(row),
+                allocated_bytes=0,
+                reserved_bytes=reserved,
+                largest_hole_bytes=None,
+                stranded_bytes=None,
+                location=user_line(self.history.stacks[stack]) if stack >= 0 else None,
+            )
+
+
+def user_line(stack: Sequence[Location]) -> Location | None:
+    """The innermost line that looks like the user's: not in an installed package, not in Python itself.
+
+    The file was written on another machine, so paths are all there is to go by. A stack that lies in packages
+    only gives its innermost line outside torch.
+    """
+    for frame in stack:
+        if not _in_library(frame.file):
+            return frame
+    for frame in stack:
+        if f"{os.sep}torch{os.sep}" not in frame.file and frame.file.endswith(".py"):
+            return frame
+    return None
+
+
+def _in_library(file: str) -> bool:
+    path = file.replace("\\", "/")
+    return any(mark in path for mark in _LIBRARY_MARKS) or path.startswith("/lib/python3") or not path.endswith(".py")
+
+
+def _begins_midway(device: DeviceHistory) -> bool:
+    """Whether blocks lived before the first trace entry."""
+    return bool(len(device.events)) and bool(len(_before(device, 0)))
+
+
+def _before(device: DeviceHistory, code: int) -> IntArray:
+    """Rows of `SEGMENT_COLUMNS` for the blocks that the trace does not see allocated."""
+    held: dict[int, tuple[int, int, int]] = {}  # address -> bytes, requested, stack
+    for segment in device.segments:
+        for block in segment.blocks:
+            if block.state == BlockState.ACTIVE_ALLOCATED:
+                held[block.address] = (block.nbytes, block.requested_bytes, block.stack)
+    found: dict[int, tuple[int, int, int]] = {}
+    born: set[int] = set()
+    events = device.events
+    wanted = np.flatnonzero((events.action == BlockAction.ALLOC) | (events.action == BlockAction.FREE_REQUESTED))
+    columns: Mapping[str, list[int]] = {
+        "action": events.action[wanted].tolist(),
+        "address": events.address[wanted].tolist(),
+        "nbytes": events.nbytes[wanted].tolist(),
+    }
+    for action, address, nbytes in zip(columns["action"], columns["address"], columns["nbytes"], strict=True):
+        if action == BlockAction.ALLOC:
+            born.add(address)
+        elif address in born:
+            born.discard(address)
+        else:
+            found.setdefault(address, (-(-max(nbytes, 1) // 512) * 512, nbytes, NONE))
+    found.update({address: what for address, what in held.items() if address not in born})
+    state = int(BlockState.ACTIVE_ALLOCATED)
+    rows = [
+        (code, NONE, 0, 0, 1, 0, 0, 0, address, nbytes, requested, state, stack)
+        for address, (nbytes, requested, stack) in sorted(found.items())
+    ]
+    return np.array(rows, np.int64).reshape(-1, len(SEGMENT_COLUMNS))

@@ -1,0 +1,84 @@
+"""A PyTorch snapshot in the terminal: what each device held when it was taken, by line and age."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from memprof.model.memory import MemoryModel
+from memprof.model.snapshot import SnapshotTotals
+from memprof.record.events import Location
+from memprof.report.page import Page, indented
+from memprof.report.wording import counted, duration, size
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_INDENT = 2
+
+
+def snapshot_block(
+    model: MemoryModel, totals: SnapshotTotals, page: Page, *, top_lines: int
+) -> Iterator[RenderableType]:
+    """Lay out one device of a snapshot.
+
+    Args:
+        model: The model made from the snapshot.
+        totals: The device's sums.
+        page: The page it is set on.
+        top_lines: Most source lines to list.
+
+    Yields:
+        A heading, the sums, the lines whose blocks were alive.
+    """
+    yield page.heading(f"{totals.device} when the snapshot was taken")
+    facts = [
+        ("reserved", f"{size(totals.reserved_bytes)} in {counted(totals.segments, 'segment')}"),
+        ("allocated", size(totals.allocated_bytes)),
+        ("requested", size(totals.requested_bytes)),
+    ]
+    waiting = totals.active_bytes - totals.allocated_bytes
+    if waiting:
+        facts.append(("freed", f"{size(waiting)} that another stream still used"))
+    facts.append(("stranded", f"{size(totals.stranded_bytes)} free in segments partly in use"))
+    facts.append(("largest hole", size(totals.largest_free_block_bytes)))
+    if totals.private_pool_bytes:
+        facts.append(("private pools", f"{size(totals.private_pool_bytes)} (CUDA graphs, MemPool)"))
+    yield page.facts([(label, page.text(text)) for label, text in facts], indent=_INDENT)
+    rows = _alive(model, totals.device)[:top_lines]
+    if rows:
+        yield indented(page.text("blocks alive then, by the line that made them (not each is a leak)", "dim"), _INDENT)
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(justify="right", no_wrap=True)
+        table.add_column(ratio=1, overflow="fold")
+        table.add_column(overflow="fold")
+        for location, nbytes, count, age_ns in rows:
+            where = "line unknown" if location is None else page.place(location)
+            age = "older than the trace" if age_ns is None else f"oldest {duration(age_ns)}"
+            table.add_row(
+                page.text(size(nbytes)), page.text(where, "cyan"), page.text(f"{counted(count, 'block')}, {age}", "dim")
+            )
+        yield indented(table, 2 * _INDENT)
+
+
+def _alive(model: MemoryModel, device: str) -> list[tuple[Location | None, int, int, int | None]]:
+    """Line, bytes, blocks and age of the oldest of what was alive at the end; most bytes first."""
+    end = model.ticks[-1].end_ns if model.ticks else 0
+    groups: dict[Location | None, list[tuple[int, int | None]]] = defaultdict(list)
+    for storage in model.storages.values():
+        if storage.device == device and storage.death_tick is None:
+            age = None if storage.birth_iteration is None else max(0, end - storage.birth_ns)
+            groups[storage.location].append((storage.nbytes, age))
+    rows = [
+        (
+            location,
+            sum(nbytes for nbytes, _ in blocks),
+            len(blocks),
+            None if any(age is None for _, age in blocks) else max(age or 0 for _, age in blocks),
+        )
+        for location, blocks in groups.items()
+    ]
+    return sorted(rows, key=lambda row: -row[1])
