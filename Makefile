@@ -1,11 +1,12 @@
 # memprof: everything here works from a bare clone with Python 3.10 or newer and make.
 #
-#   make demo    profile a small leaky training script and show what memprof says about it
-#   make test    run the whole test suite
-#   make lint    ruff, mypy, import-linter, codespell
-#   make docs    build the documentation, warnings are errors
-#   make bench   measure what profiling costs and write docs/performance.md
-#   make clean   remove everything these targets made
+#   make demo       profile a small leaky training script and show what memprof says about it
+#   make test       run the whole test suite
+#   make test-cuda  run tests/cuda with the CUDA build of torch, on a GPU or without one; downloads several GB once
+#   make lint       ruff, mypy, import-linter, codespell
+#   make docs       build the documentation, warnings are errors
+#   make bench      measure what profiling costs and write docs/performance.md
+#   make clean      remove everything these targets made
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -19,6 +20,13 @@ BIN := $(VENV)/bin
 # version because a CPU build is enough for both, and where pip is set up with one it is taken without
 # several GB of CUDA packages. `make demo TORCH=torch` takes the newest build instead.
 TORCH ?= torch==2.13.0
+
+# The CUDA build and its companion, for `make test-cuda`. Where there is no GPU the tests bring a device of their
+# own, which is written for these versions; it needs gcc and Linux on x86-64.
+TORCH_CUDA ?= torch==2.14.1
+TORCHVISION_CUDA ?= torchvision==0.29.1
+VENV_CUDA ?= .venv-cuda
+CUDA_TEST_ARGS ?= --require-cuda
 
 DEMO_SCRIPT ?= samples/quickstart.py
 DEMO_PLOT ?= demo.png
@@ -56,7 +64,7 @@ $(STAMPS)/test $(STAMPS)/lint $(STAMPS)/docs: $(STAMPS)/%: $(STAMPS)/runtime
 	$(INSTALL) --editable '.[$*]'
 	@touch $@
 
-.PHONY: install demo test coverage lint format docs docs-check bench clean
+.PHONY: install demo test test-cuda coverage lint format docs docs-check bench clean
 install: $(STAMPS)/runtime
 
 demo: $(STAMPS)/runtime
@@ -67,6 +75,15 @@ demo: $(STAMPS)/runtime
 
 test: $(STAMPS)/test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# An environment of its own: one cannot hold the CPU build and the CUDA build.
+test-cuda:
+	$(MAKE) VENV=$(VENV_CUDA) TORCH='$(TORCH_CUDA)' $(VENV_CUDA)/.stamps/torchvision
+	$(MAKE) VENV=$(VENV_CUDA) TORCH='$(TORCH_CUDA)' PYTEST_ARGS='$(CUDA_TEST_ARGS) $(PYTEST_ARGS) tests/cuda' test
+
+$(STAMPS)/torchvision: $(TORCH_STAMP)
+	$(INSTALL) '$(TORCHVISION_CUDA)'
+	@touch $@
 
 coverage: $(STAMPS)/test
 	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
@@ -94,7 +111,7 @@ bench: $(STAMPS)/test
 	$(BIN)/python -m benchmarks --write docs/performance.md
 
 clean:
-	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV_CUDA) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	rm -rf .hypothesis .coverage htmlcov
 	rm -f $(DEMO_PLOT) $(DEMO_RECORDING) $(DEMO_RECORDING)-wal $(DEMO_RECORDING)-shm
 	find memprof tests docs samples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

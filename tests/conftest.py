@@ -11,6 +11,9 @@ from types import ModuleType
 
 import pytest
 
+from tests.cuda.place import why_missing
+
+CUDA_DIR = Path(__file__).parent / "cuda"
 GOLDEN_DIR = Path(__file__).parent / "golden"
 
 
@@ -21,23 +24,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=False,
         help="write what the code says now to tests/golden instead of comparing with it",
     )
+    parser.addoption(
+        "--require-cuda",
+        action="store_true",
+        default=False,
+        help="fail where tests/cuda cannot run, instead of skipping it",
+    )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `cuda`, and all of `tests/cuda`, where torch sees no device."""
-    cuda_dir = Path(__file__).parent / "cuda"
-    for item in items:
-        if cuda_dir in item.path.parents:
-            item.add_marker(pytest.mark.cuda)
-    marked = [item for item in items if item.get_closest_marker("cuda")]
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark all of `tests/cuda`, and skip it where it cannot run."""
+    marked = [item for item in items if CUDA_DIR in item.path.parents]
     if not marked:
         return
-    import torch
-
-    if not torch.cuda.is_available():
-        skip = pytest.mark.skip(reason="needs a CUDA device")
-        for item in marked:
-            item.add_marker(skip)
+    reason = why_missing()
+    if reason is not None and config.getoption("--require-cuda"):
+        raise pytest.UsageError(f"--require-cuda: {reason}")
+    for item in marked:
+        item.add_marker(pytest.mark.cuda)
+        if reason is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture

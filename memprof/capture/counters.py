@@ -8,7 +8,7 @@ Source:
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 GLIBC = "glibc malloc"
@@ -75,13 +75,15 @@ def _glibc_reader() -> Callable[[], Reading] | None:
     return read if seen >= _PROBE_BYTES else None
 
 
-def cuda_counters(torch: Any) -> list[Counter]:
-    """One counter for each CUDA device this process has used; CUDA must be initialised."""
-    return [
-        Counter(f"cuda:{index}", ALLOCATOR, _allocator_reader(torch, index))
-        for index in range(torch.cuda.device_count())
-        if _allocator_reader(torch, index)().reserved_bytes or index == torch.cuda.current_device()
-    ]
+def cuda_counters(torch: Any, known: Collection[str] = ()) -> list[Counter]:
+    """One counter for each CUDA device this process uses and that is not known; CUDA must be initialised."""
+    found = []
+    for index in range(torch.cuda.device_count()):
+        if f"cuda:{index}" not in known:
+            read = _allocator_reader(torch, index)
+            if read().reserved_bytes or index == torch.cuda.current_device():
+                found.append(Counter(f"cuda:{index}", ALLOCATOR, read))
+    return found
 
 
 def _allocator_reader(torch: Any, index: int) -> Callable[[], Reading]:

@@ -20,9 +20,6 @@ from memprof.record.writer import RecordingWriter
 if TYPE_CHECKING:
     from memprof.capture.ticks import TickClock
 
-_LOOK_EVERY_TICKS = 16
-"""How often to look for devices that came into use, after as many ticks of looking every time."""
-
 
 class CudaWatch:
     """The CUDA part of one session; asleep until the script initialises CUDA, which it never does itself.
@@ -59,7 +56,6 @@ class CudaWatch:
         self._found = found
         self._states = DeviceStates(every_tick=history)
         self._history = AllocatorWatch(writer, code, note) if history else None
-        self._ticks = 0
         self._running = False
         self.awake = False
         """CUDA is initialised."""
@@ -94,8 +90,7 @@ class CudaWatch:
 
     def _look(self) -> None:
         """Find the devices in use."""
-        known = {counter.device for counter in self.counters}
-        fresh = [counter for counter in cuda_counters(torch) if counter.device not in known]
+        fresh = cuda_counters(torch, [counter.device for counter in self.counters])
         if fresh:
             self.counters.extend(fresh)
             self._found()
@@ -121,12 +116,11 @@ class CudaWatch:
             if not (torch.cuda.is_available() and torch.cuda.is_initialized()):
                 return None, []
             self._wake()
-        self._ticks += 1
         known = len(self.counters)
-        if self._ticks <= _LOOK_EVERY_TICKS or self._ticks % _LOOK_EVERY_TICKS == 0:
+        if known < torch.cuda.device_count():
             self._look()
-            if len(self.counters) > known:
-                self._clock.sample(ends=True)  # so that the tick in which a device came into use knows of it
+        if len(self.counters) > known:
+            self._clock.sample(ends=True)  # so that the tick in which a device came into use knows of it
         blocks = None if self._history is None else self._history.drain(tick)
         indices = tuple(int(counter.device.partition(":")[2]) for counter in self.counters)
         return blocks, self._states.read(indices, tick, ask_driver=last)

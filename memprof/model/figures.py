@@ -138,8 +138,11 @@ def _take_peak_counter(schedule: Schedule, levels: Levels, figures: list[SlotFig
     if samples.peak[0] > samples.allocated[0]:
         figures[HEAD].reach(Moment(int(samples.peak[0]), Phase.OTHER, None, None))
         figures[HEAD].measured = figures[HEAD].proven = True
-    rises = np.flatnonzero((np.diff(samples.peak) > 0) & (samples.peak[:-1] != UNKNOWN)) + 1
-    for later in rises.tolist():
+    steps = np.diff(samples.peak)
+    # A counter that fell was reset in between, and tells the highest level since.
+    reset = (steps < 0) & (samples.peak[1:] > samples.allocated[1:])
+    proofs = np.flatnonzero(((steps > 0) | reset) & (samples.peak[:-1] != UNKNOWN)) + 1
+    for later in proofs.tolist():
         slot, phase = int(samples.slot[later]), phase_between(samples, later)
         position, time_ns = None, None
         if schedule.watched[slot]:

@@ -1,0 +1,268 @@
+"""What the tests run in a process of its own; arguments and results are JSON values."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from tests.cuda import workloads
+
+
+def numbers(device: int) -> dict[str, int]:
+    stats = torch.cuda.memory_stats(device)
+    return {
+        "allocated": stats["allocated_bytes.all.current"],
+        "active": stats["active_bytes.all.current"],
+        "reserved": stats["reserved_bytes.all.current"],
+        "peak": stats["allocated_bytes.all.peak"],
+        "peak_reserved": stats["reserved_bytes.all.peak"],
+    }
+
+
+def _prepared(name: str) -> tuple[workloads.Workload, range, int]:
+    """A workload, its devices, and how often to resume it."""
+    workload = workloads.WORKLOADS[name]
+    torch.backends.cudnn.enabled = workload.settings.get("cudnn", True)
+    torch.manual_seed(0)
+    return workload, range(workload.settings.get("devices", 1)), 1 + workload.settings.get("iters", workloads.ITERS)
+
+
+def bare(name: str) -> list[list[dict[str, int]]]:
+    """Run a workload alone: what the allocator says of each device after each iteration."""
+    workload, devices, turns = _prepared(name)
+    rows = []
+    for _ in workload("cuda"):
+        rows.append([numbers(device) for device in devices])
+        if len(rows) == turns:
+            break
+    return rows
+
+
+def profiled(name: str, level: str) -> dict[str, Any]:
+    """Run a workload under memprof: what the allocator says, and what the model says."""
+    import memprof
+
+    workload, devices, turns = _prepared(name)
+    rows, phases = [], []
+    reached: list[tuple[str, list[int]]] = []
+    workloads.HOOK = lambda phase: reached.append((phase, [torch.cuda.memory_allocated(d) for d in devices]))
+    profiler = memprof.Profiler(level, output=os.path.join(os.getcwd(), "run.memprof"))
+    live: dict[int, dict[int, int]] = {}
+    with profiler:
+        for _ in workload("cuda"):
+            rows.append([numbers(device) for device in devices])
+            if len(rows) == turns:
+                live = {device: _live(device) for device in devices}
+                profiler.step()
+                break
+            profiler.step()
+            phases.append(reached.copy())
+            reached.clear()
+    model = memprof.diagnose(profiler.recording).model
+    last = model.iterations[turns - 1].ticks[1]
+    found = []
+    for device in devices:
+        name_of = f"cuda:{device}"
+        iterations = [row.devices.get(name_of) for row in model.iterations[:turns]]
+        peak = model.peaks.get(name_of)
+        alive = [
+            storage
+            for storage in model.storages.values()
+            if storage.device == name_of
+            and storage.birth_tick <= last
+            and (storage.death_tick is None or storage.death_tick > last)
+        ]
+        found.append(
+            {
+                "allocated": [row and row.allocated_bytes_end for row in iterations],
+                "reserved": [row and row.reserved_bytes_end for row in iterations],
+                "sources": [row and row.source.value for row in iterations],
+                "peak": peak and peak.allocated_bytes,
+                "peak_source": peak and peak.source.value,
+                "composition": peak and peak.by_category,
+                "live_blocks": sorted(storage.nbytes for storage in alive if storage.nbytes),
+                "real_blocks": sorted(live[device].values()),
+                "states": [
+                    [account.state.allocated_bytes, account.state.active_bytes, account.state.reserved_bytes]
+                    for account in model.accounts.get(name_of, ())
+                ],
+            }
+        )
+    return {
+        "rows": rows,
+        "devices": found,
+        "notes": list(model.run.notes),
+        "codes": [finding.code for finding in profiler.findings],
+    }
+
+
+def _live(device: int) -> dict[int, int]:
+    """Address -> size of the blocks in use, by torch's own snapshot."""
+    return {
+        block["address"]: block["size"]
+        for segment in torch.cuda.memory._snapshot()["segments"]
+        if segment["device"] == device
+        for block in segment["blocks"]
+        if block["state"] == "active_allocated"
+    }
+
+
+def device_facts() -> dict[str, Any]:
+    """What the device is and does, without memprof."""
+    import pynvml
+
+    x = torch.arange(10, device="cuda")
+    copied = x.cpu().tolist()
+    free, total = torch.cuda.mem_get_info()
+    try:
+        torch.empty(2 * total, dtype=torch.uint8, device="cuda")
+        message = ""
+    except torch.OutOfMemoryError as error:
+        message = str(error)
+    pynvml.nvmlInit()
+    return {
+        "name": torch.cuda.get_device_name(),
+        "count": torch.cuda.device_count(),
+        "nvml_count": pynvml.nvmlDeviceGetCount(),
+        "copied": len(copied),
+        "free": free,
+        "total": total,
+        "reserved": torch.cuda.memory_reserved(),
+        "oom": message,
+        "settings": torch.cuda.memory._snapshot()["allocator_settings"],
+    }
+
+
+def out_of_memory(level: str) -> dict[str, Any]:
+    """Ask for too much twice, catching it, and go on."""
+    import memprof
+
+    profiler = memprof.Profiler(level, output=os.path.join(os.getcwd(), "run.memprof"))
+    caught = 0
+    with profiler:
+        model = torch.nn.Linear(256, 256).cuda()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for i in range(6):
+            try:
+                x = torch.empty(1 << 20 if i in (2, 3) else 256, 1 << 20 if i in (2, 3) else 256, device="cuda")
+                model(x).sum().backward()
+                optimizer.step()
+            except torch.OutOfMemoryError:
+                caught += 1
+            profiler.step()
+    diagnosis = memprof.diagnose(profiler.recording)
+    return {
+        "caught": caught,
+        "ooms": [
+            {
+                "device": oom.device,
+                "requested": oom.requested_bytes,
+                "free": oom.free_bytes,
+                "total": oom.total_bytes,
+                "line": oom.location and oom.location.line,
+                "file": oom.location and os.path.basename(oom.location.file),
+                "allocated": oom.allocated_bytes,
+            }
+            for oom in diagnosis.model.ooms
+        ],
+        "codes": [finding.code for finding in profiler.findings],
+        "messages": [finding.message for finding in profiler.findings],
+        "report": profiler.report(),
+        "iterations": len(diagnosis.model.iterations),
+    }
+
+
+def own_history(when: str) -> dict[str, Any]:
+    """A user who records history, before memprof or in the middle of its run."""
+    import memprof
+
+    record = torch.cuda.memory._record_memory_history
+    torch.cuda.init()
+    if when == "before":
+        record(max_entries=5000, stacks="python")
+    profiler = memprof.Profiler("blocks", output=os.path.join(os.getcwd(), "run.memprof"))
+    kept = []
+    with profiler:
+        for i in range(4):
+            kept.append(torch.empty(1 << 20, device="cuda"))
+            if i == 1 and when == "meanwhile":
+                record(max_entries=5000, stacks="python")
+            profiler.step()
+    events = torch.cuda.memory._snapshot()["device_traces"][0]
+    enabled = torch._C._cuda_isHistoryEnabled()
+    record(enabled=None)
+    return {
+        "enabled": enabled,
+        "allocations": sum(event["action"] == "alloc" for event in events),
+        "notes": list(profiler.recording.run.notes),
+        "restored": torch._C._cuda_record_memory_history.__name__,
+    }
+
+
+def overflow() -> dict[str, Any]:
+    """More events in one tick than the ring buffer holds."""
+    import memprof
+    from memprof.capture import blocks
+
+    profiler = memprof.Profiler("blocks", output=os.path.join(os.getcwd(), "run.memprof"))
+    blocks.AllocatorWatch.__init__.__kwdefaults__["max_entries"] = 64
+    rows = []
+    with profiler:
+        torch.cuda.init()
+        kept = []
+        for i in range(5):
+            for _ in range(200 if i == 2 else 2):
+                kept.append(torch.empty(600, device="cuda"))
+            rows.append(torch.cuda.memory_allocated())
+            profiler.step()
+    model = memprof.diagnose(profiler.recording).model
+    return {
+        "rows": rows,
+        "allocated": [row.devices["cuda:0"].allocated_bytes_end for row in model.iterations[:5]],
+        "notes": list(model.run.notes),
+    }
+
+
+def nested(level: str) -> dict[str, Any]:
+    """A profiler inside a profiler, and what is left installed afterwards."""
+    import memprof
+
+    outer = memprof.Profiler(level, output=os.path.join(os.getcwd(), "outer.memprof"))
+    with outer:
+        for _ in range(2):
+            with memprof.Profiler(level) as inner:
+                torch.ones(1000, device="cuda")
+                inner.step()
+            outer.step()
+        during = torch._C._cuda_isHistoryEnabled()
+    return {
+        "during": during,
+        "after": torch._C._cuda_isHistoryEnabled(),
+        "iterations": len(memprof.diagnose(outer.recording).model.iterations),
+        "peak": memprof.diagnose(outer.recording).model.peaks["cuda:0"].allocated_bytes,
+    }
+
+
+def rule_block(code: str, heading: str, level: str) -> dict[str, Any]:
+    """Run a program of a rule's page with a step after each turn of its loop, as its iterations."""
+    import runpy
+
+    import memprof
+    from memprof.detect import rule_of
+
+    rule = rule_of(code)
+    assert rule is not None
+    with open("block.py", "w", encoding="utf-8") as file:
+        file.write(rule.code_block(heading))
+    profiler = memprof.Profiler(level, output=os.path.join(os.getcwd(), "run.memprof"))
+    with profiler:
+        runpy.run_path(os.path.join(os.getcwd(), "block.py"))
+    found = [finding for finding in profiler.findings if finding.code == code]
+    return {
+        "messages": [finding.message for finding in found],
+        "files": [finding.location and os.path.basename(finding.location.file) for finding in found],
+        "report": profiler.report(),
+        "notes": list(profiler.recording.run.notes),
+    }

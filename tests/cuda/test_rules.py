@@ -1,0 +1,30 @@
+"""Rules whose evidence exists only where CUDA is: the programs on their pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from memprof.detect import RULES
+from memprof.detect.rule import Rule
+from tests.cuda import payloads
+
+CUDA_RULES = tuple(rule for rule in RULES if rule.needs_cuda)
+LEVELS = ("steps", "blocks", "tensors")
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("rule", CUDA_RULES, ids=lambda rule: rule.code)
+def test_the_example_fires_its_rule(on_cuda: Callable[..., Any], rule: type[Rule], level: str) -> None:
+    found = on_cuda(payloads.rule_block, code=rule.code, heading="Example", level=level, memory="8G")
+    assert len(found["messages"]) == 1, found["report"]
+    assert found["files"] in (["block.py"], [None])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("rule", CUDA_RULES, ids=lambda rule: rule.code)
+def test_what_to_use_instead_does_not(on_cuda: Callable[..., Any], rule: type[Rule], level: str) -> None:
+    found = on_cuda(payloads.rule_block, code=rule.code, heading="Use instead", level=level, memory="8G")
+    assert found["messages"] == [], found["report"]

@@ -1,0 +1,1 @@
+"""A CUDA device that has memory but no processors; see README.md."""
