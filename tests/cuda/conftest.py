@@ -14,10 +14,8 @@ from typing import Any, Protocol
 
 import pytest
 
-from tests.cuda.cuda_process import CudaProcess
-from tests.cuda.place import Places, gpu_count
+from tests.cuda.place import Places
 from tests.cuda.zygote import REPOSITORY
-from tests.nullcuda.build import default_cache
 
 TIMEOUT_S = 60
 
@@ -120,14 +118,6 @@ def run_cli_on_cuda(cuda_places: Places) -> RunCli:
         )
 
     return run
-
-
-@pytest.fixture(scope="session")
-def cuda_process() -> Iterator[CudaProcess]:
-    """Runs whole programs beside what `on_cuda` calls."""
-    process = CudaProcess(default_cache(), gpu=gpu_count() > 0)
-    yield process
-    process.close()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -109,32 +109,6 @@ def _live(device: int) -> dict[int, int]:
     }
 
 
-def device_facts() -> dict[str, Any]:
-    """What the device is and does, without memprof."""
-    import pynvml
-
-    x = torch.arange(10, device="cuda")
-    copied = x.cpu().tolist()
-    free, total = torch.cuda.mem_get_info()
-    try:
-        torch.empty(2 * total, dtype=torch.uint8, device="cuda")
-        message = ""
-    except torch.OutOfMemoryError as error:
-        message = str(error)
-    pynvml.nvmlInit()
-    return {
-        "name": torch.cuda.get_device_name(),
-        "count": torch.cuda.device_count(),
-        "nvml_count": pynvml.nvmlDeviceGetCount(),
-        "copied": len(copied),
-        "free": free,
-        "total": total,
-        "reserved": torch.cuda.memory_reserved(),
-        "oom": message,
-        "settings": torch.cuda.memory._snapshot()["allocator_settings"],
-    }
-
-
 def out_of_memory(level: str) -> dict[str, Any]:
     """Ask for too much twice, catching it, and go on."""
     import memprof

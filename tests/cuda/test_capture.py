@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from tests.cuda import payloads
-from tests.cuda.cuda_process import CudaProcess
 
 
 @pytest.mark.parametrize("level", ["steps", "auto", "blocks", "tensors"])
@@ -61,10 +60,10 @@ for _ in range(8):
 
 
 @pytest.mark.parametrize("level", ["auto", "tensors"])
-def test_analyze_finds_the_leak_of_a_script_on_cuda(cuda_process: CudaProcess, tmp_path: Path, level: str) -> None:
+def test_analyze_finds_the_leak_of_a_script_on_cuda(run_cli_on_cuda: Any, tmp_path: Path, level: str) -> None:
     (tmp_path / "train.py").write_text(LEAKY)
     options = ["--level", level, "--format", "json", "--output", "report.json"]
-    done = cuda_process.python("-m", "memprof", "analyze", *options, "train.py", cwd=tmp_path, memory="4G")
+    done = run_cli_on_cuda(["analyze", *options, "train.py"], cwd=tmp_path, memory="4G")
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["run"]["main_device"] == "cuda:0"
