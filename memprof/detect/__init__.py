@@ -7,6 +7,7 @@ from memprof.detect.containers import OutputsKeptWithGraph, TensorsKeptInContain
 from memprof.detect.finding import Finding, Skipped
 from memprof.detect.graphs import GraphGrowsAcrossIterations, HiddenStateCarriedWithGraph
 from memprof.detect.oom import OutOfMemoryRaised
+from memprof.detect.pools import PinnedMemoryGrows, PrivatePoolsGrow
 from memprof.detect.pressure import ActivationsDominatePeak
 from memprof.detect.rule import Rule
 from memprof.detect.waste import EvaluationWithAutograd, PreviousIterationAlive
@@ -23,6 +24,8 @@ RULES: tuple[type[Rule], ...] = (
     ReservedFarAboveAllocated,
     CacheEmptiedEveryIteration,
     AllocatorRetries,
+    PinnedMemoryGrows,
+    PrivatePoolsGrow,
     OutOfMemoryRaised,
 )
 
