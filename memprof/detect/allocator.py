@@ -91,8 +91,8 @@ class ReservedFarAboveAllocated(Rule):
                 bytes_per_iteration=None,
                 source=Source.MEASURED,
                 message=(
-                    f"{device} reserved {size(reserved)} where at most {size(peak.allocated_bytes)} was allocated at once: "
-                    f"{size(unused)} is never used at once, and up to {size(stranded)} of it was stranded in "
+                    f"{device} reserved {size(reserved)} where at most {size(peak.allocated_bytes)} was allocated at "
+                    f"once: {size(unused)} is never used at once, and up to {size(stranded)} of it was stranded in "
                     f"segments partly in use. Let segments grow instead: expandable_segments:True."
                 ),
                 holder="the caching allocator",
@@ -187,7 +187,7 @@ class CacheEmptiedEveryIteration(Rule):
                 message=(
                     f"The cache of {device} is emptied in {sum(n > 0 for n in flushed)} of "
                     f"{counted(len(flushed), 'iteration')}{at}: {sum(flushed)} segments went back to the driver and "
-                    f"were asked for again. The peak stays as it is and each turn waits for the device. Remove the call."
+                    f"were asked for again. The peak stays as it is and each turn waits for the device. Remove it."
                 ),
                 holder=None,
                 remedies=(Remedy("del", "remove `torch.cuda.empty_cache()` from the loop"),),
