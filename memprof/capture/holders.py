@@ -84,12 +84,14 @@ class HolderSearch:
         for _ in range(_MAX_DEPTH):
             frontier = [trail for trail in frontier if trail.target not in found]
             still: list[_Trail] = []
+            near: dict[int, Holder] = {}
             for trail in frontier:
                 holder = self._named(trail, names)
                 if holder is None:
                     still.append(trail)
-                else:
-                    found.setdefault(trail.target, holder)
+                elif trail.target not in near or (holder.size or 0) > (near[trail.target].size or 0):
+                    near[trail.target] = holder  # of a list and its slice, the list: it is the one that grows
+            found.update(near)
             still = [trail for trail in still if trail.target not in found]
             if not still:
                 break

@@ -60,6 +60,16 @@ def test_local_list() -> None:
     assert holder.location.file == __file__
 
 
+@pytest.mark.parametrize("slice_first", [True, False])
+def test_of_a_list_and_its_slice_the_list_is_named(slice_first: bool) -> None:
+    # Whichever the collector happens to list first.
+    recent: list[torch.Tensor] = [] if slice_first else [None]  # type: ignore[list-item]
+    history = [fresh() for _ in range(5)]
+    recent[:] = history[-2:]
+    holder = ask(last(history))
+    assert (holder.name, holder.size) == ("history", 5)
+
+
 def test_local_tuple() -> None:
     pair = (fresh(), fresh())
     holder = ask(weakref.ref(pair[0]))
