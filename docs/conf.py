@@ -26,6 +26,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "command_help",
+    "gpu_table",
     "report_schema",
 ]
 source_suffix = {".md": "markdown"}

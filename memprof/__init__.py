@@ -20,11 +20,14 @@ if TYPE_CHECKING:
         UsageError,
     )
     from memprof.advise.diagnosis import Diagnosis, diagnose
+    from memprof.advise.what_if import what_if
     from memprof.detect.finding import Finding, Remedy
     from memprof.profiler import Profiler, iterations, profile
     from memprof.record.reader import Recording, open_recording
+    from memprof.simulate.allocator import CachingAllocator
 
 _HOME = {
+    "CachingAllocator": "memprof.simulate.allocator",
     "Diagnosis": "memprof.advise.diagnosis",
     "Finding": "memprof.detect.finding",
     "MemprofError": "memprof._errors",
@@ -40,9 +43,11 @@ _HOME = {
     "iterations": "memprof.profiler",
     "open_recording": "memprof.record.reader",
     "profile": "memprof.profiler",
+    "what_if": "memprof.advise.what_if",
 }
 
 __all__ = [
+    "CachingAllocator",
     "Diagnosis",
     "Finding",
     "MemprofError",
@@ -59,6 +64,7 @@ __all__ = [
     "iterations",
     "open_recording",
     "profile",
+    "what_if",
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memprof.advise.savings import with_savings
+from memprof.advise.settings_advice import with_replayed_settings
 from memprof.detect import run_rules
 from memprof.detect.finding import Finding, Severity, Skipped
 from memprof.model.build import build
@@ -40,6 +41,6 @@ def diagnose(recording: RecordingView) -> Diagnosis:
     findings, skipped = run_rules(model)
     return Diagnosis(
         model=model,
-        findings=tuple(with_savings(model, finding) for finding in findings),
+        findings=tuple(with_replayed_settings(recording, with_savings(model, finding)) for finding in findings),
         skipped=tuple(skipped),
     )

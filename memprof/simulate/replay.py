@@ -17,6 +17,7 @@ __all__ = ["BlockReplay", "BlockUsage", "ReplayReport", "replay"]
 _ALLOC = int(BlockAction.ALLOC)
 _FREE_REQUESTED = int(BlockAction.FREE_REQUESTED)
 _FREE_COMPLETED = int(BlockAction.FREE_COMPLETED)
+_GIVEN_BACK = frozenset((int(BlockAction.SEGMENT_FREE), int(BlockAction.SEGMENT_UNMAP)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,12 @@ def replay(
     taken_bytes: int = 0,
     segments: Sequence[Segment] = (),
     torch_version: tuple[int, int] = (2, 14),
+    empty_cache: bool = False,
 ) -> ReplayReport:
     """Let a program allocate and free as it did, under other settings or on another device.
 
     The program is taken to ask for the same at the same moments, whatever the allocator does. Blocks that were held
-    up by another stream are held up as long as they were. Calls of `empty_cache` leave no trace of their own and are
-    not repeated; private pools count as the default pool.
+    up by another stream are held up as long as they were. Private pools count as the default pool.
 
     Args:
         events: Of one device.
@@ -66,6 +67,8 @@ def replay(
         taken_bytes: Part of it that others hold.
         segments: What the device held when the events began; what lay in it is allocated first, in order of address.
         torch_version: Whose choices the allocator makes.
+        empty_cache: Segments went back to the driver because the program called `torch.cuda.empty_cache`, which
+            leaves no trace of its own, and not because memory was short: do the same at those moments.
 
     Returns:
         Peaks and counts.
@@ -116,6 +119,8 @@ def replay(
                 number = held.pop(address, None)
                 if number is not None:
                     completed.add(number)
+            elif empty_cache and action in _GIVEN_BACK and (row == last or actions[row + 1] not in _GIVEN_BACK):
+                allocator.empty_cache()
     except SimulatedOutOfMemory as error:
         failed_at, why = max(row, 0), str(error)
     stats = allocator.memory_stats()

@@ -40,6 +40,26 @@ def bare(name: str) -> list[list[dict[str, int]]]:
     return rows
 
 
+def replayed(name: str) -> list[dict[str, Any]]:
+    """Run a workload at level `blocks`, and replay its history under the settings it had."""
+    import memprof
+
+    workload, _, turns = _prepared(name)
+    profiler = memprof.Profiler("blocks", output=os.path.join(os.getcwd(), "run.memprof"))
+    with profiler:
+        for count, _ in enumerate(workload("cuda"), 1):
+            profiler.step()
+            if count == turns:
+                break
+    return [
+        {
+            outcome.label: [outcome.peak_allocated_bytes, outcome.peak_reserved_bytes, outcome.device_allocs]
+            for outcome in device.outcomes
+        }
+        for device in memprof.what_if(profiler.recording)
+    ]
+
+
 def profiled(name: str, level: str) -> dict[str, Any]:
     """Run a workload under memprof: what the allocator says, and what the model says."""
     import memprof

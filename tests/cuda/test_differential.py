@@ -13,7 +13,8 @@ from tests.cuda.workloads import WORKLOADS
 _bare: dict[str, Any] = {}
 
 
-def _settings(name: str) -> dict[str, Any]:
+def settings_of(name: str) -> dict[str, Any]:
+    """How a workload's device is set up."""
     settings = WORKLOADS[name].settings
     env = dict(settings.get("env", {}))
     return {
@@ -25,14 +26,14 @@ def _settings(name: str) -> dict[str, Any]:
 
 def _alone(on_cuda: Callable[..., Any], name: str) -> Any:
     if name not in _bare:
-        _bare[name] = on_cuda(payloads.bare, name=name, **_settings(name))
+        _bare[name] = on_cuda(payloads.bare, name=name, **settings_of(name))
     return _bare[name]
 
 
 @pytest.mark.parametrize("level", ["steps", "blocks", "tensors"])
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_figures_are_those_of_the_allocator(on_cuda: Callable[..., Any], name: str, level: str) -> None:
-    run = on_cuda(payloads.profiled, name=name, level=level, **_settings(name))
+    run = on_cuda(payloads.profiled, name=name, level=level, **settings_of(name))
     alone = _alone(on_cuda, name)
     for device, found in enumerate(run["devices"]):
         real = [row[device] for row in run["rows"]]

@@ -15,6 +15,7 @@ import memprof
 from memprof.record.events import TickFlag
 
 PUBLIC = [
+    "CachingAllocator",
     "Diagnosis",
     "Finding",
     "MemprofError",
@@ -31,6 +32,7 @@ PUBLIC = [
     "iterations",
     "open_recording",
     "profile",
+    "what_if",
 ]
 
 

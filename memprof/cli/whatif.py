@@ -1,0 +1,74 @@
+"""`memprof whatif`."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import click
+
+from memprof.cli.show import FORMATS, check_writable
+
+
+@click.command("whatif")
+@click.option(
+    "--conf",
+    "settings",
+    multiple=True,
+    metavar="SETTINGS",
+    help="Allocator settings to try, as in PYTORCH_ALLOC_CONF (expandable_segments:True,...); may be repeated.",
+)
+@click.option("--gpu", metavar="GPU", help="Replay on this GPU: a name (RTX 4090) or a size (24GiB).")
+@click.option("--advise", is_flag=True, help="Try the settings that make sense, rank them, and say which to set.")
+@click.option(
+    "--format",
+    "what_if_format",
+    type=click.Choice(FORMATS),
+    default="rich",
+    show_default=True,
+    help="Form of the answer.",
+)
+@click.option("--output", type=click.Path(dir_okay=False), help="File for the answer instead of the terminal.")
+@click.argument("recording", type=click.Path())
+def command(
+    settings: tuple[str, ...],
+    gpu: str | None,
+    advise: bool,
+    what_if_format: str,
+    output: str | None,
+    recording: str,
+) -> None:
+    """Replay RECORDING under other allocator settings or on another GPU. Needs no torch.
+
+    RECORDING may be a memory snapshot of PyTorch with a trace too.
+    """
+    from memprof.advise.what_if import CANDIDATES, ranked, what_if
+    from memprof.record.files import open_file
+    from memprof.report.destination import write_output
+    from memprof.simulate.gpus import find_gpu
+
+    check_writable(output, None)
+    chosen = None if gpu is None else find_gpu(gpu)
+    tried = dict.fromkeys((*settings, *(CANDIDATES if advise else ())))
+    with open_file(recording) as opened:
+        found = what_if(opened, list(tried), gpu=chosen)
+    if advise:
+        found = tuple(map(ranked, found))
+    if what_if_format == "json":
+        from memprof.report.what_if_json import what_if_text
+
+        text = what_if_text(found)
+    else:
+        from memprof.report.terminal import make_console
+        from memprof.report.what_if_table import what_if_table
+
+        file = io.StringIO()
+        console = make_console() if output is None else make_console(file)
+        console.print(what_if_table(found, console, advise=advise))
+        if output is None:
+            return
+        text = "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    write_output(Path(output), text.encode("utf-8"))
