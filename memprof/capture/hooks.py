@@ -29,8 +29,8 @@ class Listener(Protocol):
     def forward_begins(self, module: torch.nn.Module, args: Any, kwargs: Any, frame: Any) -> None:
         """A root module is called from `frame`."""
 
-    def forward_ends(self, output: Any) -> None:
-        """A root module returned; `output` is None where it raised."""
+    def forward_ends(self, output: Any, *, raised: bool) -> None:
+        """A root module returned, or raised."""
 
     def backward_begins(self) -> None:
         """The autograd engine starts."""
@@ -128,12 +128,13 @@ class Hooks:
             if get_ident() != hooks.thread or is_compiling() or hasattr(call, "retired"):
                 return original(self, *args, **kwargs)
             listener.forward_begins(self, args, kwargs, sys._getframe(1))
-            output = None
+            output, raised = None, True
             try:
                 output = original(self, *args, **kwargs)
+                raised = False
                 return output
             finally:
-                listener.forward_ends(output)
+                listener.forward_ends(output, raised=raised)
 
         hooks = self
         return call

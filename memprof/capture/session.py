@@ -297,13 +297,15 @@ class CaptureSession:
             self._tracker.module_id = self._modules.get(id(module), NONE)
         self._forward_start = (self._tracker.live_bytes, clock.allocated_bytes)
 
-    def forward_ends(self, output: Any) -> None:
+    def forward_ends(self, output: Any, *, raised: bool) -> None:
         self.busy -= 1
         if self._running:
-            self._guard(lambda: self._forward_ends(output))
+            self._guard(lambda: self._forward_ends(output, raised))
 
-    def _forward_ends(self, output: Any) -> None:
+    def _forward_ends(self, output: Any, raised: bool) -> None:
         clock = self._clock
+        if raised and torch.is_grad_enabled() and not clock.flags & ticks.EVAL_MODE:
+            clock.flags |= ticks.INTERRUPTED
         self._tracker.in_forward = False
         self._tracker.module_id = NONE
         outputs = _tensors_in(output)

@@ -28,6 +28,7 @@ TRACKED = int(TickFlag.TRACKED)
 GRAPH = int(TickFlag.GRAPH)
 EVAL_MODE = int(TickFlag.EVAL_MODE)
 FINAL = int(TickFlag.FINAL)
+INTERRUPTED = int(TickFlag.INTERRUPTED)
 """The flags as plain integers: between two ticks they are set and tested all the time."""
 
 _COMPUTED = FORWARD | BACKWARD | OPTIMIZER_STEP

@@ -274,6 +274,9 @@ class HiddenStateCarriedWithGraph(Rule):
                     f"enough iterations were watched to call it growth; run at least {MIN_ITERATIONS + 1}",
                 )
                 continue
+            nodes = chain.per_iteration([item.nodes for _, item in chain.sightings])
+            if nodes <= 0 and not root.truncated:
+                continue  # the state is passed on, but the graph behind it stays as long as it is
             finding = self._finding(model, chain)
             known = found.get(finding.location)
             if known is None or (finding.bytes or 0) > (known.bytes or 0):

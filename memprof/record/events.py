@@ -47,6 +47,8 @@ class TickFlag(enum.IntFlag):
     """The tick was cut off by the end of the run."""
     BLOCKS = 512
     """The CUDA allocator's history holds every event of the tick."""
+    INTERRUPTED = 1024
+    """A root module that was training raised, so that no backward could follow."""
 
 
 class Role(enum.IntFlag):

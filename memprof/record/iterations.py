@@ -7,7 +7,9 @@ them:
 * a tick with an optimizer step closes a **train** iteration. Ticks with a backward but no step that
   come before it (gradient accumulation) belong to it, and so do ticks whose graph its backward used
   (one cell of an RNN called in a loop);
-* a tick with a forward that no backward ever uses is an **evaluate** iteration of its own;
+* a tick in which the forward of a module in training raised (out of memory, caught by the script) is a
+  train iteration of its own, cut off, unless a backward followed;
+* another tick with a forward that no backward ever uses is an **evaluate** iteration of its own;
 * without any optimizer that steps (a hand-written update), a tick with a backward is a train iteration.
 """
 
@@ -44,7 +46,7 @@ class Iteration:
     """Every storage was watched during the whole iteration."""
     epoch: int
     complete: bool
-    """False where the run ended inside it."""
+    """False where the run ended inside it, or an error in its forward kept it from a backward."""
 
 
 def group(ticks: Sequence[Tick], *, has_optimizer: bool) -> list[Iteration]:
@@ -124,7 +126,9 @@ def _iteration(index: int, run: Sequence[Tick]) -> Iteration:
     flags = TickFlag(0)
     for tick in run:
         flags |= tick.flags
-    if flags & (TickFlag.BACKWARD | TickFlag.OPTIMIZER_STEP):
+    trained = flags & (TickFlag.BACKWARD | TickFlag.OPTIMIZER_STEP)
+    interrupted = flags & TickFlag.INTERRUPTED and not trained
+    if trained or interrupted:
         kind = TRAIN
     elif flags & TickFlag.FORWARD:
         kind = EVALUATE
@@ -139,5 +143,5 @@ def _iteration(index: int, run: Sequence[Tick]) -> Iteration:
         end_ns=run[-1].end_ns,
         tracked=all(tick.flags & TickFlag.TRACKED for tick in run),
         epoch=run[0].epoch,
-        complete=not flags & TickFlag.FINAL,
+        complete=not (flags & TickFlag.FINAL or interrupted),
     )

@@ -99,13 +99,8 @@ def test_only_what_leaks_is_said_to_leak(run_workload: Any, name: str) -> None:
     assert run_workload(name, "auto")["leaks"] == expected.get(name, [])
 
 
-INTERRUPTED = pytest.mark.xfail(reason="an iteration whose forward runs out of memory counts as `evaluate`")
-
-
 @pytest.mark.parametrize("level", ["steps", "auto"])
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=INTERRUPTED) if name == "oom_retry" else name for name in WORKLOADS]
-)
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_iterations_are_found_without_help(run_workload: Any, name: str, level: str) -> None:
     kind = "evaluate" if name == "resnet18_eval_grad" else "train"
     found = run_workload(name, level)["iterations"]

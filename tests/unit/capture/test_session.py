@@ -170,3 +170,29 @@ def test_a_forked_child_stays_silent() -> None:
                 os._exit(1)
         assert os.waitpid(child, 0)[1] == 0
         assert len(prof.recording.ticks) == ticks
+
+
+def test_a_forward_that_raises_is_a_training_iteration_cut_off() -> None:
+    class Full(torch.nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            if len(input) > 4:
+                raise torch.OutOfMemoryError("as a GPU would")
+            return super().forward(input)
+
+    model = Full(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with memprof.Profiler("steps") as prof:
+        for rows in (2, 4, 8, 4, 8, 4):
+            try:
+                model(torch.randn(rows, 4)).sum().backward()
+                optimizer.step()
+            except torch.OutOfMemoryError:
+                optimizer.zero_grad()
+        model.eval()
+        for _ in range(2):
+            with torch.no_grad():
+                model(torch.randn(2, 4))
+    rows = [(row.kind, row.complete) for row in prof.diagnosis.model.iterations if row.kind != "other"]
+    done, cut = ("train", True), ("train", False)
+    assert rows[:6] == [done, done, cut, done, cut, done]
+    assert [kind for kind, _ in rows[6:]] == ["evaluate", "evaluate"]

@@ -139,3 +139,10 @@ def test_a_step_is_never_in_the_middle_of_a_found_iteration(made: list[Tick]) ->
         return
     for item in group(made, has_optimizer=True):
         assert not any(made[tick].flags & S for tick in range(item.first_tick, item.last_tick))
+
+
+def test_a_forward_that_raised_while_training_is_a_train_iteration_cut_off() -> None:
+    stopped = F | TickFlag.INTERRUPTED
+    found = group(ticks(TRAIN, stopped, TRAIN, stopped | B | S, F), has_optimizer=True)
+    assert shape(found) == [("train", 0, 0), ("train", 1, 1), ("train", 2, 2), ("train", 3, 3), ("evaluate", 4, 4)]
+    assert [item.complete for item in found] == [True, False, True, True, True]
