@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from memprof.detect.evidence import MIB, counted, place, size, user_files
-from memprof.detect.finding import Finding, Kind, Remedy, Severity, Skipped
+from memprof.detect.finding import Finding, Kind, RelatedLocation, Remedy, Severity, Skipped
 from memprof.detect.rule import Rule
 from memprof.detect.source import calls_of
-from memprof.model.memory import Account, MemoryModel, Source
+from memprof.model.memory import Account, MemoryModel, Source, StrandedLine
 
 
 class ReservedFarAboveAllocated(Rule):
@@ -23,7 +23,8 @@ class ReservedFarAboveAllocated(Rule):
     allocator asks the driver for more. What is free in a segment partly in use cannot even go back.
 
     ## Evidence
-    `memory_stats` at the end of iterations: reserved, allocated, `inactive_split_bytes`.
+    `memory_stats` at the end of iterations: reserved, allocated, `inactive_split_bytes`. Where the allocator's
+    history was recorded, the lines whose blocks lay in the split segments.
 
     ## Remedy
     `PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True` before torch starts; sizes that repeat (padding to a
@@ -79,6 +80,7 @@ class ReservedFarAboveAllocated(Rule):
             stranded = worst.state.inactive_split_bytes
             if not any(unused >= max(share * reserved, nbytes) for share, nbytes in self._THRESHOLDS):
                 continue
+            lines = model.stranded.get(device, ())
             strained = bool(model.ooms) or accounts[-1].state.alloc_retries > 0
             yield Finding(
                 code=self.code,
@@ -93,9 +95,10 @@ class ReservedFarAboveAllocated(Rule):
                 message=(
                     f"{device} reserved {size(reserved)} where at most {size(peak.allocated_bytes)} was allocated at "
                     f"once: {size(unused)} is never used at once, and up to {size(stranded)} of it was stranded in "
-                    f"segments partly in use. Let segments grow instead: expandable_segments:True."
+                    f"segments partly in use{_held_by(lines)}. Let segments grow instead: expandable_segments:True."
                 ),
                 holder="the caching allocator",
+                related=tuple(RelatedLocation("held", line.location) for line in lines if line.location is not None),
                 remedies=(
                     Remedy(
                         "allocator_settings",
@@ -104,6 +107,17 @@ class ReservedFarAboveAllocated(Rule):
                 ),
                 evidence={"reserved_bytes": reserved, "stranded_bytes": stranded, "iteration": worst.iteration},
             )
+
+
+def _held_by(lines: Sequence[StrandedLine]) -> str:
+    """Who kept the split segments, most first."""
+    parts = [
+        f"{place(line.location)} ({counted(line.blocks, 'block')}, {size(line.used_bytes)}, beside "
+        f"{size(line.stranded_bytes)} free)"
+        for line in lines
+        if line.location is not None
+    ]
+    return f", held by {'; '.join(parts)}" if parts else ""
 
 
 class CacheEmptiedEveryIteration(Rule):

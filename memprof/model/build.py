@@ -17,6 +17,7 @@ from memprof.model.samples import Samples, counts_process, no_samples, read_samp
 from memprof.model.schedule import Schedule, read_schedule, with_blocks
 from memprof.model.snapshot import snapshot_totals
 from memprof.model.storages import StorageTable
+from memprof.model.stranded import stranded_lines
 from memprof.model.timeline import read_timeline
 from memprof.model.view import RecordingView
 from memprof.record.events import RunInfo
@@ -63,6 +64,7 @@ def build(recording: RecordingView) -> MemoryModel:
             peaks[device] = peak
         composition[device] = compose(of_this, levels, storages)
     iterations = join_devices(schedule, by_device)
+    accounts = read_accounts(recording.states, schedule)
     trends = {device: trend(iterations, device) for device in devices}
     return MemoryModel(
         run=run,
@@ -74,7 +76,8 @@ def build(recording: RecordingView) -> MemoryModel:
         trends={device: found for device, found in trends.items() if found is not None},
         censuses=tuple(recording.censuses),
         devices=devices,
-        accounts=read_accounts(recording.states, schedule),
+        accounts=accounts,
+        stranded=stranded_lines(log, accounts),
         ooms=tuple(recording.ooms),
         snapshot=() if history is None else tuple(map(snapshot_totals, history.devices)),
     )

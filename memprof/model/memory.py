@@ -216,6 +216,19 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
+class StrandedLine:
+    """A line whose blocks kept segments from being free as a whole, when most was stranded in such."""
+
+    location: Location | None
+    """Where the blocks were allocated."""
+    used_bytes: int
+    """In its blocks there."""
+    blocks: int
+    stranded_bytes: int
+    """Free in the segments they lie in; other lines may hold the same segments."""
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryModel:
     """Everything known about a run."""
 
@@ -234,5 +247,8 @@ class MemoryModel:
     accounts: Mapping[str, tuple[Account, ...]] = field(default_factory=dict)
     """CUDA device -> where its memory was at the end of ticks."""
     ooms: tuple[OutOfMemory, ...] = ()
+    stranded: Mapping[str, tuple[StrandedLine, ...]] = field(default_factory=dict)
+    """CUDA device -> lines that held its split segments when most was stranded; where that was a lot and the
+    allocator's history was recorded."""
     snapshot: tuple[SnapshotTotals, ...] = ()
     """Devices as of a PyTorch snapshot; () for a recording of a run."""

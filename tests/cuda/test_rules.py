@@ -28,3 +28,15 @@ def test_the_example_fires_its_rule(on_cuda: Callable[..., Any], rule: type[Rule
 def test_what_to_use_instead_does_not(on_cuda: Callable[..., Any], rule: type[Rule], level: str) -> None:
     found = on_cuda(payloads.rule_block, code=rule.code, heading="Use instead", level=level, memory="8G")
     assert found["messages"] == [], found["report"]
+
+
+@pytest.mark.parametrize("level", ["blocks", "tensors"])
+def test_fragmentation_names_who_holds_the_segments_and_what_a_setting_spares(
+    on_cuda: Callable[..., Any], level: str
+) -> None:
+    found = on_cuda(payloads.rule_block, code="MP311", heading="Example", level=level, memory="8G")
+    [message], report = found["messages"], " ".join(found["report"].split())
+    assert "stranded in segments partly in use, held by block.py:" in message
+    assert "beside " in message
+    assert "set PYTORCH_CUDA_ALLOC_CONF=" in report
+    assert "(simulated)" in report
