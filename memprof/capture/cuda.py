@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from array import array
 from collections.abc import Callable
@@ -86,6 +87,7 @@ class CudaWatch:
         if self._history is not None:
             self._history.begin(self._clock.index)
             self._run.allocator_settings = self._history.settings
+        self._run.extra.update(_place_in_job())
         self._look()
 
     def _look(self) -> None:
@@ -144,3 +146,12 @@ class CudaWatch:
             code=self._code,
         )
         self._writer.write_oom(found)
+
+
+def _place_in_job() -> dict[str, int]:
+    """Which process of the job on this machine this is, as torchrun says, and how many GPUs they share."""
+    try:
+        place = {name: int(os.environ[name.upper()]) for name in ("local_rank", "local_world_size")}
+    except (KeyError, ValueError):  # not started by torchrun or the like
+        return {}
+    return {**place, "cuda_devices": torch.cuda.device_count()}

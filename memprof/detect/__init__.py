@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from memprof.detect.allocator import AllocatorRetries, CacheEmptiedEveryIteration, ReservedFarAboveAllocated
 from memprof.detect.containers import OutputsKeptWithGraph, TensorsKeptInContainer
+from memprof.detect.devices import MemoryOnForeignDevice
 from memprof.detect.finding import Finding, Skipped
 from memprof.detect.graphs import GraphGrowsAcrossIterations, HiddenStateCarriedWithGraph
 from memprof.detect.oom import OutOfMemoryRaised
@@ -26,6 +27,7 @@ RULES: tuple[type[Rule], ...] = (
     AllocatorRetries,
     PinnedMemoryGrows,
     PrivatePoolsGrow,
+    MemoryOnForeignDevice,
     OutOfMemoryRaised,
 )
 

@@ -18,7 +18,7 @@ LEVELS = ("steps", "blocks", "tensors")
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("rule", CUDA_RULES, ids=lambda rule: rule.code)
 def test_the_example_fires_its_rule(on_cuda: Callable[..., Any], rule: type[Rule], level: str) -> None:
-    found = on_cuda(payloads.rule_block, code=rule.code, heading="Example", level=level, memory="8G")
+    found = on_cuda(payloads.rule_block, code=rule.code, heading="Example", level=level, memory="8G", devices=2)
     assert len(found["messages"]) == 1, found["report"]
     assert found["files"] in (["block.py"], [None])
 
@@ -26,7 +26,7 @@ def test_the_example_fires_its_rule(on_cuda: Callable[..., Any], rule: type[Rule
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("rule", CUDA_RULES, ids=lambda rule: rule.code)
 def test_what_to_use_instead_does_not(on_cuda: Callable[..., Any], rule: type[Rule], level: str) -> None:
-    found = on_cuda(payloads.rule_block, code=rule.code, heading="Use instead", level=level, memory="8G")
+    found = on_cuda(payloads.rule_block, code=rule.code, heading="Use instead", level=level, memory="8G", devices=2)
     assert found["messages"] == [], found["report"]
 
 
@@ -34,9 +34,18 @@ def test_what_to_use_instead_does_not(on_cuda: Callable[..., Any], rule: type[Ru
 def test_fragmentation_names_who_holds_the_segments_and_what_a_setting_spares(
     on_cuda: Callable[..., Any], level: str
 ) -> None:
-    found = on_cuda(payloads.rule_block, code="MP311", heading="Example", level=level, memory="8G")
+    found = on_cuda(payloads.rule_block, code="MP311", heading="Example", level=level, memory="8G", devices=2)
     [message], report = found["messages"], " ".join(found["report"].split())
     assert "stranded in segments partly in use, held by block.py:" in message
     assert "beside " in message
     assert "set PYTORCH_CUDA_ALLOC_CONF=" in report
     assert "(simulated)" in report
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_memory_on_the_gpu_of_another_rank_is_named_with_its_line(on_cuda: Callable[..., Any], level: str) -> None:
+    found = on_cuda(payloads.rule_block, code="MP316", heading="Example", level=level, memory="8G", devices=2)
+    [message] = found["messages"]
+    assert message.startswith("This process is local rank 1 of 2 and reserves 32 MiB on cuda:0, the GPU of rank 0")
+    if level != "steps":
+        assert "32 MiB of it by block.py:5" in message
