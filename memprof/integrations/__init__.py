@@ -1,0 +1,1 @@
+"""memprof inside other tools; each module needs the tool it is for."""
