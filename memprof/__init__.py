@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from memprof.advise.diagnosis import Diagnosis, diagnose
     from memprof.advise.what_if import what_if
     from memprof.detect.finding import Finding, Remedy
-    from memprof.profiler import Profiler, iterations, profile
+    from memprof.profiler import Profiler, iterations, profile, simulate_gpu
     from memprof.record.reader import Recording, open_recording
     from memprof.simulate.allocator import CachingAllocator
 
@@ -43,6 +43,7 @@ _HOME = {
     "iterations": "memprof.profiler",
     "open_recording": "memprof.record.reader",
     "profile": "memprof.profiler",
+    "simulate_gpu": "memprof.profiler",
     "what_if": "memprof.advise.what_if",
 }
 
@@ -64,6 +65,7 @@ __all__ = [
     "iterations",
     "open_recording",
     "profile",
+    "simulate_gpu",
     "what_if",
 ]
 

@@ -26,6 +26,8 @@ from memprof.record.reader import Recording, open_recording
 
 if TYPE_CHECKING:
     from memprof.capture.session import CaptureSession
+    from memprof.capture.simulated.cuda import SimulatedCuda
+    from memprof.simulate.gpus import Gpu
 
 LEVELS = ("auto", "steps", "blocks", "tensors")
 DEVICES = ("auto", "cpu", "cuda")
@@ -213,6 +215,42 @@ def import_capture() -> Any:
     return session
 
 
+def simulate_gpu(gpu: str | Gpu, *, settings: str | None = None) -> SimulatedCuda:
+    """Let CUDA code run on the CPU, with the memory it would take on a GPU booked block by block.
+
+    ::
+
+        with memprof.simulate_gpu("A100-40GB"):
+            model = Net().cuda()
+            ...
+            print(torch.cuda.max_memory_reserved())
+
+    Inside, `torch.cuda.is_available()` is true, tensors on "cuda" live in host memory, and PyTorch's caching
+    allocator is followed block by block: its counters, its history and its out-of-memory errors are those of
+    the GPU. A `Profiler` inside records the simulated devices.
+
+    Args:
+        gpu: Name (`A100-40GB`, `RTX 4090`) or size (`8GiB`) of the GPU, or one that `memprof.simulate.gpus` knows.
+        settings: Of the caching allocator, as in `PYTORCH_ALLOC_CONF`; None is what the environment says.
+
+    Returns:
+        A context manager.
+
+    Raises:
+        UsageError: The GPU is not known, a setting does not exist, or this process has used CUDA or run a backward
+            before.
+    """
+    from memprof.simulate.gpus import find_gpu
+    from memprof.simulate.settings import AllocatorSettings
+
+    found = find_gpu(gpu) if isinstance(gpu, str) else gpu
+    parsed = None if settings is None else AllocatorSettings.parse(settings)
+    import_capture()
+    from memprof.capture.simulated.cuda import SimulatedCuda
+
+    return SimulatedCuda(found, settings=parsed)
+
+
 def _calling_script() -> str | None:
     main = sys.modules.get("__main__")
     return getattr(main, "__file__", None)
@@ -345,4 +383,4 @@ def mark_step() -> None:
         session.step()
 
 
-__all__ = ["Profiler", "import_capture", "iterations", "profile", "read_session"]
+__all__ = ["Profiler", "import_capture", "iterations", "profile", "read_session", "simulate_gpu"]

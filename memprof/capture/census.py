@@ -243,7 +243,7 @@ class CensusTaker:
                     wanted.pop(address, None)
         if not wanted:
             return
-        tensor_types = (torch.Tensor, torch.nn.Parameter)
+        tensor_types = (torch.nn.Parameter, *self._tracker.dense)
         for item in tracked_objects():
             if type(item) in tensor_types and isinstance(item, torch.Tensor):
                 found_live = wanted.pop(_key(item), None)

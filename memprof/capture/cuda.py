@@ -34,6 +34,7 @@ class CudaWatch:
         history: Record the allocator's history too.
         guard: Runs an action so that its failure never reaches the user's code.
         found: Called when the devices in use have changed.
+        process_bytes: What this process takes of a device, where NVML is not to be asked (a simulated GPU).
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class CudaWatch:
         history: bool,
         guard: Callable[[Callable[[], None]], None],
         found: Callable[[], None],
+        process_bytes: Callable[[int], int] | None = None,
     ) -> None:
         self._run = run
         self._writer = writer
@@ -55,7 +57,7 @@ class CudaWatch:
         self._clock = clock
         self._guard = guard
         self._found = found
-        self._states = DeviceStates(every_tick=history)
+        self._states = DeviceStates(every_tick=history, process_bytes=process_bytes)
         self._history = AllocatorWatch(writer, code, note) if history else None
         self._running = False
         self.awake = False

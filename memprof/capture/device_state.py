@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Any
 
@@ -20,10 +21,12 @@ class DeviceStates:
     Args:
         every_tick: Give a state for each tick, not only where the driver was asked or a counter of
             retries, errors or driver calls rose.
+        process_bytes: What this process takes of a device, where NVML is not to be asked.
     """
 
-    def __init__(self, *, every_tick: bool) -> None:
+    def __init__(self, *, every_tick: bool, process_bytes: Callable[[int], int] | None = None) -> None:
         self._every_tick = every_tick
+        self._known_process_bytes = process_bytes
         self._asked_ns: dict[int, int] = {}
         self._rare: dict[int, tuple[Any, ...]] = {}
         self._watches: dict[int, DeviceWatch] = {}
@@ -76,6 +79,8 @@ class DeviceStates:
         )
 
     def _process_bytes(self, index: int) -> int | None:
+        if self._known_process_bytes is not None:
+            return self._known_process_bytes(index)
         watch = self._watches.get(index)
         if watch is None:
             uuid = getattr(torch.cuda.get_device_properties(index), "uuid", None)

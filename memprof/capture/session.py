@@ -20,11 +20,12 @@ import torch
 from memprof._errors import UsageError
 from memprof.capture import ticks
 from memprof.capture.census import CensusTaker
-from memprof.capture.counters import cpu_counter
+from memprof.capture.counters import Counter, cpu_counter
 from memprof.capture.cuda import CudaWatch
 from memprof.capture.frames import UserCode, stack_key
 from memprof.capture.graph import sequence_nr
 from memprof.capture.hooks import Hooks
+from memprof.capture.simulated import active_simulation
 from memprof.capture.storages import StorageTracker
 from memprof.capture.ticks import TickClock
 from memprof.capture.windows import Level, WatchPlan
@@ -90,7 +91,15 @@ class CaptureSession:
         self.writer = RecordingWriter(path, run, on_failure=self._warn)
         self._warned: set[str] = set()
         self._code = UserCode(options.user_folders)
-        self._tracker = StorageTracker(self.writer, self._code, self._note)
+        simulated = active_simulation()
+        run.simulated_gpu = "" if simulated is None else simulated.gpu.name
+        self._tracker = StorageTracker(
+            self.writer,
+            self._code,
+            self._note,
+            placed=None if simulated is None else simulated.placed,
+            simulated=None if simulated is None else simulated.tensor_type,
+        )
         self._census = CensusTaker(self._tracker, self._code)
         self._plan = WatchPlan(options.level)
         self._clock = TickClock(self._tick_ended, self._phase_changed)
@@ -103,8 +112,11 @@ class CaptureSession:
             history=options.level in (Level.BLOCKS, Level.TENSORS),
             guard=self._guard,
             found=self._read_counters,
+            process_bytes=None if simulated is None else simulated.process_bytes,
         )
-        self._cpu = cpu_counter()
+        # The host's memory holds what the simulated GPU does: its counter would count that twice.
+        self._host: tuple[Counter, ...] = (cpu_counter(),) if simulated is None else ()
+        self._modes_below = 0 if simulated is None else simulated.dispatch_modes
         self._modules: dict[int, int] = {}
         self._roots: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
         self._optimizers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
@@ -151,7 +163,7 @@ class CaptureSession:
             return []
         objects = gc.get_objects()
         if self._plan.watching:
-            kinds = (torch.Tensor, torch.nn.Parameter)
+            kinds = (torch.nn.Parameter, *self._tracker.dense)
             self._tracker.found_existing(item for item in objects if type(item) in kinds)
         return objects
 
@@ -189,7 +201,7 @@ class CaptureSession:
 
     def _read_counters(self) -> None:
         """Read the counters of the devices in use from now on."""
-        self._clock.read_from((*self._cuda.counters, self._cpu), self.writer.name_id)
+        self._clock.read_from((*self._cuda.counters, *self._host), self.writer.name_id)
         self.run.counter = {counter.device: counter.source for counter in self._clock.counters}
         self.run.devices = tuple(self.run.counter)
 
@@ -230,15 +242,16 @@ class CaptureSession:
         """
         if on == self._mode_on or torch.is_inference_mode_enabled():
             return
+        below = self._modes_below
         depth = torch._C._len_torch_dispatch_stack()
         if on:
-            if depth:
+            if depth > below:
                 self._note("another TorchDispatchMode was active: storages were not watched while it was")
                 return
             self._tracker.mode.__enter__()
             self._mode_on = True
         else:
-            if depth != 1 or torch._C._get_dispatch_stack_at(0) is not self._tracker.mode:
+            if depth != below + 1 or torch._C._get_dispatch_stack_at(below) is not self._tracker.mode:
                 return  # not on top: leave it until it is
             self._tracker.mode.__exit__(None, None, None)
             self._mode_on = False

@@ -53,10 +53,22 @@ class StorageTracker:
         writer: Interns names, locations and modules.
         code: Finds the user's line.
         note: Takes a sentence about what could not be watched; called once for each.
+        placed: Device and address of a storage, where neither is what torch says (a simulated GPU).
+        simulated: Type of the tensors there.
     """
 
-    def __init__(self, writer: RecordingWriter, code: UserCode, note: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        writer: RecordingWriter,
+        code: UserCode,
+        note: Callable[[str], None],
+        placed: Callable[[torch.UntypedStorage], tuple[torch.device, int]] | None = None,
+        simulated: type[torch.Tensor] | None = None,
+    ) -> None:
         self._writer = writer
+        self._placed = placed
+        self.dense: tuple[type, ...] = (_Tensor,) if simulated is None else (_Tensor, simulated)
+        """Types of tensors that have one storage."""
         self._code = code
         self._note = note
         self.live: dict[int, LiveStorage] = {}
@@ -153,7 +165,11 @@ class StorageTracker:
         module_id: int,
     ) -> LiveStorage | None:
         ids = self._ids
-        device = storage.device
+        address = NONE
+        if self._placed is None:
+            device = storage.device
+        else:
+            device, address = self._placed(storage)
         try:
             device_id = ids[device]
         except KeyError:
@@ -167,6 +183,8 @@ class StorageTracker:
             dtype_id = ids[dtype]
         except KeyError:
             dtype_id = ids[dtype] = self._writer.name_id(str(dtype).removeprefix("torch."))
+        if self._placed is None and device_id in self._cuda_ids:
+            address = storage.data_ptr()
         nbytes = storage.nbytes()
         identity = self.next_id
         self.next_id = identity + 1
@@ -195,7 +213,7 @@ class StorageTracker:
                 location_id,
                 forward_id,
                 module_id,
-                storage.data_ptr() if device_id in self._cuda_ids else NONE,
+                address,
             )
         )
         return live
@@ -258,7 +276,7 @@ class StorageTracker:
     def found_existing(self, tensors: Iterable[torch.Tensor]) -> None:
         """Book tensors that were there before watching began."""
         for tensor in tensors:
-            if type(tensor) in _PLAIN_TENSORS:
+            if type(tensor) in _PLAIN_TENSORS or type(tensor) in self.dense:
                 self.found(tensor, Role(0))
 
     # ---- ticks -------------------------------------------------------------------------
@@ -327,6 +345,7 @@ class _WatchingMode(TorchDispatchMode):
         self.silent = False
         """Pass everything through; for a mode that outlives its session or was copied by a fork."""
         self._alias_kinds: dict[Any, int] = {}
+        self._dense = tracker.dense
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -356,14 +375,14 @@ class _WatchingMode(TorchDispatchMode):
             kind = self._alias_kinds[func] = _alias_kind(func)
         tracker = self._tracker
         if kind == _FRESH:
-            if type(output) is _Tensor:
+            if type(output) in self._dense:
                 try:
                     tracker.made(func, output)
                 except (RuntimeError, NotImplementedError):  # no storage of its own: sparse, opaque
                     tracker.odd_output(func, output)
             elif type(output) in (tuple, list):
                 for item in output:
-                    if type(item) is _Tensor and item.layout is torch.strided:
+                    if type(item) in self._dense and item.layout is torch.strided:
                         tracker.made(func, item)
                         if tracker.phase <= _FORWARD:
                             tracker.recent_tensors.append(weakref.ref(item))

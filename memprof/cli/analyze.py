@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from memprof.cli.show import check_writable, exceeds, report_options, show
 
 if TYPE_CHECKING:
     from memprof.capture.script import Outcome, Program
+    from memprof.capture.simulated.cuda import SimulatedCuda
 
 
 class _AnalyzeCommand(click.Command):
@@ -50,10 +52,8 @@ class _AnalyzeCommand(click.Command):
 @click.option(
     "--level",
     type=click.Choice(("auto", "steps", "blocks", "tensors")),
-    default="auto",
-    show_default=True,
     help="How closely to watch: counters only, the CUDA allocator's own history too, every storage too, or "
-    "(auto) counters with every storage for a few iterations.",
+    "(auto) counters with every storage for a few iterations. [default: auto; tensors with --simulate]",
 )
 @click.option(
     "-o", "recording", type=click.Path(dir_okay=False), help="File for the recording. [default: SCRIPT.memprof]"
@@ -68,15 +68,22 @@ class _AnalyzeCommand(click.Command):
     show_default=True,
     help="Whose memory to read.",
 )
+@click.option(
+    "--simulate",
+    "gpu",
+    metavar="GPU",
+    help="Run on the CPU and book what the script puts on CUDA as this GPU would: a name (A100-40GB) or a size (8GiB).",
+)
 @report_options
 @click.argument("script", required=False)
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def command(
     module: str | None,
-    level: str,
+    level: str | None,
     recording: str | None,
     max_iterations: int | None,
     device: str,
+    gpu: str | None,
     report_format: str,
     output: str | None,
     plot: str | None,
@@ -92,10 +99,20 @@ def command(
     # The script may change the working directory.
     output, plot = (None if file is None else os.path.abspath(file) for file in (output, plot))
     folder, pid = os.getcwd(), os.getpid()
+    if gpu is not None and device == "cpu":
+        raise click.UsageError("--simulate is about the memory of a GPU: leave out --device cpu")
     program = _load(module, script, args)
     check_writable(output, plot)
     path = Path(recording) if recording is not None else Path(f"{program.stem}.memprof")
-    outcome, session = _record(program, path.absolute(), level=level, device=device, max_iterations=max_iterations)
+    simulation = None if gpu is None else _simulation(gpu)
+    outcome, session = _record(
+        program,
+        path.absolute(),
+        level=level or ("auto" if simulation is None else "tensors"),
+        device=device,
+        max_iterations=max_iterations,
+        simulation=simulation,
+    )
     if os.getpid() != pid:  # a child that the script forked and let run to the end
         sys.exit(outcome.exit_status)
     status = outcome.exit_status
@@ -137,8 +154,21 @@ def _load(module: str | None, script: str | None, args: tuple[str, ...]) -> Prog
         sys.exit(1)
 
 
+def _simulation(gpu: str) -> SimulatedCuda:
+    """The GPU of `--simulate`, not started yet."""
+    from memprof.profiler import simulate_gpu
+
+    return simulate_gpu(gpu)
+
+
 def _record(
-    program: Program, path: Path, *, level: str, device: str, max_iterations: int | None
+    program: Program,
+    path: Path,
+    *,
+    level: str,
+    device: str,
+    max_iterations: int | None,
+    simulation: SimulatedCuda | None,
 ) -> tuple[Outcome, Any]:
     from memprof.capture.script import run, user_folders
     from memprof.profiler import import_capture
@@ -159,12 +189,12 @@ def _record(
         memprof=__version__,
         extra={"memprof_fresh_process": True},
     )
-    try:
-        session = capture.CaptureSession(path, info, options)
-    except RecordingError as error:
-        raise UsageError(str(error)) from error
     outcome: Outcome | None = None
-    with _TerminatedAsExit():
+    with _TerminatedAsExit(), simulation or nullcontext():
+        try:
+            session = capture.CaptureSession(path, info, options)
+        except RecordingError as error:
+            raise UsageError(str(error)) from error
         try:
             session.start()
             outcome = run(program, stopped=capture.StopRun)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from memprof.detect.allocator import AllocatorRetries, CacheEmptiedEveryIteration, ReservedFarAboveAllocated
 from memprof.detect.containers import OutputsKeptWithGraph, TensorsKeptInContainer
 from memprof.detect.devices import MemoryOnForeignDevice
@@ -12,7 +14,8 @@ from memprof.detect.pools import PinnedMemoryGrows, PrivatePoolsGrow
 from memprof.detect.pressure import ActivationsDominatePeak
 from memprof.detect.rule import Rule
 from memprof.detect.waste import EvaluationWithAutograd, PreviousIterationAlive
-from memprof.model.memory import MemoryModel
+from memprof.model.memory import MemoryModel, Source
+from memprof.model.simulated import source_of
 
 RULES: tuple[type[Rule], ...] = (
     GraphGrowsAcrossIterations,
@@ -50,7 +53,7 @@ def run_rules(model: MemoryModel) -> tuple[list[Finding], list[Skipped]]:
     for rule in RULES:
         for answer in rule().check(model):
             if isinstance(answer, Finding):
-                findings.append(answer)
+                findings.append(_labelled(model, answer))
             else:
                 skipped.append(answer)
     if not model.storages:
@@ -59,6 +62,13 @@ def run_rules(model: MemoryModel) -> tuple[list[Finding], list[Skipped]]:
         skipped.extend(Skipped(rule.code, _NO_CENSUS) for rule in RULES if rule.code.startswith("MP1"))
     findings.sort(key=lambda item: (-item.severity.rank, -(item.bytes or 0), item.code))
     return findings, list(dict.fromkeys(skipped))
+
+
+def _labelled(model: MemoryModel, finding: Finding) -> Finding:
+    """A rule calls measured what the recording says; of a simulated GPU that is simulated."""
+    if finding.source is not Source.MEASURED:
+        return finding
+    return replace(finding, source=source_of(model, finding.device))
 
 
 def rule_of(code: str) -> type[Rule] | None:

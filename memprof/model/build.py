@@ -15,6 +15,7 @@ from memprof.model.memory import CompositionPoint, DeviceIteration, MemoryModel,
 from memprof.model.peak import find_peak
 from memprof.model.samples import Samples, counts_process, no_samples, read_samples
 from memprof.model.schedule import Schedule, read_schedule, with_blocks
+from memprof.model.simulated import label_simulated
 from memprof.model.snapshot import snapshot_totals
 from memprof.model.storages import StorageTable
 from memprof.model.stranded import stranded_lines
@@ -66,7 +67,7 @@ def build(recording: RecordingView) -> MemoryModel:
     iterations = join_devices(schedule, by_device)
     accounts = read_accounts(recording.states, schedule)
     trends = {device: trend(iterations, device) for device in devices}
-    return MemoryModel(
+    model = MemoryModel(
         run=run,
         ticks=schedule.ticks,
         iterations=iterations,
@@ -81,6 +82,7 @@ def build(recording: RecordingView) -> MemoryModel:
         ooms=tuple(recording.ooms),
         snapshot=() if history is None else tuple(map(snapshot_totals, history.devices)),
     )
+    return label_simulated(model)
 
 
 def _table(lifetimes: Lifetimes, schedule: Schedule) -> StorageTable:

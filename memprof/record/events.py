@@ -329,4 +329,6 @@ class RunInfo:
     """What capture could not do, in sentences."""
     allocator_settings: dict[str, Any] = field(default_factory=dict)
     """What torch says its CUDA caching allocator is set to; {} where that was not recorded."""
+    simulated_gpu: str = ""
+    """Name of the GPU that was simulated under the run; '' where CUDA was real or not used."""
     extra: dict[str, Any] = field(default_factory=dict)

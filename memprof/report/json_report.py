@@ -12,7 +12,7 @@ from importlib.resources import files
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from memprof.model.memory import Source
+from memprof.model.simulated import source_of
 from memprof.report.safe_json import dump, safe_text
 from memprof.report.wording import known_devices, main_device
 
@@ -98,8 +98,8 @@ def report_document(diagnosis: Diagnosis) -> JsonObject:
         "run": _run(model, main),
         "peak": [_peak(peak) for peak in model.peaks.values()],
         "trend": [_trend(device, trend) for device, trend in model.trends.items()],
-        "accounts": [_account(account) for accounts in model.accounts.values() for account in accounts],
-        "ooms": [_oom(oom) for oom in model.ooms],
+        "accounts": [_account(model, account) for accounts in model.accounts.values() for account in accounts],
+        "ooms": [_oom(model, oom) for oom in model.ooms],
         "snapshot": [_snapshot(totals) for totals in model.snapshot],
         "iterations": [_iteration(iteration, main) for iteration in model.iterations],
         "findings": [_finding(finding) for finding in diagnosis.findings],
@@ -121,6 +121,7 @@ def _run(model: MemoryModel, main: str | None) -> JsonObject:
         "devices": list(known_devices(model)),
         "main_device": main,
         "counter": dict(run.counter),
+        "simulated_gpu": run.simulated_gpu or None,
         "iterations": len(model.iterations),
         "started_unix_ns": run.started_unix_ns or None,
         "finished": run.finished,
@@ -164,7 +165,7 @@ def _trend(device: str, trend: Trend) -> JsonObject:
     }
 
 
-def _account(account: Account) -> JsonObject:
+def _account(model: MemoryModel, account: Account) -> JsonObject:
     state = account.state
     return {
         "device": state.device,
@@ -186,7 +187,7 @@ def _account(account: Account) -> JsonObject:
         "ooms": state.ooms,
         "device_allocs": state.device_allocs,
         "device_frees": state.device_frees,
-        "source": Source.MEASURED,
+        "source": source_of(model, state.device),
     }
 
 
@@ -194,7 +195,7 @@ def _snapshot(totals: SnapshotTotals) -> JsonObject:
     return {field.name: getattr(totals, field.name) for field in fields(totals)}
 
 
-def _oom(oom: OutOfMemory) -> JsonObject:
+def _oom(model: MemoryModel, oom: OutOfMemory) -> JsonObject:
     return {
         "device": oom.device,
         "tick": oom.tick,
@@ -208,7 +209,7 @@ def _oom(oom: OutOfMemory) -> JsonObject:
         "largest_hole_bytes": oom.largest_hole_bytes,
         "stranded_bytes": oom.stranded_bytes,
         "location": _location(oom.location),
-        "source": Source.MEASURED,
+        "source": source_of(model, oom.device),
     }
 
 

@@ -217,13 +217,14 @@ def headline(model: MemoryModel) -> str:
         model: The model of the run.
 
     Returns:
-        Script, torch, level, devices, iterations and how the run ended, separated by ` | `.
+        Script, torch, level, simulated GPU if any, devices, iterations and how the run ended, separated by ` | `.
     """
     run = model.run
     parts = [
         script_name(run),
         f"torch {escape_controls(run.torch)}" if run.torch else "torch version unknown",
         f"level {escape_controls(run.level)}" if run.level else "level unknown",
+        f"simulated {escape_controls(run.simulated_gpu)}" if run.simulated_gpu else "",
         ", ".join(escape_controls(device) for device in known_devices(model)) or "no device",
         counted(sum(iteration.kind != OTHER for iteration in model.iterations), "iteration"),
         outcome(run),

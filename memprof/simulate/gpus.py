@@ -34,6 +34,16 @@ class Gpu:
     """Where `total_bytes` was read; '' for a size given by hand."""
 
     @property
+    def threads_per_multi_processor(self) -> int:
+        """Most threads that one multiprocessor runs at once.
+
+        Source:
+            "Maximum number of resident threads per SM", CUDA C++ Programming Guide 13.0, compute capabilities.
+        """
+        by_capability = {(7, 5): 1024, (8, 6): 1536, (8, 7): 1536, (8, 9): 1536, (12, 0): 1536, (12, 1): 1536}
+        return by_capability.get(self.compute_capability, 2048)
+
+    @property
     def usable_bytes(self) -> int:
         """What the caching allocator of one process can get at most."""
         return self.total_bytes - self.context_bytes

@@ -32,6 +32,7 @@ PUBLIC = [
     "iterations",
     "open_recording",
     "profile",
+    "simulate_gpu",
     "what_if",
 ]
 

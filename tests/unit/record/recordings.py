@@ -55,6 +55,7 @@ RUN = RunInfo(
     started_unix_ns=1_800_000_000_000_000_001,
     has_optimizer=True,
     notes=("a note",),
+    simulated_gpu="A100-40GB",
     allocator_settings={"max_split_size": -1, "roundup_power2_divisions": {"1": 4}},
     extra={"k": [1, None]},
 )

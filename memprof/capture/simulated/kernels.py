@@ -1,0 +1,95 @@
+"""How CUDA's implementation of an operator allocates differently from the CPU's: a table, and how to add to it.
+
+An operator that is not here allocates its outputs and nothing else, as on the CPU. Entries are keyed by the name of
+the operator; each names where the fact comes from. Blocks are taken in CUDA's order: outputs first, then scratch,
+then the workspace that cuBLAS keeps.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from memprof.capture.simulated import attention, recurrent
+from memprof.capture.simulated.reductions import reduction_scratch
+
+if TYPE_CHECKING:
+    from memprof.simulate.gpus import Gpu
+
+Arguments = tuple[Any, ...]
+Named = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What one operator does differently on CUDA.
+
+    Args:
+        source: Where that is known from.
+        run: Computes the outputs where the CPU has no such operator; None runs the CPU's.
+        scratch: Sizes in bytes of the blocks it takes for its own use and frees before it returns.
+        uses_cublas: It goes through cuBLAS, whose handle keeps a workspace.
+    """
+
+    source: str
+    run: Callable[[Arguments, Named], Any] | None = None
+    scratch: Callable[[Gpu, Arguments, Named, Any], tuple[int, ...]] | None = None
+    uses_cublas: bool = False
+
+
+def cublas_workspace_bytes(gpu: Gpu) -> int:
+    """Bytes that a cuBLAS handle keeps for each stream.
+
+    Args:
+        gpu: The GPU.
+
+    Returns:
+        What `CUBLAS_WORKSPACE_CONFIG` asks for; without it 32 MiB on compute capability 9.0 and 10.0, else 8.125 MiB.
+
+    Source:
+        `parseChosenWorkspaceSize`, aten/src/ATen/cuda/CublasHandlePool.cpp, torch 2.14.1.
+    """
+    parts = [part for part in os.environ.get("CUBLAS_WORKSPACE_CONFIG", "").split(":") if part]
+    if parts and len(parts) % 2 == 0 and all(part.isdigit() for part in parts):
+        return sum(int(kib) * int(count) * 1024 for kib, count in zip(parts[::2], parts[1::2], strict=True))
+    if gpu.compute_capability in ((9, 0), (10, 0)):
+        return 4096 * 8 * 1024
+    return (4096 * 2 + 16 * 8) * 1024
+
+
+_CUBLAS = "aten/src/ATen/cuda/CublasHandlePool.cpp, torch 2.14.1"
+_REDUCE = "aten/src/ATen/native/cuda/Reduce.cuh, torch 2.14.1"
+_FUSED_CELL = "aten/src/ATen/native/cuda/RNN.cu, torch 2.14.1"
+
+KERNELS: dict[str, Kernel] = {
+    **{
+        f"aten::{name}": Kernel(_CUBLAS, uses_cublas=True)
+        for name in ("mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_", "addmv", "addmv_", "mv", "dot", "vdot")
+    },
+    **{
+        f"aten::{name}": Kernel(_REDUCE, scratch=reduction_scratch)
+        for name in ("sum", "mean", "prod", "amax", "amin", "any", "all", "linalg_vector_norm", "nansum")
+    },
+    "aten::_thnn_fused_lstm_cell": Kernel(_FUSED_CELL, run=recurrent.lstm_cell),
+    "aten::_thnn_fused_lstm_cell_backward_impl": Kernel(_FUSED_CELL, run=recurrent.lstm_cell_backward),
+    "aten::_thnn_fused_gru_cell": Kernel(_FUSED_CELL, run=recurrent.gru_cell),
+    "aten::_thnn_fused_gru_cell_backward": Kernel(_FUSED_CELL, run=recurrent.gru_cell_backward),
+    "aten::_scaled_dot_product_efficient_attention": Kernel(attention.EFFICIENT, run=attention.efficient),
+    "aten::_scaled_dot_product_efficient_attention_backward": Kernel(
+        attention.EFFICIENT, run=attention.efficient_backward, scratch=attention.efficient_backward_scratch
+    ),
+    "aten::_scaled_dot_product_flash_attention": Kernel(attention.FLASH, run=attention.flash),
+    "aten::_scaled_dot_product_flash_attention_backward": Kernel(
+        attention.FLASH, run=attention.flash_backward, scratch=attention.flash_backward_scratch
+    ),
+}
+
+
+def in_backward() -> bool:
+    """Whether the autograd engine is running this thread, which has cuBLAS handles of its own."""
+    current: Any = getattr(torch._C, "_current_graph_task_id", None)
+    return current is not None and current() != -1
