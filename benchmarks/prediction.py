@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--total", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.run:
-        print(json.dumps(_run(given.names[0], given.run, given.total)))
+        print(json.dumps(run_workload(given.names[0], given.run, given.total)))
         return 0
     if given.cuda_python is None:
         parser.error("--cuda-python is needed: an interpreter whose torch is a CUDA build")
@@ -46,8 +46,17 @@ def main(arguments: list[str] | None = None) -> int:
 # ---- one process -----------------------------------------------------------------------
 
 
-def _run(name: str, where: str, total: int) -> dict[str, Any]:
-    """Run a workload; figures of the allocator after setup and after each iteration."""
+def run_workload(name: str, where: str, total: int) -> dict[str, Any]:
+    """Run a workload in this process.
+
+    Args:
+        name: One of `tests/cuda/workloads.py`.
+        where: `cuda`, `simulated` or `cpu`.
+        total: Bytes of the simulated GPU.
+
+    Returns:
+        Bytes allocated, their peak, reserved and their peak, after setup and after each iteration; seconds; torch.
+    """
     import torch
 
     from tests.cuda import workloads
@@ -159,9 +168,9 @@ def _page(results: list[dict[str, Any]]) -> str:
         "",
         "Each workload of `tests/cuda/workloads.py` ran twice: with the stock CUDA build of torch",
         f"{', '.join(versions)} on a stand-in for NVIDIA's driver that accounts memory and runs no kernel (*real*: the",
-        "allocator and every operator are torch's own, but workspaces that only cuDNN knows are missing), and with",
-        f"torch {', '.join(here)} on a GPU of the same size simulated by memprof. Errors are simulated / real - 1 of the",
-        "highest peak. *Same* counts the figures (allocated, reserved, and their peaks, after setup and after each",
+        "allocator and every operator are torch's own, but workspaces that only cuDNN knows are missing), and",
+        f"with torch {', '.join(here)} on a GPU of the same size simulated by memprof. Errors are simulated / real - 1",
+        "of the highest peak. *Same* counts the figures (allocated, reserved, and their peaks, after setup and after each",
         "iteration) that are equal to the byte. *Time* is that of the simulated run, and how many times that of the",
         "same workload on the CPU without memprof. All figures: measured.",
         "",

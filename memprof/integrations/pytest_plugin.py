@@ -44,8 +44,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="Show the N tests with the highest peaks. [default: 10 with --memprof]",
     )
+    group.addoption(
+        "--memprof-simulate",
+        metavar="GPU",
+        default=None,
+        help="Let tests that ask for CUDA run on the CPU, on a simulated GPU: a name (A100-40GB) or a size (8GiB).",
+    )
     parser.addini("memprof", "Watch the memory of every test.", type="bool", default=False)
     parser.addini("memprof_fail_on", "As --memprof-fail-on.", default="")
+    parser.addini("memprof_simulate", "As --memprof-simulate.", default="")
     parser.addini("memprof_most", "As --memprof-most.", default="10")
 
 
@@ -53,7 +60,29 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers; watch tests only where asked."""
     for line in _MARKERS.values():
         config.addinivalue_line("markers", line)
+    _simulate(config)
     config.pluginmanager.register(_Watch(config), "memprof-watch")
+
+
+def _simulated_gpu(config: pytest.Config) -> str:
+    """Name of the GPU to simulate; '' for none."""
+    return str(config.option.memprof_simulate or config.getini("memprof_simulate"))
+
+
+def _simulate(config: pytest.Config) -> None:
+    """Put a simulated GPU under the whole run, before a test module can ask for CUDA."""
+    gpu = _simulated_gpu(config)
+    distributes = getattr(config.option, "dist", "no") != "no" and not hasattr(config, "workerinput")
+    if not gpu or distributes:
+        return
+    from memprof.profiler import simulate_gpu
+
+    try:
+        simulation = simulate_gpu(gpu)
+        simulation.__enter__()
+    except UsageError as error:
+        raise pytest.UsageError(f"memprof_simulate: {error}") from None
+    config.add_cleanup(lambda: simulation.__exit__(None, None, None))
 
 
 @pytest.fixture
@@ -92,6 +121,7 @@ class _Watch:
                 severity(self._fail_on)
             except UsageError as error:
                 raise pytest.UsageError(f"memprof_fail_on: {error}") from None
+        self._simulated = bool(_simulated_gpu(config))
         self._peaks: list[tuple[int, str, str]] = []
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -150,7 +180,8 @@ class _Watch:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Show the tests with the highest peaks."""
         if self._all and self._peaks and self._most > 0:
-            terminalreporter.section("memprof: highest peaks (measured)")
+            word = "measured; cuda: simulated" if self._simulated else "measured"
+            terminalreporter.section(f"memprof: highest peaks ({word})")
             for nbytes, device, nodeid in sorted(self._peaks, reverse=True)[: self._most]:
                 terminalreporter.write_line(f"{format_bytes(nbytes):>10}  {device:<7} {nodeid}")
 

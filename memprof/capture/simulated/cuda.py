@@ -61,6 +61,9 @@ class SimulatedCuda:
             patches.put(torch, "load", _load_to_simulated(torch.load))
             self._optimizers(stack)
             stack.callback(_lift_only_cpu_tensors())
+            # cuDNN's operators have no counterpart on the CPU; torch's own stand in for them.
+            stack.callback(torch._C._set_cudnn_enabled, torch._C._get_cudnn_enabled())
+            torch._C._set_cudnn_enabled(False)
             tensors.execute.append(dispatcher.run)
             stack.callback(tensors.execute.pop)
             tensors.record_stream.append(

@@ -78,7 +78,8 @@ def _registry() -> Any:
 def see_accelerator(backward_runs: Callable[[], bool]) -> Callable[[], None]:
     """Let torch's C++ code take CUDA for the accelerator of this process, which the autograd engine asks for.
 
-    It asks an object for that, whose answer in a build without CUDA, or without a GPU, is no. That answer is
+    It asks an object for that, whose answer in a build without CUDA is no, and an error where there is no GPU. That
+    answer is
     replaced, in a copy of the object's table of methods, and the one to whether CUDA's context is there. Which methods
     give them is found by trying.
 
@@ -94,7 +95,7 @@ def see_accelerator(backward_runs: Callable[[], bool]) -> Callable[[], None]:
     asked: Any = getattr(torch._C, "_accelerator_getAccelerator", None)
     if asked is None:
         raise UsageError(_NO_HOOKS)
-    if asked() is not None:
+    if asked() is not None and backward_runs():
         return lambda: None
     library = ctypes.CDLL(_library("libtorch_cpu"))
     try:
@@ -122,7 +123,7 @@ def see_accelerator(backward_runs: Callable[[], bool]) -> Callable[[], None]:
 
     says_no = [slot for slot in range(4, _METHODS) if _says_no(methods[slot])]  # 2 and 3 destroy the object
     others = [slot for slot in range(4, _METHODS) if slot not in says_no]
-    if not answer_yes(says_no, lambda: asked() is not None):
+    if asked() is None and not answer_yes(says_no, lambda: asked() is not None):
         pointer.value = before
         raise UsageError(_NO_HOOKS)
     if not (backward_runs() or answer_yes(others, backward_runs)):

@@ -81,7 +81,6 @@ def perceptron() -> torch.nn.Module:
     [perceptron, lambda: Recurrent(torch.nn.LSTM), lambda: Recurrent(torch.nn.GRU), Attentive],
     ids=["perceptron", "lstm", "gru", "transformer"],
 )
-@pytest.mark.filterwarnings("ignore:PyTorch was compiled without cuDNN")
 def test_training_gives_the_losses_of_the_cpu(make_model) -> None:
     expected = train("cpu", make_model)
     with memprof.simulate_gpu("A100-40GB"):
