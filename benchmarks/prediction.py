@@ -19,6 +19,7 @@ from typing import Any
 
 _ROOT = Path(__file__).resolve().parents[1]
 _TIMEOUT_S = 600
+_NOT_SIMULATED = {"cuda_graph": "CUDA graphs are not simulated"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -105,7 +106,9 @@ def _compare(names: list[str], cuda_python: str) -> list[dict[str, Any]]:
     for name in names or sorted(workloads.WORKLOADS):
         settings = workloads.WORKLOADS[name].settings
         result: dict[str, Any] = {"name": name}
-        if settings.get("devices", 1) > 1:
+        if name in _NOT_SIMULATED:
+            result["failed"] = _NOT_SIMULATED[name]
+        elif settings.get("devices", 1) > 1:
             result["failed"] = "several GPUs are not simulated"
         else:
             try:
@@ -166,13 +169,13 @@ def _page(results: list[dict[str, Any]]) -> str:
         "",
         "How close a [simulated run](how-to/simulate.md) on the CPU comes to what CUDA's real allocator reports.",
         "",
-        "Each workload of `tests/cuda/workloads.py` ran twice: with the stock CUDA build of torch",
-        f"{', '.join(versions)} on a stand-in for NVIDIA's driver that accounts memory and runs no kernel (*real*: the",
-        "allocator and every operator are torch's own, but workspaces that only cuDNN knows are missing), and",
+        "Each workload of `tests/cuda/workloads.py` ran twice. *Real*: with the stock CUDA build of torch",
+        f"{', '.join(versions)} on a stand-in for NVIDIA's driver that accounts memory and runs no kernel; the",
+        "allocator and every operator are torch's own, but workspaces that only cuDNN knows are missing. *Simulated*:",
         f"with torch {', '.join(here)} on a GPU of the same size simulated by memprof. Errors are simulated / real - 1",
-        "of the highest peak. *Same* counts the figures (allocated, reserved, and their peaks, after setup and after each",
-        "iteration) that are equal to the byte. *Time* is that of the simulated run, and how many times that of the",
-        "same workload on the CPU without memprof. All figures: measured.",
+        "of the highest peak. *Same* counts the figures (allocated, reserved, and their peaks, after setup and after",
+        "each iteration) that are equal to the byte. *Time* is that of the simulated run, and how many times that of",
+        "the same workload on the CPU without memprof. All figures: measured.",
         "",
         "The table of kernels was made while looking at these workloads; none was held out.",
         "",

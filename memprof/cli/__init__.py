@@ -16,6 +16,7 @@ COMMANDS = MappingProxyType(
         "analyze": ("memprof.cli.analyze", "Run a script or module and say what eats its memory."),
         "report": ("memprof.cli.report", "Show the diagnosis of a recording again."),
         "whatif": ("memprof.cli.whatif", "Replay a recording under other allocator settings or on another GPU."),
+        "fit": ("memprof.cli.fit", "Find the largest batch with which a script fits a GPU, without one."),
         "export": ("memprof.cli.export", "Turn a recording into a file that other tools open."),
         "status": ("memprof.cli.status", "Show every GPU and who holds its memory."),
         "explain": ("memprof.cli.explain", "Explain a rule."),

@@ -1,0 +1,68 @@
+"""The search for the largest value that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from memprof.advise.fit import Trial, largest_that_fits
+
+MIB = 1 << 20
+NEEDS: dict[str, Callable[[int], int]] = {
+    "linear": lambda value: 100 * MIB + 7 * MIB * value,
+    "quadratic": lambda value: 50 * MIB + MIB * value + MIB * value * value // 64,
+    "in steps": lambda value: (40 * MIB + 3 * MIB * value) // (20 * MIB) * 20 * MIB,
+    "constant, then steep": lambda value: 30 * MIB + max(0, value - 50) * 40 * MIB,
+}
+
+
+def search(need: Callable[[int], int], limit: int, **options: int):
+    """Search with a need that is known."""
+
+    def run(value: int) -> Trial:
+        fits = need(value) <= limit
+        return Trial(value, fits, need(value) if fits else None, 0.0, "" if fits else "out of memory")
+
+    return largest_that_fits(run, gpu="8GiB", total_bytes=limit, limit_bytes=limit, **options)
+
+
+@pytest.mark.parametrize("name", NEEDS)
+@pytest.mark.parametrize("limit", [300 * MIB, 1000 * MIB, 8000 * MIB])
+def test_the_answer_is_the_largest_and_one_more_was_tried(name: str, limit: int) -> None:
+    need = NEEDS[name]
+    found = search(need, limit, runs=40)
+    expected = max(value for value in range(1, 5000) if need(value) <= limit)
+    assert found.largest == expected
+    assert found.bounded
+    assert {trial.value for trial in found.trials} >= {expected, expected + 1}
+    assert found.at_largest is not None
+    assert found.at_largest.needed_bytes == need(expected)
+
+
+@pytest.mark.parametrize("name", ["linear", "quadratic"])
+def test_smooth_growth_takes_few_runs(name: str) -> None:
+    assert len(search(NEEDS[name], 8000 * MIB).trials) <= 9
+
+
+def test_nothing_fits() -> None:
+    found = search(NEEDS["linear"], 50 * MIB)
+    assert (found.largest, found.bounded, len(found.trials)) == (None, False, 1)
+
+
+def test_the_highest_value_allowed_fits() -> None:
+    found = search(NEEDS["linear"], 8000 * MIB, most=20)
+    assert (found.largest, found.bounded) == (20, False)
+    assert max(trial.value for trial in found.trials) == 20
+
+
+def test_values_are_steps_apart() -> None:
+    found = search(NEEDS["linear"], 8000 * MIB, first=8, step=8)
+    assert found.largest == 1128
+    assert all(trial.value % 8 == 0 for trial in found.trials)
+
+
+def test_no_more_runs_than_allowed() -> None:
+    found = search(NEEDS["constant, then steep"], 8000 * MIB, runs=3)
+    assert len(found.trials) == 3
+    assert not found.bounded
