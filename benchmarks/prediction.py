@@ -19,6 +19,8 @@ from typing import Any
 
 _ROOT = Path(__file__).resolve().parents[1]
 _TIMEOUT_S = 600
+_NEEDS_A_LIMIT = ("oom_retry",)
+"""Workloads that end where memory does, which on the CPU is too late."""
 _NOT_SIMULATED = {"cuda_graph": "CUDA graphs are not simulated"}
 
 
@@ -28,15 +30,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help="workloads; all by default")
     parser.add_argument("--cuda-python", help="interpreter whose torch is a CUDA build")
     parser.add_argument("--write", type=Path, help="write the tables to this page")
+    parser.add_argument("--json", type=Path, help="keep the figures in this file")
+    parser.add_argument("--merge", type=Path, action="append", default=[], help="add the figures of such a file")
+    parser.add_argument("--skip-cpu", action="store_true", help="do not time the workloads on the CPU")
     parser.add_argument("--run", choices=("cuda", "simulated", "cpu"), help=argparse.SUPPRESS)
     parser.add_argument("--total", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.run:
         print(json.dumps(run_workload(given.names[0], given.run, given.total)))
         return 0
-    if given.cuda_python is None:
+    if given.cuda_python is None and not given.merge:
         parser.error("--cuda-python is needed: an interpreter whose torch is a CUDA build")
-    page = _page(_compare(given.names, given.cuda_python))
+    results: list[dict[str, Any]] = []
+    for file in given.merge:
+        results += json.loads(file.read_text(encoding="utf-8"))
+    if given.names or not results:
+        results += _compare(given.names, given.cuda_python, beside_cpu=not given.skip_cpu)
+    results.sort(key=lambda result: str(result["name"]))
+    if given.json is not None:
+        given.json.write_text(json.dumps(results), encoding="utf-8")
+    page = _page(results)
     if given.write is None:
         print(page)
     else:
@@ -99,7 +112,7 @@ def run_workload(name: str, where: str, total: int) -> dict[str, Any]:
 # ---- all of them -----------------------------------------------------------------------
 
 
-def _compare(names: list[str], cuda_python: str) -> list[dict[str, Any]]:
+def _compare(names: list[str], cuda_python: str, *, beside_cpu: bool) -> list[dict[str, Any]]:
     from tests.cuda import workloads
 
     found = []
@@ -115,7 +128,8 @@ def _compare(names: list[str], cuda_python: str) -> list[dict[str, Any]]:
                 null = [cuda_python, "-m", "tests.nullcuda", cuda_python]
                 result["real"] = real = _process(null, name, "cuda", 0, settings)
                 result["simulated"] = _process([sys.executable], name, "simulated", real["total"], settings)
-                result["cpu"] = _process([sys.executable], name, "cpu", 0, settings)
+                if beside_cpu and name not in _NEEDS_A_LIMIT:
+                    result["cpu"] = _process([sys.executable], name, "cpu", 0, settings)
             except (subprocess.SubprocessError, ValueError) as error:
                 result["failed"] = result.get("failed") or _reason(error)
         print(f"{name}: {result.get('failed') or _errors(result)}", file=sys.stderr, flush=True)
@@ -126,6 +140,8 @@ def _compare(names: list[str], cuda_python: str) -> list[dict[str, Any]]:
 def _process(python: list[str], name: str, where: str, total: int, settings: Any) -> dict[str, Any]:
     command = [*python, "-m", "benchmarks.prediction", name, "--run", where, "--total", str(total)]
     environment = {**os.environ, **settings.get("env", {})}
+    if where == "simulated":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     done = subprocess.run(
         command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
     )
@@ -174,8 +190,8 @@ def _page(results: list[dict[str, Any]]) -> str:
         "allocator and every operator are torch's own, but workspaces that only cuDNN knows are missing. *Simulated*:",
         f"with torch {', '.join(here)} on a GPU of the same size simulated by memprof. Errors are simulated / real - 1",
         "of the highest peak. *Same* counts the figures (allocated, reserved, and their peaks, after setup and after",
-        "each iteration) that are equal to the byte. *Time* is that of the simulated run, and how many times that of",
-        "the same workload on the CPU without memprof. All figures: measured.",
+        "each iteration) that are equal to the byte. *Time*, where it was taken, is that of the simulated run over",
+        "that of the same workload on the CPU without memprof. All figures: measured.",
         "",
         "The table of kernels was made while looking at these workloads; none was held out.",
         "",
@@ -184,12 +200,10 @@ def _page(results: list[dict[str, Any]]) -> str:
     ]
     for result in compared:
         allocated, reserved = _errors(result)
-        seconds = result["simulated"]["seconds"]
-        beside = f", {seconds / result['cpu']['seconds']:.1f}x" if "cpu" in result else ""
+        beside = f"{result['simulated']['seconds'] / result['cpu']['seconds']:.1f}x" if "cpu" in result else ""
         peak = max(row[1] for row in result["real"]["rows"]) / (1 << 20)
         lines.append(
-            f"| `{result['name']}` | {peak:,.1f} | {allocated:+.3%} | {reserved:+.3%} | {_same(result)} "
-            f"| {seconds:.1f} s{beside} |"
+            f"| `{result['name']}` | {peak:,.1f} | {allocated:+.3%} | {reserved:+.3%} | {_same(result)} | {beside} |"
         )
     lines.append("")
     for at, word in enumerate(("allocated", "reserved")):

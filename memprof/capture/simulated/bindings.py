@@ -307,6 +307,10 @@ def _install(runtime: Runtime, patches: Patches) -> None:
     # Bound when torch.cuda was imported, to functions that refuse where torch was built without CUDA.
     for name in ("_exchange_device", "_maybe_exchange_device"):
         patches.put(cuda, name, runtime.current.exchange)
+    patches.put(torch._C, "_scatter", lambda tensor, *_: (tensor.to("cuda"),))
+    patches.put(torch._C, "_gather", lambda tensors, dim, *_: torch.cat([tensor.to("cuda") for tensor in tensors], dim))
+    patches.put(torch, "Generator", _Generator)
+    patches.put(torch, "compile", _compile)
     patches.put(cuda, "_initialized", False)
     patches.put(cuda, "_queued_calls", [call for call in queued if not _checks_hardware(call)])
     patches.put(cuda, "_cached_device_count", None)
@@ -336,6 +340,41 @@ def _install(runtime: Runtime, patches: Patches) -> None:
         patches.put(module, "make_graphed_callables", no_graphs)
     patches.put(cuda.nvtx, "_nvtx", QuietNvtx())
     patches.put(torch.backends.cuda, "is_built", lambda: True)
+
+
+_GeneratorType: Any = type(torch._C.Generator)
+
+
+class _AnyGenerator(_GeneratorType):  # type: ignore[misc]
+    """Takes every generator of torch for an instance."""
+
+    def __instancecheck__(self, instance: object) -> bool:
+        return isinstance(instance, torch._C.Generator)
+
+
+class _Generator(torch._C.Generator, metaclass=_AnyGenerator):
+    """In place of `torch.Generator`: one for CUDA is a CPU generator that says where it is said to be."""
+
+    def __new__(cls, device: Any = "cpu") -> _Generator:
+        place = torch.device(device)
+        if place.type != "cuda":
+            return torch._C.Generator(device)  # type: ignore[return-value]
+        made = super().__new__(cls)
+        made._place = place  # type: ignore[attr-defined]
+        return made
+
+    def __init__(self, device: Any = "cpu") -> None:
+        super().__init__()
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        place: torch.device = self._place  # type: ignore[attr-defined]
+        return place
+
+
+def _compile(model: Any = None, **_: Any) -> Any:
+    """In place of `torch.compile`: the function itself, since the compiler cannot see through simulated tensors."""
+    return (lambda given: given) if model is None else model
 
 
 def _checks_hardware(call: Any) -> bool:

@@ -47,6 +47,11 @@ _MAY_MIX = {
         "_amp_foreach_non_finite_check_and_unscale_",
         "_has_compatible_shallow_copy_type",
         "resize_as_",
+        "_pack_padded_sequence",
+        "_pack_padded_sequence_backward",
+        "_pad_packed_sequence",
+        "_ctc_loss",
+        "_ctc_loss_backward",
     )
 }
 """Ops that CUDA runs on tensors of several devices."""
@@ -191,6 +196,11 @@ class Dispatcher:
             known = call.outer.get(id(output))
             if known is not None:
                 return known
+            if output.layout is not torch.strided:
+                raise NotImplementedError(
+                    f"a GPU simulated by memprof holds no tensors of layout {output.layout}; for this run, use dense "
+                    "ones (`sparse=False`)"
+                )
             self._placement.place(output.untyped_storage(), index)
             return SimulatedTensor(output, place)
         if isinstance(output, OnHost):

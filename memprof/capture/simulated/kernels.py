@@ -65,6 +65,13 @@ _CUBLAS = "aten/src/ATen/cuda/CublasHandlePool.cpp, torch 2.14.1"
 _REDUCE = "aten/src/ATen/native/cuda/Reduce.cuh, torch 2.14.1"
 _FUSED_CELL = "aten/src/ATen/native/cuda/RNN.cu, torch 2.14.1"
 
+
+def _pack(args: Arguments, kwargs: Named) -> Any:
+    """`_pack_padded_sequence`: the batch sizes stay in host memory."""
+    data, batch_sizes = torch.ops.aten._pack_padded_sequence(*args, **kwargs)
+    return data, attention.OnHost(batch_sizes)
+
+
 KERNELS: dict[str, Kernel] = {
     **{
         f"aten::{name}": Kernel(_CUBLAS, uses_cublas=True)
@@ -78,6 +85,7 @@ KERNELS: dict[str, Kernel] = {
     "aten::_thnn_fused_lstm_cell_backward_impl": Kernel(_FUSED_CELL, run=recurrent.lstm_cell_backward),
     "aten::_thnn_fused_gru_cell": Kernel(_FUSED_CELL, run=recurrent.gru_cell),
     "aten::_thnn_fused_gru_cell_backward": Kernel(_FUSED_CELL, run=recurrent.gru_cell_backward),
+    "aten::_pack_padded_sequence": Kernel("aten/src/ATen/native/PackedSequence.cpp, torch 2.14.1", run=_pack),
     "aten::_scaled_dot_product_efficient_attention": Kernel(attention.EFFICIENT, run=attention.efficient),
     "aten::_scaled_dot_product_efficient_attention_backward": Kernel(
         attention.EFFICIENT, run=attention.efficient_backward, scratch=attention.efficient_backward_scratch

@@ -277,3 +277,40 @@ def test_a_process_that_has_run_a_backward_is_told_so() -> None:
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode != 0
     assert "before the first backward" in done.stderr
+
+
+def test_generators_are_on_the_device(simulated: SimulatedCuda) -> None:
+    generator = torch.Generator(device="cuda")
+    assert generator.device.type == "cuda"
+    first = torch.randn(3, device="cuda", generator=generator.manual_seed(1))
+    assert torch.equal(first, torch.randn(3, device="cuda", generator=generator.manual_seed(1)))
+    assert torch.Generator().device.type == "cpu"
+    assert isinstance(torch.default_generator, torch.Generator)
+
+
+def test_compiled_functions_run_as_they_are(simulated: SimulatedCuda) -> None:
+    @torch.compile
+    def double(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor * 2
+
+    assert double(torch.ones(2, device="cuda")).sum().item() == 4
+
+
+def test_packed_sequences_keep_their_batch_sizes_on_the_host(simulated: SimulatedCuda) -> None:
+    packed = torch.nn.utils.rnn.pack_padded_sequence(torch.randn(3, 2, 4, device="cuda"), [3, 2])
+    assert packed.batch_sizes.device.type == "cpu"
+    assert packed.data.is_cuda
+    output, lengths = torch.nn.utils.rnn.pad_packed_sequence(torch.nn.GRU(4, 6).cuda()(packed)[0])
+    assert output.shape == (3, 2, 6)
+    assert lengths.tolist() == [3, 2]
+
+
+def test_data_parallel_on_one_gpu_runs(simulated: SimulatedCuda) -> None:
+    model = torch.nn.DataParallel(torch.nn.Linear(2, 2).cuda())
+    model(torch.ones(4, 2, device="cuda")).sum().backward()
+    assert model.module.weight.grad.is_cuda
+
+
+def test_sparse_tensors_are_refused(simulated: SimulatedCuda) -> None:
+    with pytest.raises(NotImplementedError, match="holds no tensors of layout torch.sparse_coo"):
+        torch.eye(2, device="cuda").to_sparse()
