@@ -85,6 +85,7 @@ KERNELS: dict[str, Kernel] = {
     "aten::_thnn_fused_lstm_cell_backward_impl": Kernel(_FUSED_CELL, run=recurrent.lstm_cell_backward),
     "aten::_thnn_fused_gru_cell": Kernel(_FUSED_CELL, run=recurrent.gru_cell),
     "aten::_thnn_fused_gru_cell_backward": Kernel(_FUSED_CELL, run=recurrent.gru_cell_backward),
+    "aten::_use_cudnn_ctc_loss": Kernel("cuDNN is left out of simulated runs", run=lambda _args, _kwargs: False),
     "aten::_pack_padded_sequence": Kernel("aten/src/ATen/native/PackedSequence.cpp, torch 2.14.1", run=_pack),
     "aten::_scaled_dot_product_efficient_attention": Kernel(attention.EFFICIENT, run=attention.efficient),
     "aten::_scaled_dot_product_efficient_attention_backward": Kernel(
