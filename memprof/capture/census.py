@@ -243,7 +243,7 @@ class CensusTaker:
                     wanted.pop(address, None)
         if not wanted:
             return
-        tensor_types = (torch.nn.Parameter, *self._tracker.dense)
+        tensor_types = self._tracker.plain
         for item in tracked_objects():
             if type(item) in tensor_types and isinstance(item, torch.Tensor):
                 found_live = wanted.pop(_key(item), None)

@@ -163,7 +163,7 @@ class CaptureSession:
             return []
         objects = gc.get_objects()
         if self._plan.watching:
-            kinds = (torch.nn.Parameter, *self._tracker.dense)
+            kinds = self._tracker.plain
             self._tracker.found_existing(item for item in objects if type(item) in kinds)
         return objects
 

@@ -68,7 +68,9 @@ class StorageTracker:
         self._writer = writer
         self._placed = placed
         self.dense: tuple[type, ...] = (_Tensor,) if simulated is None else (_Tensor, simulated)
-        """Types of tensors that have one storage."""
+        """Types of tensors that have one storage and that operators give."""
+        self.plain: tuple[type, ...] = (torch.nn.Parameter, *self.dense)
+        """The same, and what a module keeps them as."""
         self._code = code
         self._note = note
         self.live: dict[int, LiveStorage] = {}
@@ -276,7 +278,7 @@ class StorageTracker:
     def found_existing(self, tensors: Iterable[torch.Tensor]) -> None:
         """Book tensors that were there before watching began."""
         for tensor in tensors:
-            if type(tensor) in _PLAIN_TENSORS or type(tensor) in self.dense:
+            if type(tensor) in self.plain:
                 self.found(tensor, Role(0))
 
     # ---- ticks -------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memprof._errors import UsageError
-from memprof.cli.show import FORMATS, check_writable
+from memprof.cli.show import FORMATS, check_writable, show_table
 
 if TYPE_CHECKING:
     from memprof.advise.fit import Trial
@@ -78,9 +78,7 @@ def command(
     above it.
     """
     from memprof.advise.fit import largest_that_fits
-    from memprof.report.destination import write_output
     from memprof.report.fit_report import fit_table, fit_text
-    from memprof.report.terminal import make_console
     from memprof.simulate.gpus import find_gpu
 
     check_writable(output, None)
@@ -103,17 +101,7 @@ def command(
                 runs=runs,
             )
         )
-    if fit_format == "json":
-        text = fit_text(found, name)
-        if output is None:
-            click.echo(text, nl=False)
-        else:
-            write_output(Path(output), text.encode("utf-8"))
-    elif output is None:
-        make_console().print(fit_table(found, name))
-    else:
-        with Path(output).open("w", encoding="utf-8") as file:
-            make_console(file).print(fit_table(found, name))
+    show_table(lambda _: fit_table(found, name), lambda: fit_text(found, name), form=fit_format, output=output)
     if any(fit.largest is None for fit in found):
         raise click.exceptions.Exit(1)
 
@@ -159,10 +147,8 @@ def _runner(
         seconds = time.perf_counter() - begin
         shown = f"{gpu.name}, {_name(parameter)} {value}"
         click.echo(f"{shown}: {seconds:.0f} s", err=True)
-        failed_for_memory = "CUDA out of memory" in done.stderr or any(
-            account["ooms"] for account in document.get("accounts", ())
-        )
-        if document.get("ooms") or failed_for_memory:
+        counted = any(account["ooms"] for account in document.get("accounts", ()))
+        if counted or document.get("ooms") or "CUDA out of memory" in done.stderr:
             return Trial(value, False, None, seconds, "out of memory")
         if done.returncode or not document:
             raise UsageError(f"the run with {shown} failed for another reason than memory: {_last_error(done.stderr)}")

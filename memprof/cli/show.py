@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +14,8 @@ import click
 from memprof._errors import OutputError
 
 if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
     from memprof.advise.diagnosis import Diagnosis
     from memprof.report.terminal import TerminalReporter
 
@@ -48,6 +51,38 @@ def report_options(command: _F) -> _F:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def show_table(
+    table: Callable[[Console], RenderableType], text: Callable[[], str], *, form: str, output: str | None
+) -> None:
+    """Show an answer that is one table, or its JSON, on the terminal or in a file.
+
+    Args:
+        table: Makes the table for a console.
+        text: Makes the JSON.
+        form: One of `FORMATS`.
+        output: The file; None is the terminal.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    from memprof.report.destination import write_output
+    from memprof.report.terminal import make_console
+
+    if form == "json":
+        written = text()
+    else:
+        file = io.StringIO()
+        console = make_console() if output is None else make_console(file)
+        console.print(table(console))
+        if output is None:
+            return
+        written = "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
+    if output is None:
+        click.echo(written, nl=False)
+    else:
+        write_output(Path(output), written.encode("utf-8"))
 
 
 def check_writable(output: str | None, plot: str | None) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
-
 import click
 
-from memprof.cli.show import FORMATS, check_writable
+from memprof.cli.show import FORMATS, check_writable, show_table
 
 
 @click.command("whatif")
@@ -44,7 +41,8 @@ def command(
     """
     from memprof.advise.what_if import CANDIDATES, ranked, what_if
     from memprof.record.files import open_file
-    from memprof.report.destination import write_output
+    from memprof.report.what_if_json import what_if_text
+    from memprof.report.what_if_table import what_if_table
     from memprof.simulate.gpus import find_gpu
 
     check_writable(output, None)
@@ -54,21 +52,9 @@ def command(
         found = what_if(opened, list(tried), gpu=chosen)
     if advise:
         found = tuple(map(ranked, found))
-    if what_if_format == "json":
-        from memprof.report.what_if_json import what_if_text
-
-        text = what_if_text(found)
-    else:
-        from memprof.report.terminal import make_console
-        from memprof.report.what_if_table import what_if_table
-
-        file = io.StringIO()
-        console = make_console() if output is None else make_console(file)
-        console.print(what_if_table(found, console, advise=advise))
-        if output is None:
-            return
-        text = "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
-    if output is None:
-        click.echo(text, nl=False)
-        return
-    write_output(Path(output), text.encode("utf-8"))
+    show_table(
+        lambda console: what_if_table(found, console, advise=advise),
+        lambda: what_if_text(found),
+        form=what_if_format,
+        output=output,
+    )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from memprof.capture.simulated.tensors import SimulatedTensor
+from memprof.capture.simulated.tensors import OnHost, SimulatedTensor
 
 if TYPE_CHECKING:
     from memprof.simulate.gpus import Gpu
@@ -26,19 +26,6 @@ _HALVES = (torch.float16, torch.bfloat16)
 _MASK_ALIGNMENT = 8
 Arguments = tuple[Any, ...]
 Named = dict[str, Any]
-
-
-class OnHost:
-    """An output that CUDA's operator leaves in host memory.
-
-    Args:
-        tensor: The output.
-    """
-
-    __slots__ = ("tensor",)
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
 
 
 def attention_function(original: Callable[..., Any], gpu: Gpu) -> Callable[..., Any]:

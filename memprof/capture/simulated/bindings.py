@@ -173,12 +173,9 @@ class Runtime:
         }
 
     def pinned(self, nbytes: int) -> None:
-        """Count pinned host memory that came."""
+        """Count pinned host memory that came; the caching host allocator keeps it."""
         self.pinned_bytes += nbytes
         self.peak_pinned_bytes = max(self.peak_pinned_bytes, self.pinned_bytes)
-
-    def pinned_freed(self, nbytes: int) -> None:
-        """Count pinned host memory that went; the caching host allocator keeps it."""
 
     def _empty_cache(self, *_: Any) -> None:
         for device in self.devices:
@@ -382,14 +379,11 @@ def _checks_hardware(call: Any) -> bool:
     return getattr(call[0], "__name__", "") in ("_check_capability", "_check_cubins")
 
 
-def settings_of_environment(environ: Any) -> tuple[AllocatorSettings, str]:
+def settings_of_environment(environ: Any) -> AllocatorSettings:
     """Allocator settings of the environment, as torch reads them when it starts.
 
     Args:
         environ: `os.environ`.
-
-    Returns:
-        The settings, and their text.
     """
     text = environ.get("PYTORCH_ALLOC_CONF") or environ.get("PYTORCH_CUDA_ALLOC_CONF") or ""
-    return AllocatorSettings.parse(text), text
+    return AllocatorSettings.parse(text)

@@ -39,7 +39,7 @@ class SimulatedCuda:
 
     def __init__(self, gpu: Gpu, *, settings: AllocatorSettings | None = None) -> None:
         self.gpu = gpu
-        self.settings = settings_of_environment(os.environ)[0] if settings is None else settings
+        self.settings = settings_of_environment(os.environ) if settings is None else settings
         self.runtime: Runtime | None = None
         self.placement: Placement | None = None
         self._stack: ExitStack | None = None

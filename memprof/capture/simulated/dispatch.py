@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import re
-import sys
 import threading
 import weakref
 from contextlib import ExitStack
-from types import FrameType
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from memprof._errors import UsageError
-from memprof.capture.simulated.attention import OnHost
 from memprof.capture.simulated.bindings import Runtime
 from memprof.capture.simulated.devices import SimulatedDevice
+from memprof.capture.simulated.heirs import Heirs
 from memprof.capture.simulated.kernels import KERNELS, Kernel, cublas_workspace_bytes, in_backward
 from memprof.capture.simulated.placement import Placement
-from memprof.capture.simulated.tensors import SimulatedTensor
+from memprof.capture.simulated.tensors import OnHost, SimulatedTensor
 
 _aten = torch.ops.aten
 _Tensor = torch.Tensor
 _CPU = torch.device("cpu")
-_Counts = tuple[int, int, int]
 _prim_device = torch.ops.prim.device.default
 _ADD = _aten.add.Tensor
 _HOST_IS_FULL = re.compile(r"DefaultCPUAllocator: .* you tried to allocate (\d+) bytes")
@@ -69,16 +66,15 @@ class Dispatcher:
     def __init__(self, runtime: Runtime, placement: Placement) -> None:
         self._runtime = runtime
         self._placement = placement
-        self._pinned: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self._pinned: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
         self._special = {
             _aten._to_copy.default: self._to_copy,
             _aten.is_pinned.default: self._is_pinned,
             _aten._pin_memory.default: self._pin_memory,
-            _aten.record_stream.default: self._record_stream,
         }
-        self.heirs = _Heirs()
-        self._kinds: dict[Any, tuple[bool, bool]] = {}
-        """Op -> it may mix devices, it writes to arguments."""
+        self.heirs = Heirs()
+        self._kinds: dict[Any, tuple[bool, bool, Kernel | None]] = {}
+        """Op -> it may mix devices, it writes to arguments, what CUDA does differently."""
 
     # ---- the way of an op --------------------------------------------------------------
 
@@ -117,12 +113,13 @@ class Dispatcher:
             place = call.place
         kind = self._kinds.get(func)
         if kind is None:
-            kind = self._kinds[func] = (func._schema.name in _MAY_MIX, func._schema.is_mutable)
-        if (call.other is not None or call.on_cpu) and not kind[0] and call.place is not None:
+            schema = func._schema
+            kind = self._kinds[func] = (schema.name in _MAY_MIX, schema.is_mutable, KERNELS.get(schema.name))
+        may_mix, writes, kernel = kind
+        if (call.other is not None or call.on_cpu) and not may_mix and call.place is not None:
             call.refuse()
         index = place.index
         device = self._placement.devices[index]
-        kernel = KERNELS.get(func._schema.name)
         heir = self.heirs.heir_of(args) if func is _ADD else None
         # A tensor made from nothing may be too big for this machine too: its block comes first.
         reserved = None if wanted is None or call.outer else self._reserve(func, args, kwargs, device)
@@ -143,7 +140,7 @@ class Dispatcher:
         wrapped = self._wrap(output, index, place, call)
         if kernel is not None:
             self._take_scratch(kernel, device, plain_args, plain_kwargs, output)
-        if kind[1]:
+        if writes:
             self._written(call, index)
         return wrapped
 
@@ -242,10 +239,6 @@ class Dispatcher:
         self._placement.place(output.untyped_storage(), place.index)
         return SimulatedTensor(output, place)
 
-    def _record_stream(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        tensor, stream = args
-        self._placement.record_stream(tensor.host.untyped_storage(), stream.stream_id)
-
     def _is_pinned(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         tensor = args[0]
         return not isinstance(tensor, SimulatedTensor) and tensor.untyped_storage() in self._pinned
@@ -259,90 +252,9 @@ class Dispatcher:
     def _pin(self, tensor: torch.Tensor) -> torch.Tensor:
         """Count a CPU tensor's storage as pinned; its pages are ordinary ones."""
         storage = tensor.untyped_storage()
-        nbytes = 1 << max(storage.nbytes() - 1, 0).bit_length() if storage.nbytes() else 0
-        self._pinned[storage] = nbytes
-        self._runtime.pinned(nbytes)
-        weakref.finalize(storage, self._runtime.pinned_freed, nbytes)
+        self._pinned.add(storage)
+        self._runtime.pinned(1 << max(storage.nbytes() - 1, 0).bit_length() if storage.nbytes() else 0)
         return tensor
-
-
-class _Heirs:
-    """Tells where CUDA would add into the first summand, because nobody but torch's C++ code holds it.
-
-    The autograd engine sums gradients, and `linear` adds its bias, in place; not under a dispatch mode, where they make
-    a new tensor (`isTensorSubclassLike`; torch/csrc/autograd/input_buffer.cpp and aten/src/ATen/native/Linear.cpp,
-    torch 2.14.1). What counts of references such a tensor has depends on Python, torch and the modes above ours, so
-    it is found out by example.
-    """
-
-    def __init__(self) -> None:
-        self._learning = False
-        self._counts: dict[int, _Counts] = {}
-        """How many other modes passed the op on -> references to the tensor object, its tensor and its storage."""
-
-    def learn(self) -> None:
-        """Call `linear` where it adds its bias to a result of its own; the simulation must be running."""
-        rows = torch.zeros(2, 2, 2, device="cuda").transpose(0, 1)
-        weight, bias = torch.zeros(2, 2, device="cuda"), torch.zeros(2, device="cuda")
-        self._learning = True
-        try:
-            torch._C._nn.linear(rows, weight, bias)
-            with _PassOn():
-                torch._C._nn.linear(rows, weight, bias)
-        finally:
-            self._learning = False
-
-    def heir_of(self, args: tuple[Any, ...]) -> torch.Tensor | None:
-        """The values of the first summand where the sum would take over its block, or those of the second.
-
-        Args:
-            args: Of `aten::add.Tensor`.
-        """
-        if len(args) > 2:
-            return None
-        depth = _modes_above()
-        first, second = args
-        if self._learning:
-            self._counts[depth] = _references(first)
-        known = self._counts.get(depth)
-        if known is None or not isinstance(first, SimulatedTensor) or not isinstance(second, SimulatedTensor):
-            return None
-        if first.dtype != second.dtype or first.shape != second.shape:
-            return first.host if self._learning or (_is_bias(second) and _references(first) == known) else None
-        if _references(first) == known:
-            return first.host
-        # The engine adds into the second gradient where the first one is still used.
-        return second.host if in_backward() and _references(second) == known else None
-
-
-def _references(tensor: Any) -> _Counts:
-    """Of a simulated tensor's object, of the tensor behind it, and of its storage."""
-    storage = tensor.host.untyped_storage()
-    return sys.getrefcount(tensor), tensor._use_count(), torch._C._storage_Use_Count(storage._cdata)
-
-
-def _is_bias(tensor: torch.Tensor) -> bool:
-    return tensor.dim() == 1
-
-
-class _PassOn(TorchDispatchMode):
-    """A mode that changes nothing."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*args, **(kwargs or {}))
-
-
-def _modes_above() -> int:
-    """How many dispatch modes passed on the op that is being run."""
-    frame: FrameType | None = sys._getframe(3)  # _modes_above, heir_of, run
-    found = 0
-    while frame is not None and (frame.f_code.co_name == "__torch_dispatch__" or frame.f_code is _CALL_OP):
-        found += frame.f_code is not _CALL_OP
-        frame = frame.f_back
-    return found
-
-
-_CALL_OP = torch._ops.OpOverload.__call__.__code__
 
 
 class _Call:

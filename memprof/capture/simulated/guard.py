@@ -63,8 +63,7 @@ def ensure_guard() -> Callable[[], None]:
 
 def _registry() -> Any:
     """Torch's array of device guards, by device type."""
-    folder = os.path.join(os.path.dirname(torch.__file__), "lib")
-    for path in sorted(glob.glob(os.path.join(folder, "libc10.*"))):
+    for path in _libraries("libc10"):
         try:
             return (ctypes.c_void_p * 20).in_dll(ctypes.CDLL(path), _REGISTRY)
         except (OSError, ValueError):
@@ -97,11 +96,11 @@ def see_accelerator(backward_runs: Callable[[], bool]) -> Callable[[], None]:
         raise UsageError(_NO_HOOKS)
     if asked() is not None and backward_runs():
         return lambda: None
-    library = ctypes.CDLL(_library("libtorch_cpu"))
     try:
+        library = ctypes.CDLL(_libraries("libtorch_cpu")[0])
         get: Any = library[_GET_HOOKS]
         methods = (ctypes.c_void_p * _METHODS).in_dll(library, _BASE_METHODS)
-    except (AttributeError, ValueError) as error:
+    except (AttributeError, IndexError, ValueError) as error:
         raise UsageError(_NO_HOOKS) from error
     get.restype = ctypes.c_void_p
     pointer = ctypes.c_void_p.from_address(get())
@@ -163,9 +162,6 @@ def _says_no(method: int | None) -> bool:
     return code.startswith(_RETURN_FALSE)
 
 
-def _library(name: str) -> str:
-    folder = os.path.join(os.path.dirname(torch.__file__), "lib")
-    found = sorted(glob.glob(os.path.join(folder, f"{name}.*")))
-    if not found:
-        raise UsageError(_NO_HOOKS)
-    return found[0]
+def _libraries(name: str) -> list[str]:
+    """Files of one of torch's libraries."""
+    return sorted(glob.glob(os.path.join(os.path.dirname(torch.__file__), "lib", f"{name}.*")))

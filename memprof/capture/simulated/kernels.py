@@ -16,6 +16,7 @@ import torch
 
 from memprof.capture.simulated import attention, recurrent
 from memprof.capture.simulated.reductions import reduction_scratch
+from memprof.capture.simulated.tensors import OnHost
 
 if TYPE_CHECKING:
     from memprof.simulate.gpus import Gpu
@@ -69,7 +70,7 @@ _FUSED_CELL = "aten/src/ATen/native/cuda/RNN.cu, torch 2.14.1"
 def _pack(args: Arguments, kwargs: Named) -> Any:
     """`_pack_padded_sequence`: the batch sizes stay in host memory."""
     data, batch_sizes = torch.ops.aten._pack_padded_sequence(*args, **kwargs)
-    return data, attention.OnHost(batch_sizes)
+    return data, OnHost(batch_sizes)
 
 
 KERNELS: dict[str, Kernel] = {

@@ -45,25 +45,22 @@ class Placement:
         self._stream = stream
         self._placed: dict[int, _Placed] = {}
 
-    def place(self, storage: torch.UntypedStorage, index: int, nbytes: int | None = None) -> None:
+    def place(self, storage: torch.UntypedStorage, index: int) -> None:
         """Take a block for a storage, unless it has one; it is freed when the storage dies.
 
         Args:
             storage: In host memory.
             index: Ordinal of the device.
-            nbytes: What CUDA would ask for, where that is not the storage's own size.
 
         Raises:
             torch.OutOfMemoryError: There is no room.
         """
         key = storage._cdata
         known = self._placed.get(key)
-        wanted = storage.nbytes() if nbytes is None else nbytes
         if known is not None and known() is not None:
             return
-        device = self.devices[index]
-        address = device.allocate(wanted, self._stream(index))
-        self._enter(storage, key, device, address, wanted)
+        device, nbytes = self.devices[index], storage.nbytes()
+        self._enter(storage, key, device, device.allocate(nbytes, self._stream(index)), nbytes)
 
     def adopt(self, storage: torch.UntypedStorage, index: int, address: int, nbytes: int) -> None:
         """Give a storage a block that was taken before it was there."""
@@ -100,10 +97,6 @@ class Placement:
             del self._placed[placed.key]
             placed.device.free(placed.address)
 
-    def knows(self, storage: torch.UntypedStorage) -> bool:
-        """Whether a storage has a block."""
-        return storage._cdata in self._placed
-
     def where(self, storage: torch.UntypedStorage) -> Place | None:
         """Where a storage would be; None for one in host memory."""
         placed = self._placed.get(storage._cdata)
@@ -116,7 +109,3 @@ class Placement:
         placed = self._placed.get(storage._cdata)
         if placed is not None:
             placed.device.record_stream(placed.address, stream)
-
-    def forget(self) -> None:
-        """Let go of all books; storages that are alive stay so."""
-        self._placed.clear()

@@ -117,6 +117,19 @@ class SimulatedTensor(torch.Tensor):
         return self.host.__reduce_ex__(protocol)
 
 
+class OnHost:
+    """An output that CUDA's operator leaves in host memory.
+
+    Args:
+        tensor: The output.
+    """
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
 def is_parameter(tensor: torch.Tensor) -> bool:
     """Whether `isinstance(tensor, torch.nn.Parameter)` says yes; also for a simulated one."""
     return bool(getattr(tensor, "_is_param", False)) or type(tensor) is torch.nn.Parameter
