@@ -54,7 +54,11 @@ def report_options(command: _F) -> _F:
 
 
 def show_table(
-    table: Callable[[Console], RenderableType], text: Callable[[], str], *, form: str, output: str | None
+    table: Callable[[Console], RenderableType],
+    text: Callable[[], str],
+    *,
+    form: str,
+    output: str | None,
 ) -> None:
     """Show an answer that is one table, or its JSON, on the terminal or in a file.
 
