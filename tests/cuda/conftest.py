@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import pytest
 
 from tests.cuda.place import Places
-from tests.cuda.zygote import REPOSITORY
+from tests.zygote import REPOSITORY
 
 TIMEOUT_S = 60
 

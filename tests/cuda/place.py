@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.cuda.zygote import Zygote
 from tests.nullcuda.build import NullCudaUnavailableError, build, environment
+from tests.zygote import Zygote
 
 DEFAULT_MEMORY = "8G"
 """Memory of a null device where the test does not care."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cuda.conftest import OnCuda
-from tests.cuda.zygote import PayloadError
+from tests.zygote import PayloadError
 
 MIB = 1 << 20
 

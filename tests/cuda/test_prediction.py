@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cuda.conftest import OnCuda
-from tests.cuda.zygote import REPOSITORY
+from tests.zygote import REPOSITORY
 
 EXACT = ("mlp_sgd", "mlp_adam", "gan", "gpt_tiny", "grad_accumulation", "side_stream", "empty_cache", "lstm_native")
 KEYS = ("allocated", "peak allocated", "reserved", "peak reserved")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cuda.place import Places
-from tests.cuda.zygote import REPOSITORY
+from tests.zygote import REPOSITORY
 
 pytestmark = pytest.mark.cuda
 

@@ -1,7 +1,7 @@
-"""A process that has imported torch and not touched CUDA, and forks a child for each test.
+"""A process that has imported torch and memprof and run nothing, and forks a child for each piece of work.
 
-Importing the CUDA build of torch takes seconds; initialising CUDA can be done once in a process. So tests send
-what they want to run to a zygote, which forks a child that initialises CUDA for itself.
+Importing torch takes seconds; initialising CUDA can be done once in a process. So tests send what they want to run
+to a zygote, whose child starts at once and initialises CUDA for itself.
 
 Requests and replies are lines of JSON over a socket pair. The zygote is started with the environment that must
 be there when libraries are loaded; what a request brings counts from its child on.
@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import faulthandler
 import importlib
+import importlib.util
 import json
 import os
 import select
@@ -26,13 +27,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 START_TIMEOUT_S = 120
 GRACE_S = 10
 """How much longer than its child's time limit the zygote may take to answer."""
 PRELOADED = (
     "torch",
-    "torchvision",
+    "torchvision",  # where it is installed
     "torch._dynamo",  # torch.optim asks for it when it is first used
     "memprof.capture.session",
     "memprof.advise.diagnosis",
@@ -56,7 +57,7 @@ class Zygote:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.cuda.zygote", str(theirs.fileno())],
+                [sys.executable, "-m", "tests.zygote", str(theirs.fileno())],
                 cwd=REPOSITORY,
                 env=dict(environment),
                 pass_fds=[theirs.fileno()],
@@ -96,7 +97,7 @@ class Zygote:
         """
         assert "." not in function.__qualname__, "only functions at the top level of a module can be sent"
         module = Path(function.__code__.co_filename).relative_to(REPOSITORY).with_suffix("")
-        with tempfile.TemporaryDirectory(prefix="memprof-cuda-") as folder:
+        with tempfile.TemporaryDirectory(prefix="memprof-zygote-") as folder:
             request = {
                 "module": ".".join(module.parts),
                 "function": function.__name__,
@@ -151,7 +152,8 @@ class Zygote:
 def serve(connection: socket.socket) -> None:
     """Answer requests until the other end is closed."""
     for name in PRELOADED:
-        importlib.import_module(name)
+        if importlib.util.find_spec(name) is not None:
+            importlib.import_module(name)
     import torch
 
     assert not torch.cuda.is_initialized(), "an import initialised CUDA"

@@ -1,0 +1,1 @@
+"""Training scripts with known memory problems, and what measures a tool against them."""
