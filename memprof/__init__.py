@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from memprof._version import __version__
 
 if TYPE_CHECKING:
+    import memprof.oom as oom
     from memprof._errors import (
         MemprofError,
         OutputError,
@@ -63,6 +64,7 @@ __all__ = [
     "__version__",
     "diagnose",
     "iterations",
+    "oom",
     "open_recording",
     "profile",
     "simulate_gpu",
@@ -71,6 +73,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "oom":
+        return import_module("memprof.oom")
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -189,6 +189,10 @@ class CaptureSession:
             self._guard(self._clock.at_step)
             self._raise_if_done()
 
+    def remark(self, sentence: str) -> None:
+        """Add a sentence to the notes of the report, each once."""
+        self._note(sentence)
+
     @property
     def running(self) -> bool:
         """Whether the session is recording."""

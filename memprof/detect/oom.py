@@ -229,7 +229,9 @@ def _cause(model: MemoryModel, oom: OutOfMemory) -> _Cause:
         "too big",
         "Nothing is leaked or stranded: the step needs more than the device has.",
         (
-            Remedy("smaller_batch", "halve the batch and accumulate gradients over two"),
+            Remedy(
+                "smaller_batch", "halve the batch and accumulate gradients over two (`memprof.oom.retry` does both)"
+            ),
             Remedy("checkpointing", "wrap repeated blocks in `torch.utils.checkpoint.checkpoint`"),
             Remedy("mixed_precision", "run the forward under `torch.autocast` to save activations in 16 bits"),
         ),

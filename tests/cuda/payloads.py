@@ -260,3 +260,49 @@ def rule_block(code: str, heading: str, level: str) -> dict[str, Any]:
         "report": profiler.report(),
         "notes": list(profiler.recording.run.notes),
     }
+
+
+def retried(form: str) -> dict[str, Any]:
+    """Train on batches that are too large for the device, through `memprof.oom.retry`."""
+    import memprof
+
+    model = torch.nn.Sequential(
+        torch.nn.Linear(256, 4096), torch.nn.ReLU(), torch.nn.Linear(4096, 4096), torch.nn.ReLU()
+    ).cuda()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = [(torch.randn(16384, 256, device="cuda"),) for _ in range(3)]
+    sizes: list[int] = []
+
+    def loss_of(rows: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(rows))
+        return model(rows).sum()
+
+    profiler = memprof.Profiler("steps", output=os.path.join(os.getcwd(), "run.memprof"))
+    steps, alive = 0, []
+    with profiler:
+        if form == "function":
+            step = memprof.oom.retry(loss_of, model=model, reduction="sum")
+            for batch in batches:
+                optimizer.zero_grad()
+                step(*batch)
+                optimizer.step()
+                steps += 1
+                alive.append(torch.cuda.memory_allocated())
+        else:
+            for part in memprof.oom.retry(batches, model=model):
+                with part as (rows,):
+                    loss = loss_of(rows)
+                    loss.backward()
+                if part.last:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    steps += 1
+                    del loss
+                    alive.append(torch.cuda.memory_allocated())
+    return {
+        "steps": steps,
+        "sizes": sizes,
+        "alive": alive,
+        "codes": [finding.code for finding in profiler.findings],
+        "notes": list(profiler.recording.run.notes),
+    }

@@ -75,5 +75,6 @@ def test_changelog_fragments_have_a_kind_that_is_published() -> None:
 def test_every_public_name_is_in_the_api_reference() -> None:
     reference = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\.\. auto(?:class|function|exception):: (\w+)$", reference, re.MULTILINE)
+    documented += re.findall(r"^\.\. automodule:: memprof\.(\w+)$", reference, re.MULTILINE)
 
     assert sorted(documented) == sorted(set(memprof.__all__) - {"__version__"})

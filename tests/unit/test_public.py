@@ -30,6 +30,7 @@ PUBLIC = [
     "__version__",
     "diagnose",
     "iterations",
+    "oom",
     "open_recording",
     "profile",
     "simulate_gpu",
