@@ -10,14 +10,19 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from time import perf_counter_ns
 
 import torch
 
+from memprof.capture.callbacks import Callbacks
+from memprof.capture.contexts import context_tensors
 from memprof.capture.frames import UserCode, tracked_objects
-from memprof.capture.graph import GraphWalk, sequence_nr, walk
-from memprof.capture.holders import UNKNOWN, HolderSearch
+from memprof.capture.graph import GraphWalk, parameter_behind, sequence_nr, walk
+from memprof.capture.holders import BUDGET_NS, UNKNOWN, HolderSearch
+from memprof.capture.kept_graphs import KeptGraphs
+from memprof.capture.populations import Populations
 from memprof.capture.storages import LiveStorage, StorageTracker
 from memprof.record.events import Census, GraphRoot, HeldGroup, Holder, Location, Role
 
@@ -47,11 +52,24 @@ class CensusTaker:
     Args:
         tracker: The books of storages.
         code: Tells the user's frames from others.
+        optimizers: The optimizers there are.
+        modules: The root modules that were called.
     """
 
-    def __init__(self, tracker: StorageTracker, code: UserCode) -> None:
+    def __init__(
+        self,
+        tracker: StorageTracker,
+        code: UserCode,
+        *,
+        optimizers: Callable[[], list[torch.optim.Optimizer]],
+        modules: Callable[[], list[torch.nn.Module]],
+    ) -> None:
         self._tracker = tracker
         self._code = code
+        self._optimizers = optimizers
+        self._modules = modules
+        self.kept_graphs = KeptGraphs(self._saved)
+        self._populations = Populations()
         self._tensors: list[tuple[int, weakref.ref[torch.Tensor]]] = []
         self._remembered_tick = -1
         self._first_tick = 0
@@ -94,21 +112,44 @@ class CensusTaker:
         alive = [(made, tensor) for made, ref in self._tensors if (tensor := ref()) is not None]
         chains = self._chains(alive, iteration_tick)
         piles = self._piles(alive, first_tick, iteration_tick)
-        if not chains and not piles:
-            return None
+        census = Census(
+            tick=tick,
+            time_ns=perf_counter_ns(),
+            since_tick=self._remembered_tick,
+            kept_graphs=self.kept_graphs.take(),
+            contexts=context_tensors(self._code, self._tracker.live, first_tick=first_tick),
+            gradients=self.kept_graphs.gradients(self._parameters),
+            populations=self._populations.take(tick, self._optimizers(), self._modules()),
+        )
+        if chains or piles:
+            census = self._name(census, alive, chains, piles, call)
+        told = census.roots, census.groups, census.kept_graphs, census.contexts, census.gradients, census.populations
+        return census if any(told) else None
+
+    def _name(
+        self,
+        census: Census,
+        alive: list[tuple[int, torch.Tensor]],
+        chains: list[tuple[torch.Tensor, GraphWalk]],
+        piles: dict[_GroupKey, _Pile],
+        call: Location | None,
+    ) -> Census:
+        """Add roots and groups to a census, with who holds them."""
         walks = self._walk_piles(piles)
         explained = {address for _, found in chains for address in found.saved}
         targets: list[torch.Tensor] = [tensor for tensor, _ in chains]
         targets += [pile.tensors[-1] for pile in piles.values() if pile.tensors]
         own: list[object] = [alive, chains, targets, *alive, *chains, *(pile.tensors for pile in piles.values())]
-        search = HolderSearch(self._code, ignore=own)
+        callbacks = Callbacks(self._code)
+        search = HolderSearch(self._code, ignore=own, callbacks=callbacks)
         own.clear()
-        held = dict(zip(map(id, targets), search.find(targets), strict=True))
-        named = any(held[id(tensor)] is not UNKNOWN for tensor, _ in chains)
+        many = [index >= len(chains) for index in range(len(targets))]
+        held = dict(zip(map(id, targets), search.find(targets, many), strict=True))
+        is_named = any(held[id(tensor)] is not UNKNOWN for tensor, _ in chains)
         roots = tuple(
             self._root(tensor, found, held[id(tensor)], call)
             for tensor, found in chains
-            if held[id(tensor)] is not UNKNOWN or not named  # else it is part of a named tensor's graph
+            if held[id(tensor)] is not UNKNOWN or not is_named  # else it is part of a named tensor's graph
         )
         for key, (_, saved) in walks.items():
             if held[id(piles[key].tensors[-1])] is not UNKNOWN:
@@ -118,11 +159,14 @@ class CensusTaker:
             for key, pile in piles.items()
             if not self._only_saved(pile, held, explained)
         )
-        if not roots and not groups:
-            return None
-        return Census(
-            tick=tick, time_ns=perf_counter_ns(), roots=roots, groups=groups, since_tick=self._remembered_tick
+        note = f"the search for holders was ended after {BUDGET_NS / 1e9:.0f} s" if search.stopped else ""
+        return replace(
+            census, roots=roots, groups=groups, note=note, regions=callbacks.regions() if roots or groups else ()
         )
+
+    def _parameters(self) -> Iterator[torch.nn.Parameter]:
+        for module in self._modules():
+            yield from module.parameters()
 
     def _only_saved(self, pile: _Pile, held: dict[int, Holder], explained: set[int]) -> bool:
         """Whether a pile is nothing but what known graphs save for backward."""
@@ -169,6 +213,8 @@ class CensusTaker:
 
     def _root(self, tensor: torch.Tensor, found: GraphWalk, holder: Holder, call: Location | None) -> GraphRoot:
         live = self._live(tensor)
+        parameter = parameter_behind(tensor)
+        source = None if parameter is None else self._live(parameter)
         return GraphRoot(
             storage=None if live is None else live.id,
             holder=holder,
@@ -183,6 +229,7 @@ class CensusTaker:
             in_forward=live is not None and live.in_forward,
             carried=call is not None and live is not None and live.in_forward,
             call=call,
+            parameter=None if source is None else source.id,
         )
 
     # ---- piles -------------------------------------------------------------------------

@@ -85,13 +85,13 @@ class UserCode:
             found = self._locations[line] = location_of(frame)
         return found
 
-    def live_frames(self) -> Iterator[FrameType]:
-        """Frames of the user that are running in any thread, innermost first."""
-        for top in sys._current_frames().values():
+    def live_frames(self) -> Iterator[tuple[int, FrameType]]:
+        """Frames of the user that are running, innermost first, each with the `ident` of its thread."""
+        for ident, top in sys._current_frames().items():
             frame: FrameType | None = top
             while frame is not None:
                 if self.owns(frame.f_code):
-                    yield frame
+                    yield ident, frame
                 frame = frame.f_back
 
 

@@ -14,6 +14,7 @@ import torch
 
 _RAW = "_raw_saved_"
 _LEAF_NODE = "AccumulateGrad"
+_ELEMENTWISE_DEPTH = 5
 
 
 @dataclass(slots=True)
@@ -25,26 +26,29 @@ class GraphWalk:
     """Address of a saved StorageImpl -> its bytes."""
     met: set[int] = field(default_factory=set)
     """Those of the sequence numbers asked for that were met."""
+    numbers: set[int] = field(default_factory=set)
+    """Sequence numbers of the nodes that backward frees, where they were asked for."""
     truncated: bool = False
 
 
 _saved_names: dict[type, tuple[str, ...]] = {}
 
 
-def walk(root: Any, *, limit: int, watch_for: Collection[int] = ()) -> GraphWalk:
+def walk(root: Any, *, limit: int, watch_for: Collection[int] = (), number: bool = False) -> GraphWalk:
     """Follow `next_functions` from a node.
 
     Args:
-        root: A `torch.autograd.graph.Node`.
+        root: A `torch.autograd.graph.Node`, or several in a tuple.
         limit: Most nodes to visit.
         watch_for: Sequence numbers of nodes to report when met.
+        number: Note the sequence numbers of all nodes.
 
     Returns:
         What was found; `truncated` says that the limit was met.
     """
     result = GraphWalk()
-    seen = {root}
-    stack = [root]
+    seen = set(root) if isinstance(root, tuple) else {root}
+    stack = list(seen)
     while stack:
         if result.nodes >= limit:
             result.truncated = True
@@ -52,10 +56,12 @@ def walk(root: Any, *, limit: int, watch_for: Collection[int] = ()) -> GraphWalk
         node = stack.pop()
         result.nodes += 1
         if type(node).__name__ != _LEAF_NODE:
-            if watch_for:
-                number = sequence_nr(node)
-                if number in watch_for:
-                    result.met.add(number)
+            if watch_for or number:
+                nr = sequence_nr(node)
+                if nr in watch_for:
+                    result.met.add(nr)
+                if number and nr >= 0:
+                    result.numbers.add(nr)
             for tensor in saved_tensors(node):
                 try:
                     storage = tensor.untyped_storage()
@@ -86,6 +92,38 @@ def saved_tensors(node: Any) -> list[torch.Tensor]:
             if isinstance(data, torch.Tensor):
                 found.append(data)
     return found
+
+
+_ELEMENTWISE = frozenset(
+    f"{name}Backward{suffix}"
+    for name in ("Add", "Sub", "Mul", "Div", "Lerp", "Clone", "ToCopy", "Copy", "Neg", "Addcmul", "Rsub", "View")
+    for suffix in ("0", "1", "2", "s")
+) | {"CopySlices"}
+
+
+def parameter_behind(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The leaf of the same shape from which a tensor is made by element-wise operations alone, if there is one.
+
+    An average of weights is made so. A running loss is not: on its way to a parameter lies a whole forward.
+
+    Args:
+        tensor: A tensor with a `grad_fn`.
+
+    Returns:
+        The leaf, or None.
+    """
+    level = [tensor.grad_fn]
+    for _ in range(_ELEMENTWISE_DEPTH):
+        following = []
+        for node in level:
+            if type(node).__name__ == _LEAF_NODE:
+                leaf = getattr(node, "variable", None)
+                if isinstance(leaf, torch.Tensor) and leaf.shape == tensor.shape:
+                    return leaf
+            elif type(node).__name__ in _ELEMENTWISE:
+                following += [item for item, _ in node.next_functions if item is not None]  # type: ignore[union-attr]
+        level = following
+    return None
 
 
 def sequence_nr(node: Any) -> int:

@@ -1,56 +1,83 @@
 """Finds who keeps an object alive, by asking the garbage collector for referrers.
 
-The search goes from the object upwards, one pass of `gc.get_referrers` a level for all objects
-together, and ends at the first thing the user has a name for. It makes no lasting reference.
+The search goes from the objects upwards, one pass of `gc.get_referrers` a level for all of them
+together, and ends at the first thing the user has a name for. It makes no lasting reference, and it
+ends after `BUDGET_NS` with what it has.
 """
 
 from __future__ import annotations
 
 import gc
 import sys
+import threading
 import types
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter_ns
 from typing import Any
 
 import torch
 
+from memprof.capture.callbacks import Callbacks
 from memprof.capture.frames import UserCode, frame_locals, function_name, location_of, module_globals
+from memprof.capture.holder_words import (
+    CONTAINERS,
+    Trail,
+    attribute_of,
+    cache_holder,
+    is_passage,
+    is_plumbing,
+    key_of,
+    named,
+    step_of,
+    through_traceback,
+)
 from memprof.record.events import Holder, Location
 
 UNKNOWN = Holder(kind="unknown", text="something outside Python's reach (C++ or an extension)")
 
-_CONTAINERS = (list, dict, tuple, set, frozenset, deque)
-_MAX_DEPTH = 9
-_MAX_FRONTIER = 64
-_HOOKS = {
-    "_forward_hooks": "forward hook",
-    "_forward_pre_hooks": "forward pre-hook",
-    "_backward_hooks": "backward hook",
-    "_backward_pre_hooks": "backward pre-hook",
-}
+BUDGET_NS = 2_000_000_000
+"""Time after which a search stops going up."""
 
-
-@dataclass(slots=True)
-class _Trail:
-    """The way from a target up to the object the search stands at."""
-
-    target: int
-    top: Any
-    chain: tuple[Any, ...] = ()
-    """Objects passed below `top`, the target first."""
-    steps: tuple[str, ...] = ()
-    """How each object of the chain is reached from the next one: `['loss']`, `.x`, ''."""
+_MAX_DEPTH = 10
+_MAX_FRONTIER = 256
+_MAX_ANCESTORS = 10_000
+_MAX_ARRAY = 100_000
+_SAY_ENOUGH = frozenset({"hook", "cache", "context", "queue", "future", "traceback", "notebook"})
+"""Kinds of holder that explain many tensors although no container of theirs is seen."""
 
 
 @dataclass(slots=True)
 class _Names:
     """Everything that has a name, by id of the value."""
 
-    frames: dict[int, tuple[str, Location, str]] = field(default_factory=dict)
-    """value -> variable, where its frame stands, function."""
+    frames: dict[int, tuple[str, Location, str, str]] = field(default_factory=dict)
+    """value -> variable, where its frame stands, function, thread ('' for the one that trains)."""
     namespaces: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Target:
+    """What is known of one object that is searched for."""
+
+    many: bool
+    """It stands for many: what can hold only one of them does not explain it."""
+    holder: Holder | None = None
+    spare: Holder | None = None
+    """A name that explains this one object, but not the others it stands for."""
+    above: dict[int, Any] = field(default_factory=dict)
+    """Every object met on the way up, by id."""
+    complete: bool = True
+    """Every way up was followed to its end."""
+    dead: str = ""
+    """The variable of a function that has ended through which it is kept, in words."""
+
+    def offer(self, holder: Holder) -> None:
+        """Take a holder if it explains the target, the one with most tensors of those of one level."""
+        if self.many and not ((holder.container and (holder.size or 0) > 1) or holder.kind in _SAY_ENOUGH):
+            self.spare = self.spare or holder
+        elif self.holder is None or (holder.size or 0) > (self.holder.size or 0):
+            self.holder = holder  # of a list and its slice, the list: it is the one that grows
 
 
 class HolderSearch:
@@ -59,75 +86,108 @@ class HolderSearch:
     Args:
         code: Tells the user's frames from others.
         ignore: Objects of the profiler that refer to what is searched for.
+        callbacks: Knows which functions are hooks; made anew where none is given.
     """
 
-    def __init__(self, code: UserCode, ignore: Iterable[object] = ()) -> None:
+    def __init__(self, code: UserCode, ignore: Iterable[object] = (), callbacks: Callbacks | None = None) -> None:
         self._code = code
+        self._callbacks = callbacks or Callbacks(code)
         self._ignored = {id(item) for item in ignore}
         self._ignored.add(id(self))
         self._ignored.add(id(self.__dict__))
+        self.stopped = False
+        """The budget ran out before every way was followed."""
 
-    def find(self, targets: Sequence[object]) -> list[Holder]:
+    def find(self, targets: Sequence[object], many: Sequence[bool] = ()) -> list[Holder]:
         """Name who keeps each target alive.
 
         Args:
             targets: Live objects. The caller's own references to them do not count.
+            many: For each target, whether it stands for several tensors; () for none. A variable or
+                attribute of its own then is the answer only where no container is found.
 
         Returns:
             One holder a target; `UNKNOWN` where nothing in Python refers to it.
         """
         self._ignored.add(id(targets))
         names = self._names()
-        found: dict[int, Holder] = {}
-        frontier = [_Trail(index, target) for index, target in enumerate(targets)]
-        seen = {id(target) for target in targets}
+        deadline = perf_counter_ns() + BUDGET_NS
+        asked = [_Target(many=bool(many) and many[index]) for index in range(len(targets))]
+        frontier = [Trail(index, target) for index, target in enumerate(targets)]
         for _ in range(_MAX_DEPTH):
-            frontier = [trail for trail in frontier if trail.target not in found]
-            still: list[_Trail] = []
-            near: dict[int, Holder] = {}
             for trail in frontier:
-                holder = self._named(trail, names)
-                if holder is None:
-                    still.append(trail)
-                elif trail.target not in near or (holder.size or 0) > (near[trail.target].size or 0):
-                    near[trail.target] = holder  # of a list and its slice, the list: it is the one that grows
-            found.update(near)
-            still = [trail for trail in still if trail.target not in found]
-            if not still:
-                break
-            frontier = self._up(still, seen)
-            for trail in list(frontier):
-                holder = self._from_referrer(trail, names)
+                holder = self._variable(trail, names)
                 if holder is not None:
-                    found.setdefault(trail.target, holder)
-        del names
-        return [found.get(index, self._unnamed(target)) for index, target in enumerate(targets)]
+                    asked[trail.target].offer(holder)
+            frontier = [trail for trail in frontier if asked[trail.target].holder is None]
+            if not frontier:
+                break
+            if perf_counter_ns() > deadline:
+                self.stopped = True
+                break
+            frontier = self._up(frontier, asked)
+            still = []
+            for trail in frontier:
+                holder, ends = self._referrer(trail, names)
+                if holder is not None:
+                    asked[trail.target].offer(holder)
+                asked[trail.target].dead = asked[trail.target].dead or trail.via
+                if not ends:
+                    still.append(trail)
+            frontier = [trail for trail in still if asked[trail.target].holder is None]
+        for trail in frontier:
+            asked[trail.target].complete = False
+        del frontier, names
+        return [self._answer(target, item) for target, item in zip(targets, asked, strict=True)]
+
+    def _answer(self, target: object, item: _Target) -> Holder:
+        if item.holder is not None:
+            return item.holder
+        if item.dead:
+            return Holder(kind="traceback", text=f"{item.dead}, kept by an exception's traceback")
+        if item.above and item.complete and not self.stopped:
+            owner = _cycle(item.above, target)
+            if owner:
+                name = item.spare.name if item.spare is not None and item.spare.kind == "attribute" else owner
+                return Holder(kind="cycle", text=f"a reference cycle through `{owner}`", name=name, owner=owner)
+        if item.spare is not None:
+            return item.spare
+        return self._array(target) or UNKNOWN
 
     # ---- one level up ------------------------------------------------------------------
 
-    def _up(self, frontier: list[_Trail], seen: set[int]) -> list[_Trail]:
-        below = [trail.top for trail in frontier[:_MAX_FRONTIER]]
-        by_id: dict[int, list[_Trail]] = {}
-        for trail in frontier[:_MAX_FRONTIER]:
+    def _up(self, frontier: list[Trail], asked: list[_Target]) -> list[Trail]:
+        for trail in frontier[_MAX_FRONTIER:]:
+            asked[trail.target].complete = False
+        del frontier[_MAX_FRONTIER:]
+        below = [trail.top for trail in frontier]
+        by_id: dict[int, list[Trail]] = {}
+        for trail in frontier:
             by_id.setdefault(id(trail.top), []).append(trail)
         referrers = gc.get_referrers(*below)
-        own = {id(below), id(by_id), id(referrers), id(frontier), id(seen)}
+        own = {id(below), id(by_id), id(referrers), id(frontier), id(asked)}
         own |= {id(trail) for trail in frontier} | {id(trail.chain) for trail in frontier}
         own |= {id(trails) for trails in by_id.values()}
-        result: list[_Trail] = []
+        own |= {id(item) for item in asked} | {id(item.above) for item in asked}
+        result: list[Trail] = []
         own.add(id(result))
         for referrer in referrers:
             mark = id(referrer)
-            if mark in own or mark in self._ignored or mark in seen or self._is_ours(referrer):
+            if mark in own or mark in self._ignored or self._is_ours(referrer):
                 continue
-            if not _near(referrer):
-                seen.add(mark)
             for child in _children(referrer, by_id):
-                step = _step(referrer, child)
-                result.extend(
-                    _Trail(trail.target, referrer, (*trail.chain, trail.top), (*trail.steps, step))
-                    for trail in by_id[id(child)]
-                )
+                step = step_of(referrer, child)
+                for trail in by_id[id(child)]:
+                    item = asked[trail.target]
+                    if mark in item.above:
+                        continue
+                    if len(item.above) >= _MAX_ANCESTORS:
+                        item.complete = False
+                        continue
+                    item.above[mark] = referrer
+                    result.append(
+                        Trail(trail.target, referrer, (*trail.chain, trail.top), (*trail.steps, step), trail.via)
+                    )
         return result
 
     def _is_ours(self, referrer: object) -> bool:
@@ -139,131 +199,113 @@ class HolderSearch:
 
     def _names(self) -> _Names:
         names = _Names(namespaces=module_globals())
-        for frame in self._code.live_frames():
+        threads = {thread.ident: thread.name for thread in threading.enumerate()}
+        here = threading.get_ident()
+        for ident, frame in self._code.live_frames():
             if frame.f_locals is frame.f_globals:
                 continue
             where, function = location_of(frame), function_name(frame.f_code)
+            thread = "" if ident == here else threads.get(ident, "another thread")
             for name, value in frame_locals(frame):
                 if type(value) not in (int, float, str, bool, type(None)):
-                    names.frames.setdefault(id(value), (name, where, function))
+                    names.frames.setdefault(id(value), (name, where, function, thread))
             value = None  # the loop's variable must not count as a holder
         return names
 
-    def _named(self, trail: _Trail, names: _Names) -> Holder | None:
+    def _variable(self, trail: Trail, names: _Names) -> Holder | None:
         """A live frame's variable that is the top of the trail."""
         local = names.frames.get(id(trail.top))
         if local is None or (not trail.chain and isinstance(trail.top, types.ModuleType)):
             return None
-        name, where, function = local
-        if trail.chain and not isinstance(trail.top, _CONTAINERS):
+        name, where, function, thread = local
+        if trail.chain and not isinstance(trail.top, CONTAINERS) and not is_passage(trail.top):
             return None  # an object's attribute says more than the variable that holds the object
-        return _holder("local", name, trail, where=where, owner=function)
+        return named("local", name, trail, where=where, owner=function, thread=thread)
 
-    def _from_referrer(self, trail: _Trail, names: _Names) -> Holder | None:
-        """A holder that the referrer at the top of the trail itself stands for."""
+    def _referrer(self, trail: Trail, names: _Names) -> tuple[Holder | None, bool]:
+        """A holder that the referrer at the top of the trail stands for, and whether the way ends there."""
         top, child = trail.top, trail.chain[-1]
-        below = _Trail(trail.target, child, trail.chain[:-1], trail.steps[:-1])
+        below = Trail(trail.target, child, trail.chain[:-1], trail.steps[:-1], trail.via)
         if isinstance(top, dict):
             module = names.namespaces.get(id(top))
-            if module is not None:
-                name = _key_of(top, child)
-                where = Location(str(top.get("__file__") or "<interactive>"), 0, "<module>")
-                return None if name is None else _holder("global", str(name), below, where=where, owner=module)
-            return None
+            if module is None:
+                return None, False
+            name = key_of(top, child)
+            where = Location(str(top.get("__file__") or "<interactive>"), 0, "<module>")
+            kind = "notebook" if _is_output_cache(name, top) else "global"
+            return None if name is None else named(kind, str(name), below, where=where, owner=module), True
         if isinstance(top, types.FrameType):
-            name = next((key for key, value in frame_locals(top) if value is child), None)
-            if name is None:
-                return None
-            kind = "traceback" if not _is_running(top) else "local"
-            return _holder(kind, name, below, where=location_of(top), owner=function_name(top.f_code))
+            return self._frame(top, child, trail, below)
         if isinstance(top, types.GeneratorType) and top.gi_frame is not None:
             name = next((key for key, value in frame_locals(top.gi_frame) if value is child), None)
             if name is None:
-                return None
-            return _holder("generator", name, below, where=location_of(top.gi_frame), owner=function_name(top.gi_code))
+                return None, False
+            where = location_of(top.gi_frame)
+            return named("generator", name, below, where=where, owner=function_name(top.gi_code)), True
         if isinstance(top, types.FunctionType):
-            return self._function(top, trail, below)
+            holder = self._function(top, trail, below)
+            return holder, holder is not None
+        if type(top).__name__ == "_lru_cache_wrapper":
+            return cache_holder(top), True
         if isinstance(top, type):
             name = next((key for key, value in vars(top).items() if value is child), None)
-            return None if name is None else _holder("attribute", name, below, owner=top.__name__)
-        return self._attribute(top, child, below)
+            return (None, False) if name is None else (named("attribute", name, below, owner=top.__name__), True)
+        if isinstance(top, torch.nn.Module) and (hook := self._callbacks.registry(top, child)):
+            return named("hook", hook, below, owner=type(top).__name__), True
+        return attribute_of(top, child, below), False
 
-    def _function(self, function: types.FunctionType, trail: _Trail, below: _Trail) -> Holder | None:
-        hook = _hook_of(function)
+    def _frame(self, top: types.FrameType, child: object, trail: Trail, below: Trail) -> tuple[Holder | None, bool]:
+        name = next((key for key, value in frame_locals(top) if value is child), None)
+        if name is None:
+            return None, False
+        owner = function_name(top.f_code)
+        if _is_running(top):
+            return named("local", name, below, where=location_of(top), owner=owner), True
+        # The function has returned: something keeps its frame, most often an exception's traceback.
+        trail.via = through_traceback(name, owner, below)
+        return None, False
+
+    def _function(self, function: types.FunctionType, trail: Trail, below: Trail) -> Holder | None:
+        hook = self._callbacks.hook(function)
         where = Location(function.__code__.co_filename, function.__code__.co_firstlineno, function.__qualname__)
         if hook:
-            return _holder("hook", hook, below, where=where, owner=function.__qualname__)
+            return named("hook", hook, below, where=where, owner=function.__qualname__)
         cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=False))
         for name, cell in cells.items():
-            if any(cell is item for item in trail.chain):
-                inner = _Trail(trail.target, trail.chain[0], (), ())
-                for index, item in enumerate(trail.chain):
-                    if item is cell:
-                        inner = _Trail(
-                            trail.target, trail.chain[index - 1], trail.chain[: index - 1], trail.steps[: index - 1]
-                        )
-                return _holder("closure", name, inner, where=where, owner=function.__qualname__)
+            for index, item in enumerate(trail.chain):
+                if item is cell and index:
+                    inner = Trail(trail.target, trail.chain[index - 1], trail.chain[: index - 1])
+                    inner.steps = trail.steps[: index - 1]
+                    return named("closure", name, inner, where=where, owner=function.__qualname__)
         return None
 
-    def _attribute(self, top: object, child: object, below: _Trail) -> Holder | None:
-        if isinstance(top, (*_CONTAINERS, types.CellType, torch.Tensor)) or _is_plumbing(top):
+    def _array(self, target: object) -> Holder | None:
+        """A NumPy array of objects that has the target: the collector does not look into those."""
+        numpy: Any = sys.modules.get("numpy")
+        if numpy is None:
             return None
-        try:
-            attributes = object.__getattribute__(top, "__dict__")
-        except (AttributeError, TypeError):
-            attributes = {}
-        for name, value in list(attributes.items()):
-            if value is child:
-                return _holder("attribute", str(name), below, owner=type(top).__name__)
-        for name in getattr(type(top), "__slots__", ()) or ():
-            if getattr(top, name, None) is child:
-                return _holder("attribute", str(name), below, owner=type(top).__name__)
-        if child is attributes and isinstance(child, dict) and below.chain:
-            inner = _Trail(below.target, below.chain[-1], below.chain[:-1], below.steps[:-1])
-            name = _key_of(child, inner.top)
-            return None if name is None else _holder("attribute", str(name), inner, owner=type(top).__name__)
+        for _, frame in self._code.live_frames():
+            for name, value in frame_locals(frame):
+                array: Any = value
+                if type(value) is not numpy.ndarray or array.dtype != object or array.size > _MAX_ARRAY:
+                    continue
+                if any(item is target for item in array.flat):
+                    size = sum(isinstance(item, torch.Tensor) for item in array.flat)
+                    return self._array_holder(frame, name, size)
         return None
 
-    def _unnamed(self, target: object) -> Holder:
-        """Nothing with a name leads to it: a cycle only the collector would free, or C++."""
-        chain: list[object] = []
-        current, seen = target, {id(target)}
-        for _ in range(_MAX_DEPTH):
-            following = [
-                item
-                for item in gc.get_referrers(current)
-                if id(item) not in self._ignored
-                and not self._is_ours(item)
-                and not isinstance(item, types.FrameType)
-                and item is not chain
-            ]
-            again = next((item for item in following if id(item) in seen), None)
-            if again is not None:
-                owner = next((type(item).__name__ for item in chain if _is_instance(item)), type(again).__name__)
-                return Holder(kind="cycle", text=f"reference cycle through `{owner}`", name=owner, owner=owner)
-            step = next((item for item in following if _near(item) or _is_instance(item)), None)
-            if step is None:
-                break
-            chain.append(step)
-            seen.add(id(step))
-            current = step
-        return UNKNOWN
-
-
-# ---- reading objects -----------------------------------------------------------------------
-
-
-def _near(item: object) -> bool:
-    return isinstance(item, (*_CONTAINERS, types.CellType))
-
-
-def _is_instance(item: object) -> bool:
-    plain = (*_CONTAINERS, types.CellType, types.FunctionType, types.MethodType, types.FrameType, types.ModuleType)
-    return not isinstance(item, plain) and not isinstance(item, type) and not _is_plumbing(item)
-
-
-def _is_plumbing(item: object) -> bool:
-    return type(item).__module__ == "builtins" and type(item) is not object
+    def _array_holder(self, frame: types.FrameType, name: str, size: int) -> Holder:
+        module = frame.f_locals is frame.f_globals
+        owner = str(frame.f_globals.get("__name__", "")) if module else function_name(frame.f_code)
+        return Holder(
+            kind="global" if module else "local",
+            text=f"ndarray `{name}`" + ("" if module else f" in `{owner}()`") + f", {size} tensors",
+            name=name,
+            container="ndarray",
+            size=size,
+            location=location_of(frame),
+            owner=owner,
+        )
 
 
 def _children(referrer: object, by_id: Mapping[int, object]) -> list[object]:
@@ -272,63 +314,11 @@ def _children(referrer: object, by_id: Mapping[int, object]) -> list[object]:
     return list(unique.values())
 
 
-def _key_of(mapping: dict[Any, Any], value: object) -> object | None:
-    return next((key for key, item in list(mapping.items()) if item is value), None)
-
-
-def _step(parent: object, child: object) -> str:
-    """How the child is written in terms of its parent."""
-    if isinstance(parent, dict):
-        key = _key_of(parent, child)
-        return f"[{key!r}]" if isinstance(key, (str, int)) else ""
-    return ""
-
-
-def _hook_of(function: types.FunctionType) -> str:
-    """`forward hook on `backbone.layer4`` where a function is registered as a module's hook."""
-    for registry in gc.get_referrers(function):
-        if not isinstance(registry, dict):
-            continue
-        for owner in gc.get_referrers(registry):
-            module = owner if isinstance(owner, torch.nn.Module) else None
-            if module is None and isinstance(owner, dict):
-                module = next((m for m in gc.get_referrers(owner) if isinstance(m, torch.nn.Module)), None)
-            if module is None:
-                continue
-            for attribute, label in _HOOKS.items():
-                if getattr(module, attribute, None) is registry:
-                    return f"{label} on `{_module_path(module)}`"
-    return ""
-
-
-def _module_path(module: torch.nn.Module) -> str:
-    """Dotted path of a module below the outermost module that contains it."""
-    parts: list[str] = []
-    current = module
-    for _ in range(_MAX_DEPTH):
-        parent = next(
-            (
-                (name, other)
-                for registry in gc.get_referrers(current)
-                if isinstance(registry, dict)
-                for owner in gc.get_referrers(registry)
-                for other in ([owner] if isinstance(owner, torch.nn.Module) else _owners(owner))
-                for name, child in other._modules.items()
-                if child is current and other is not current
-            ),
-            None,
-        )
-        if parent is None:
-            break
-        parts.append(parent[0])
-        current = parent[1]
-    return ".".join(reversed(parts)) or type(module).__name__
-
-
-def _owners(namespace: object) -> list[torch.nn.Module]:
-    if not isinstance(namespace, dict):
-        return []
-    return [item for item in gc.get_referrers(namespace) if isinstance(item, torch.nn.Module)]
+def _is_output_cache(name: object, namespace: Mapping[str, object]) -> bool:
+    """Whether a global of IPython's namespace is what it keeps of a cell's output."""
+    if "_ih" not in namespace or not isinstance(name, str):
+        return False
+    return name in ("Out", "_oh") or not name.strip("_") or (name[0] == "_" and name[1:].isdigit())
 
 
 def _is_running(frame: types.FrameType) -> bool:
@@ -341,68 +331,33 @@ def _is_running(frame: types.FrameType) -> bool:
     return False
 
 
-# ---- words -----------------------------------------------------------------------------------
+def _cycle(above: dict[int, Any], target: object) -> str:
+    """Class of an object through which things keep only each other alive, or ''.
 
-
-def _holder(kind: str, name: str, trail: _Trail, *, where: Location | None = None, owner: str = "") -> Holder:
-    """Put a holder into words: what it is, its name, whose it is, how many tensors it has.
+    The collector's own test: no object has more references than the others have to it.
 
     Args:
-        kind: See `Holder.kind`.
-        name: The variable or attribute, or the whole phrase for a hook.
-        trail: From the target up to the value of that name.
-        where: Line of the holding frame or function.
-        owner: Function, class or module it belongs to.
+        above: All objects from which the target can be reached, by id.
+        target: What they keep.
     """
-    path, container = name, trail.top if isinstance(trail.top, _CONTAINERS) else None
-    for item, step in zip(reversed(trail.chain), reversed(trail.steps), strict=True):
-        if not step.startswith("["):
-            break  # an entry of a list: the list is what the user knows
-        path += step
-        if isinstance(item, _CONTAINERS):
-            container = item
-    type_name = type(container).__name__ if container is not None else ""
-    size = _tensors_in(container) if container is not None else None
-    subject = f"{type_name} `{path}`" if type_name else f"`{path}`"
-    if kind == "hook":
-        text = name
-    elif kind == "attribute":
-        text = f"attribute `{path}` of `{owner}`" if not type_name else f"{subject}, attribute of `{owner}`"
-    elif kind == "global":
-        text = subject if type_name else f"variable {subject}"
-        text += "" if owner == "__main__" else f" of module `{owner}`"
-    elif kind == "closure":
-        text = f"{subject} in the closure of `{owner}()`"
-    elif kind == "traceback":
-        text = f"local {subject} of `{owner}()`, kept by an exception's traceback"
-    elif kind == "generator":
-        text = f"{subject} in generator `{owner}()`"
-    else:
-        text = f"{subject if type_name else f'variable {subject}'} in `{owner}()`"
-    if size is not None and size > 1:
-        text += f", {size} tensors"
-    return Holder(
-        kind=kind,
-        text=text,
-        name=path,
-        container=type_name,
-        size=size,
-        bounded=isinstance(container, deque) and container.maxlen is not None,
-        location=where,
-        owner=owner,
-    )
-
-
-def _tensors_in(container: object) -> int:
-    """Tensors in a container and the containers in it."""
-    count = 0
-    stack, seen = [container], {id(container)}
-    while stack and len(seen) < 100_000:
-        item = stack.pop()
-        for child in gc.get_referents(item):
-            if isinstance(child, torch.Tensor):
-                count += 1
-            elif isinstance(child, _CONTAINERS) and id(child) not in seen:
-                seen.add(id(child))
-                stack.append(child)
-    return count
+    inside: dict[int, int] = dict.fromkeys(above, 0)
+    own = False
+    for item in above.values():
+        for referent in gc.get_referents(item):
+            if id(referent) in inside:
+                inside[id(referent)] += 1
+                own = True
+    if not own:
+        return ""
+    item = referent = None
+    ours = 3  # `above`, the variable, the argument of getrefcount
+    for mark, item in above.items():
+        if sys.getrefcount(item) - ours > inside[mark]:
+            return ""
+    silent = (*CONTAINERS, types.CellType, types.MethodType)
+    instances = [
+        type(item).__name__
+        for item in above.values()
+        if item is not target and not isinstance(item, silent) and not is_plumbing(item)
+    ]
+    return instances[0] if instances else type(next(iter(above.values()))).__name__

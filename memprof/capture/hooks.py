@@ -32,8 +32,8 @@ class Listener(Protocol):
     def forward_ends(self, output: Any, *, raised: bool) -> None:
         """A root module returned, or raised."""
 
-    def backward_begins(self) -> None:
-        """The autograd engine starts."""
+    def backward_begins(self, outputs: Any, *, keep: bool, create: bool) -> None:
+        """The autograd engine starts from `outputs`; it keeps their graph, or makes one of the gradients."""
 
     def backward_ends(self) -> None:
         """The autograd engine returned or raised."""
@@ -144,7 +144,9 @@ class Hooks:
         def run(*args: Any, **kwargs: Any) -> Any:
             if threading.get_ident() != self.thread or hasattr(run, "retired"):
                 return original(*args, **kwargs)
-            self._listener.backward_begins()
+            outputs, keep, create = _backward_arguments(args, kwargs)
+            self._listener.backward_begins(outputs, keep=keep, create=create)
+            del outputs
             try:
                 return original(*args, **kwargs)
             finally:
@@ -185,3 +187,17 @@ class Hooks:
 
         hooks = self
         return following
+
+
+def _backward_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool, bool]:
+    """What backward starts from, and whether it keeps the graph and makes one of the gradients.
+
+    Source:
+        `_engine_run_backward`, torch/autograd/graph.py, torch 2.13.0, is called with the outputs, their gradients,
+        `retain_graph` and `create_graph` by position. A torch without it is asked by name.
+    """
+    if len(args) >= 4:
+        return args[0], bool(args[2]), bool(args[3])
+    create = bool(kwargs.get("create_graph"))
+    outputs = args[0] if args else kwargs.get("tensors", kwargs.get("outputs", ()))
+    return outputs, bool(kwargs.get("retain_graph", create)), create

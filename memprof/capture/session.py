@@ -100,7 +100,12 @@ class CaptureSession:
             placed=None if simulated is None else simulated.placed,
             simulated=None if simulated is None else simulated.tensor_type,
         )
-        self._census = CensusTaker(self._tracker, self._code)
+        self._census = CensusTaker(
+            self._tracker,
+            self._code,
+            optimizers=lambda: list(self._optimizers),
+            modules=lambda: list(self._roots),
+        )
         self._plan = WatchPlan(options.level)
         self._clock = TickClock(self._tick_ended, self._phase_changed)
         self._cuda = CudaWatch(
@@ -118,7 +123,8 @@ class CaptureSession:
         self._host: tuple[Counter, ...] = (cpu_counter(),) if simulated is None else ()
         self._modes_below = 0 if simulated is None else simulated.dispatch_modes
         self._modules: dict[int, int] = {}
-        self._roots: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
+        self._roots: weakref.WeakKeyDictionary[torch.nn.Module, int] = weakref.WeakKeyDictionary()
+        """Root modules and how many parameters each had when they were last learnt."""
         self._optimizers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
         self._stepped: set[int] = set()
         """Optimizers, by `id`, that have stepped in this tick."""
@@ -260,6 +266,7 @@ class CaptureSession:
             self._tracker.mode.__exit__(None, None, None)
             self._mode_on = False
             self._modules.clear()
+            self._census.kept_graphs.forget()
 
     def _phase_changed(self, phase: Phase) -> None:
         self._tracker.phase = phase
@@ -346,17 +353,22 @@ class CaptureSession:
         else:
             clock.enter(Phase.OTHER)
 
-    def backward_begins(self) -> None:
+    def backward_begins(self, outputs: Any, *, keep: bool, create: bool) -> None:
         if self._running and not self.busy:
-            self._guard(self._backward_begins)
+            self._guard(lambda: self._backward_begins(outputs, keep, create))
         self.busy += 1
 
-    def _backward_begins(self) -> None:
+    def _backward_begins(self, outputs: Any, keep: bool, create: bool) -> None:
         if self._finds_roles:
             frame = self._code.innermost(sys._getframe(1))
             line = None if frame is None else self._code.location(frame)
             self._tracker.backward_line = line
             self._cuda.backward_begins(line)
+            if self._mode_on:
+                started_from = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+                self._census.kept_graphs.backward_begins(
+                    started_from, keep=keep, create=create, line=line, tick=self._clock.index
+                )
         self._clock.flags |= ticks.BACKWARD
         self._clock.enter(Phase.BACKWARD)
 
@@ -416,9 +428,10 @@ class CaptureSession:
 
     def _learn_module(self, root: torch.nn.Module) -> None:
         """Learn paths, parameters and buffers of a root module the first time it is watched."""
-        if id(root) in self._modules and root in self._roots:
+        count = sum(1 for _ in root.parameters())
+        if id(root) in self._modules and self._roots.get(root) == count:
             return
-        self._roots.add(root)
+        self._roots[root] = count
         for path, module in root.named_modules():
             self._modules[id(module)] = self._tracker.module(ModuleRef(path, type(module).__name__))
         for name, parameter in root.named_parameters():
@@ -487,6 +500,7 @@ class CaptureSession:
         self._census.close_tick(tick.index)
         if not iteration_ended or self._first_loop_tick is None:
             return
+        self._census.kept_graphs.iteration_ended()
         if self._plan.census_due:
             census = self._census.take(
                 tick.index,
@@ -494,7 +508,7 @@ class CaptureSession:
                 iteration_tick=self._iteration_tick,
                 call=self._call,
             )
-            self._plan.suspect(census is not None)
+            self._plan.suspect(census is not None and bool(census.roots or census.groups or census.populations))
             if census is not None:
                 self.writer.write_census(census)
         self._census.remember_graphs(tick.index)

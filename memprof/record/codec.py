@@ -8,14 +8,19 @@ from typing import Any
 
 from memprof.record.events import (
     Census,
+    CodeRegion,
+    ContextTensor,
     DeviceState,
+    GradientGraph,
     GraphRoot,
     HeldGroup,
     Holder,
+    KeptGraph,
     Location,
     ModuleRef,
     OutOfMemory,
     Phase,
+    Population,
     RunInfo,
 )
 
@@ -71,7 +76,24 @@ def load_census(text: str) -> Census:
             )
             for group in data["groups"]
         ),
+        # A recording of format 1 has none of the following.
+        regions=tuple(CodeRegion(**region) for region in data.get("regions", ())),
+        kept_graphs=tuple(
+            KeptGraph(**{**kept, **_tuples(kept, "storages", "ticks")}) for kept in data.get("kept_graphs", ())
+        ),
+        contexts=tuple(ContextTensor(**{**item, **_tuples(item, "storages")}) for item in data.get("contexts", ())),
+        gradients=_gradients(data.get("gradients")),
+        populations=tuple(Population(**item) for item in data.get("populations", ())),
     )
+
+
+def _tuples(data: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """The location of an event, and those of its lists that are tuples in memory."""
+    return {"location": _location(data["location"]), **{key: tuple(data[key]) for key in keys}}
+
+
+def _gradients(data: dict[str, Any] | None) -> GradientGraph | None:
+    return None if data is None else GradientGraph(**{**data, **_tuples(data, "storages")})
 
 
 def load_state(text: str) -> DeviceState:

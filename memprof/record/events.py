@@ -163,7 +163,8 @@ class Holder:
     """Who keeps something alive, in the user's words."""
 
     kind: str
-    """local | global | attribute | container | closure | hook | graph | cycle | generator | unknown."""
+    """local | global | attribute | closure | generator | hook | context | cache | queue | future | thread |
+    traceback | notebook | cycle | unknown."""
     text: str
     """One phrase: "list `history` in `train()` train.py:41"."""
     name: str = ""
@@ -178,6 +179,91 @@ class Holder:
     """The line that runs in the holding frame, or where the holding function is defined."""
     owner: str = ""
     """Function or class the holder belongs to: `train`, `Meter`."""
+    keyed_by: str = ""
+    """What the keys of a dictionary or cache are: `tensor`, `address` (`id(x)`, `data_ptr()`), `value`, or ''
+    where that was not looked at."""
+    hits: int | None = None
+    """How often a cache had what was asked for; None where it does not count."""
+
+
+@dataclass(frozen=True, slots=True)
+class CodeRegion:
+    """Lines of the user's code that torch calls back, whatever the loop looks like."""
+
+    kind: str
+    """`hook`, `context` (an autograd function), `dataset` or `collate`."""
+    text: str
+    """One phrase: "forward hook on `backbone.layer4`"."""
+    file: str
+    first_line: int
+    last_line: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeptGraph:
+    """What one line's backwards did with `retain_graph=True` or `create_graph=True`, since watching began."""
+
+    location: Location | None
+    create_graph: bool
+    calls: int
+    """Backwards that kept their graph and of which is known whether it was used again."""
+    used_again: int
+    """Those of them whose graph a later backward of the same or the next iteration went through."""
+    nodes: int
+    """Autograd nodes of the largest of these graphs, counted up to a limit."""
+    nbytes: int
+    """Bytes saved in the largest that were still there after its backward, parameters and their like left out."""
+    storages: tuple[int, ...]
+    """Ids of the storages behind `nbytes`."""
+    ticks: tuple[int, ...] = ()
+    """The ticks of the last of these backwards."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContextTensor:
+    """Tensors that autograd functions keep as attributes of `ctx` after their backward has run."""
+
+    function: str
+    """The class: `Square`."""
+    attribute: str
+    location: Location | None
+    """Where its forward begins."""
+    nbytes: int
+    storages: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GradientGraph:
+    """Gradients that have a graph of their own at the end of an iteration."""
+
+    parameters: int
+    """Parameters whose `.grad` has a `grad_fn`."""
+    nodes: int
+    nbytes: int
+    """Bytes their graphs save, parameters and their like left out."""
+    storages: tuple[int, ...]
+    location: Location | None
+    """The line that called backward with `create_graph=True`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """How much there is of something that should stay as large as it is."""
+
+    kind: str
+    """`optimizer` or `module`."""
+    name: str
+    """Its class."""
+    number: int
+    """Which of them, in order of appearance."""
+    groups: int
+    """Parameter groups of an optimizer, submodules of a module."""
+    parameters: int
+    states: int
+    """Parameters for which an optimizer keeps state, in its groups or not; 0 for a module."""
+    nbytes: int
+    """Bytes of the parameters and, of an optimizer, of its state."""
+    tick: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +293,8 @@ class GraphRoot:
     """Where the root module was called with it."""
     module: ModuleRef | None = None
     """The module that made it."""
+    parameter: int | None = None
+    """Storage of the parameter of the same shape that it is made from element by element, if it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +331,12 @@ class Census:
     """The tick at whose end graphs were last looked at: what links two iterations links it to this one."""
     note: str = ""
     """Why the census is incomplete, or ''."""
+    regions: tuple[CodeRegion, ...] = ()
+    kept_graphs: tuple[KeptGraph, ...] = ()
+    contexts: tuple[ContextTensor, ...] = ()
+    gradients: GradientGraph | None = None
+    populations: tuple[Population, ...] = ()
+    """Optimizers and root modules that have changed their size, before and after, each with its tick."""
 
 
 @dataclass(frozen=True, slots=True)

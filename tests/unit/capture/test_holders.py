@@ -166,8 +166,9 @@ def test_local_kept_by_a_traceback() -> None:
         kept.append(error)
     holder = ask(references[0])
     kept.clear()
-    assert (holder.kind, holder.name) == ("traceback", "batch")
-    assert "kept by an exception's traceback" in holder.text
+    assert (holder.kind, holder.name, holder.container) == ("traceback", "kept", "list")
+    assert "which keeps local `batch` of `" in holder.text
+    assert holder.text.endswith("through an exception's traceback")
 
 
 class Node:

@@ -10,15 +10,20 @@ from memprof.record.blocks import BlockAction, BlockState
 from memprof.record.events import (
     Birth,
     Census,
+    CodeRegion,
+    ContextTensor,
     Death,
     DeviceState,
+    GradientGraph,
     GraphRoot,
     HeldGroup,
     Holder,
+    KeptGraph,
     Location,
     ModuleRef,
     OutOfMemory,
     Phase,
+    Population,
     Role,
     RoleFact,
     RunInfo,
@@ -41,6 +46,8 @@ HOLDER = Holder(
     bounded=True,
     location=LINE,
     owner="train",
+    keyed_by="tensor",
+    hits=2,
 )
 RUN = RunInfo(
     script="/home/jürgen/训练.py",
@@ -101,6 +108,7 @@ CENSUS = Census(
             carried=True,
             call=FORWARD_LINE,
             module=MODULE,
+            parameter=1,
         ),
         GraphRoot(None, Holder("unknown", "?"), "MulBackward0", (), 1, 0, None, 1),
     ),
@@ -121,6 +129,11 @@ CENSUS = Census(
     ),
     since_tick=0,
     note="cut short",
+    regions=(CodeRegion("hook", "forward hook on `encoder`", LINE.file, 3, 5),),
+    kept_graphs=(KeptGraph(LINE, True, 4, 1, 17, 8, (0, 1), (0, 1)), KeptGraph(None, False, 3, 0, 9, 0, ())),
+    contexts=(ContextTensor("Square", "x", LINE, 4, (1,)), ContextTensor("Cube", "y", None, 4, ())),
+    gradients=GradientGraph(2, 30, 8, (0, 1), LINE),
+    populations=(Population("optimizer", "Adam", 0, 2, 4, 4, 64, 1),),
 )
 
 

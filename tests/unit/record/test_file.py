@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import sqlite3
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memprof import RecordingError, RecordingVersionError
-from memprof.record import schema
+from memprof.record import codec, schema
 from memprof.record.events import (
     Census,
     DeviceState,
@@ -96,6 +97,20 @@ def test_the_sample_recording_sets_every_field_to_something_else_than_its_defaul
             else item.default
         )
         assert getattr(samples[kind], item.name) != default, item.name
+
+
+def test_a_census_of_the_first_format_is_read() -> None:
+    new = ("regions", "kept_graphs", "contexts", "gradients", "populations")
+    data = json.loads(codec.dump(all_events.CENSUS))
+    for key in new:
+        del data[key]
+    for held in (*data["roots"], *data["groups"]):
+        del held["holder"]["keyed_by"], held["holder"]["hits"]
+        held.pop("parameter", None)
+    census = codec.load_census(json.dumps(data))
+    assert census.roots[0].parameter is None
+    assert census.roots[0].holder == dataclasses.replace(all_events.HOLDER, keyed_by="", hits=None)
+    assert [getattr(census, key) for key in new] == [(), (), (), None, ()]
 
 
 def test_finish_keeps_the_last_run_facts_and_leaves_no_log_beside_the_file(path: Path) -> None:

@@ -1,0 +1,236 @@
+"""Puts a holder into words: what it is, its name, whose it is, and how many tensors it has."""
+
+from __future__ import annotations
+
+import gc
+import types
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from memprof.record.events import Holder, Location
+
+CONTAINERS = (list, dict, tuple, set, frozenset, deque)
+_PASSAGE_MODULES = ("queue", "_queue", "concurrent.futures", "asyncio", "multiprocessing", "_asyncio")
+_MANY_ATTRIBUTES = 64
+_ADDRESS = 1 << 32
+"""Integers from here on are taken for addresses (`id(x)`, `data_ptr()`) where they are keys."""
+_MAX_SIZE = 100_000
+
+
+@dataclass(slots=True)
+class Trail:
+    """The way from a target up to the object the search stands at."""
+
+    target: int
+    """Which of the objects searched for."""
+    top: Any
+    chain: tuple[Any, ...] = ()
+    """Objects passed below `top`, the target first."""
+    steps: tuple[str, ...] = ()
+    """How each object of the chain is reached from the next one: `['loss']`, `.x`, ''."""
+    via: str = ""
+    """The dead frame passed on the way: "local `x` of `f()`", or ''."""
+
+
+# ---- reading objects -----------------------------------------------------------------------
+
+
+def is_passage(item: object) -> bool:
+    """Whether an object of a library only carries things: a queue, a future, a task."""
+    kind = type(item)
+    return kind.__module__.startswith(_PASSAGE_MODULES) and not isinstance(item, type)
+
+
+def is_plumbing(item: object) -> bool:
+    """Whether an object is of Python itself and says nothing to the user."""
+    return type(item).__module__ == "builtins" and type(item) is not object
+
+
+def key_of(mapping: dict[Any, Any], value: object) -> object | None:
+    """The key under which a dictionary has a value, or None."""
+    return next((key for key, item in list(mapping.items()) if item is value), None)
+
+
+def step_of(parent: object, child: object) -> str:
+    """How the child is written in terms of its parent."""
+    if isinstance(parent, dict):
+        key = key_of(parent, child)
+        return f"[{key!r}]" if isinstance(key, (str, int)) else ""
+    return ""
+
+
+def _is_context(item: object) -> bool:
+    return isinstance(item, torch.autograd.function.BackwardCFunction)
+
+
+def attribute_of(top: object, child: object, below: Trail) -> Holder | None:
+    """The attribute of an object under which it has the child, or None."""
+    if isinstance(top, (*CONTAINERS, types.CellType, torch.Tensor)) or is_plumbing(top) or is_passage(top):
+        return None
+    owner = type(top).__name__
+    kind = "attribute"
+    if _is_context(top):
+        kind, owner = "context", owner.removesuffix("Backward")
+    try:
+        attributes = object.__getattribute__(top, "__dict__")
+    except (AttributeError, TypeError):
+        attributes = {}
+    for name, value in list(attributes.items()):
+        if value is child:
+            return named(kind, str(name), below, owner=owner)
+    for name in getattr(type(top), "__slots__", ()) or ():
+        if getattr(top, name, None) is child:
+            return named(kind, str(name), below, owner=owner)
+    if child is attributes and isinstance(child, dict) and below.chain:
+        inner = Trail(below.target, below.chain[-1], below.chain[:-1], below.steps[:-1], below.via)
+        key = key_of(child, inner.top)
+        return None if key is None else named(kind, str(key), inner, owner=owner)
+    return None
+
+
+# ---- words -----------------------------------------------------------------------------------
+
+
+def named(
+    kind: str, name: str, trail: Trail, *, where: Location | None = None, owner: str = "", thread: str = ""
+) -> Holder:
+    """Describe the holder that a search has reached.
+
+    Args:
+        kind: See `Holder.kind`.
+        name: The variable or attribute, or the whole phrase for a hook.
+        trail: From the target up to the value of that name.
+        where: Line of the holding frame or function.
+        owner: Function, class or module it belongs to.
+        thread: Name of the thread whose variable it is, or ''.
+    """
+    path, container = name, trail.top if isinstance(trail.top, CONTAINERS) or is_passage(trail.top) else None
+    for item, step in zip(reversed(trail.chain), reversed(trail.steps), strict=True):
+        if not step.startswith("["):
+            break  # an entry of a list: the list is what the user knows
+        path += step
+        if isinstance(item, CONTAINERS):
+            container = item
+    type_name = type(container).__name__ if container is not None else ""
+    size = tensors_in(container) if container is not None else None
+    text = _text(kind, name, path, type_name, owner)
+    if thread:
+        kind, text = "thread", f"{text} of thread `{thread}`"
+    passages = [item for item in (*trail.chain, trail.top) if is_passage(item)]
+    if passages and kind != "hook":
+        futures = any("Future" in type(item).__name__ or "Task" in type(item).__name__ for item in passages)
+        kind = "future" if futures else "queue"
+    if trail.via:
+        kind, text = "traceback", f"{text}, which keeps {trail.via} through an exception's traceback"
+    elif size is not None and size > 1:
+        text += f", {size} tensors"
+    return Holder(
+        kind=kind,
+        text=text,
+        name=path,
+        container=type_name,
+        size=size,
+        bounded=_is_bounded(container),
+        location=where,
+        owner=owner,
+        keyed_by=_keys(container) if isinstance(container, dict) else "",
+    )
+
+
+def _text(kind: str, name: str, path: str, type_name: str, owner: str) -> str:
+    subject = f"{type_name} `{path}`" if type_name else f"`{path}`"
+    if kind == "hook":
+        return name
+    if kind == "context":
+        return f"`ctx.{path}` of autograd function `{owner}`"
+    if kind == "attribute":
+        return f"attribute `{path}` of `{owner}`" if not type_name else f"{subject}, attribute of `{owner}`"
+    if kind == "notebook":
+        return f"the notebook's output cache `{path}`"
+    if kind == "global":
+        text = subject if type_name else f"variable {subject}"
+        return text if owner == "__main__" else f"{text} of module `{owner}`"
+    if kind == "closure":
+        return f"{subject} in the closure of `{owner}()`"
+    if kind == "generator":
+        return f"{subject} in generator `{owner}()`"
+    return f"{subject if type_name else f'variable {subject}'} in `{owner}()`"
+
+
+def through_traceback(name: str, owner: str, below: Trail) -> str:
+    """Words for a variable of a function that has ended, for `Trail.via`."""
+    container = type(below.top).__name__ + " " if isinstance(below.top, CONTAINERS) else ""
+    return below.via or f"local {container}`{name}` of `{owner}()`"
+
+
+def cache_holder(wrapper: Any) -> Holder:
+    """Describe a `functools.lru_cache`."""
+    function, info = wrapper.__wrapped__, wrapper.cache_info()
+    code = getattr(function, "__code__", None)
+    where = None if code is None else Location(code.co_filename, code.co_firstlineno, function.__qualname__)
+    keys: list[object] = []
+    for item in gc.get_referents(wrapper):
+        keys.extend(item if isinstance(item, dict) else (item,))
+    by_tensor = any(isinstance(part, torch.Tensor) for key in keys if isinstance(key, tuple) for part in key)
+    return Holder(
+        kind="cache",
+        text=f"the cache of `{function.__qualname__}()`, {info.currsize} entries, {info.hits} hits",
+        name=function.__name__,
+        container="lru_cache",
+        size=info.currsize,
+        bounded=info.maxsize is not None,
+        location=where,
+        owner=function.__qualname__,
+        keyed_by="tensor" if by_tensor else "value",
+        hits=info.hits,
+    )
+
+
+def _is_bounded(container: object) -> bool:
+    if isinstance(container, deque):
+        return container.maxlen is not None
+    return isinstance(getattr(container, "maxsize", None), int) and getattr(container, "maxsize", 0) > 0
+
+
+def _keys(mapping: dict[Any, Any]) -> str:
+    """What a dictionary's keys are: `tensor`, `address`, or '' for anything else."""
+    keys = list(mapping)[:16]
+    parts = [part for key in keys for part in (key if isinstance(key, tuple) else (key,))]
+    if any(isinstance(part, torch.Tensor) for part in parts):
+        return "tensor"
+    if keys and all(isinstance(key, int) and key > _ADDRESS for key in keys):
+        return "address"
+    return ""
+
+
+def tensors_in(container: object) -> int:
+    """Tensors in a container, in the containers in it, and in the attributes of the objects in those."""
+    count = 0
+    stack, seen = [container], {id(container)}
+    while stack and len(seen) < _MAX_SIZE:
+        item = stack.pop()
+        inside = isinstance(item, CONTAINERS) or is_passage(item)
+        for child in gc.get_referents(item):
+            if isinstance(child, torch.Tensor):
+                count += 1
+            elif id(child) not in seen and (
+                isinstance(child, CONTAINERS) or is_passage(child) or (inside and _is_record(child))
+            ):
+                seen.add(id(child))
+                stack.append(child)
+    return count
+
+
+def _is_record(item: object) -> bool:
+    """Whether an object of a user's class is a handful of values, not a model or a program."""
+    if is_plumbing(item) or isinstance(item, (type, types.ModuleType, torch.nn.Module, torch.optim.Optimizer)):
+        return False
+    if not hasattr(type(item), "__dict__") or callable(item):
+        return False
+    try:
+        return len(object.__getattribute__(item, "__dict__")) <= _MANY_ATTRIBUTES
+    except (AttributeError, TypeError):
+        return bool(getattr(type(item), "__slots__", ()))

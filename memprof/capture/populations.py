@@ -1,0 +1,101 @@
+"""How many parameters optimizers and models have, and whether that number changes."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from memprof.record.events import Population
+
+_MAX_WATCHED = 16
+
+
+class Populations:
+    """Counts at every census what was counted at the last, and tells what has changed."""
+
+    def __init__(self) -> None:
+        self._numbers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self._last: dict[int, Population] = {}
+        self._told: set[int] = set()
+        self._next = 0
+
+    def take(
+        self, tick: int, optimizers: Iterable[torch.optim.Optimizer], modules: Iterable[torch.nn.Module]
+    ) -> tuple[Population, ...]:
+        """Count.
+
+        Args:
+            tick: The tick that ends.
+            optimizers: All that have stepped or were made.
+            modules: Root modules that were called.
+
+        Returns:
+            For everything whose size has changed, what it was before (unless that was told) and what it is.
+        """
+        result: list[Population] = []
+        watched: list[torch.optim.Optimizer | torch.nn.Module] = [*optimizers, *modules]
+        for item in watched[:_MAX_WATCHED]:
+            number = self._numbers.get(item)
+            if number is None:
+                number = self._numbers[item] = self._next
+                self._next += 1
+            now = _count(item, number, tick)
+            before = self._last.get(number)
+            self._last[number] = now
+            if before is None or _size(before) == _size(now):
+                continue
+            if number not in self._told:
+                self._told.add(number)
+                result.append(before)
+            result.append(now)
+        return tuple(result)
+
+
+def _size(item: Population) -> tuple[int, int, int]:
+    return item.groups, item.parameters, item.states
+
+
+def _count(item: torch.optim.Optimizer | torch.nn.Module, number: int, tick: int) -> Population:
+    return _of_module(item, number, tick) if isinstance(item, torch.nn.Module) else _of_optimizer(item, number, tick)
+
+
+def _of_optimizer(optimizer: torch.optim.Optimizer, number: int, tick: int) -> Population:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    nbytes = sum(map(_nbytes, parameters))
+    for state in list(optimizer.state.values()):
+        if isinstance(state, dict):
+            nbytes += sum(_nbytes(value) for value in state.values() if isinstance(value, torch.Tensor))
+    return Population(
+        kind="optimizer",
+        name=type(optimizer).__name__,
+        number=number,
+        groups=len(optimizer.param_groups),
+        parameters=len(parameters),
+        states=len(optimizer.state),
+        nbytes=nbytes,
+        tick=tick,
+    )
+
+
+def _of_module(module: torch.nn.Module, number: int, tick: int) -> Population:
+    parameters = list(module.parameters())
+    return Population(
+        kind="module",
+        name=type(module).__name__,
+        number=number,
+        groups=sum(1 for _ in module.modules()),
+        parameters=len(parameters),
+        states=0,
+        nbytes=sum(map(_nbytes, parameters)),
+        tick=tick,
+    )
+
+
+def _nbytes(tensor: torch.Tensor) -> int:
+    try:
+        return tensor.numel() * tensor.element_size()
+    except (RuntimeError, ValueError):  # a lazy parameter has no size yet
+        return 0
