@@ -223,5 +223,6 @@ def _wait(pid: int, timeout_s: float) -> str:
 
 
 if __name__ == "__main__":
-    with socket.socket(fileno=int(sys.argv[1])) as inherited:
+    # Nobody may be left to answer: a caller that has what it wanted does not wait for a zygote to start.
+    with socket.socket(fileno=int(sys.argv[1])) as inherited, contextlib.suppress(ConnectionError):
         serve(inherited)

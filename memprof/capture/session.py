@@ -379,7 +379,9 @@ class CaptureSession:
 
     def _backward_ends(self) -> None:
         if self._finds_roles:
-            for parameter in self._parameters():
+            for name, parameter in self._named_parameters():
+                # Again: lazy layers have made theirs by now, and assigning `.data` changes the storage.
+                self._tracker.found(parameter, Role.PARAMETER, name)
                 if parameter.grad is not None:
                     self._tracker.found(parameter.grad, Role.GRADIENT)
         self._clock.enter(Phase.OPTIMIZER if self._clock.in_optimizer else Phase.OTHER)
@@ -439,9 +441,9 @@ class CaptureSession:
         for name, buffer in root.named_buffers():
             self._tracker.found(buffer, Role.BUFFER, name)
 
-    def _parameters(self) -> Iterator[torch.nn.Parameter]:
+    def _named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         for root in list(self._roots):
-            yield from root.parameters()
+            yield from root.named_parameters()
 
     # ---- ticks -------------------------------------------------------------------------
 

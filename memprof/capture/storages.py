@@ -264,8 +264,8 @@ class StorageTracker:
         """Give a tensor's storage a role; book it first where nothing saw it made."""
         try:
             storage = tensor.untyped_storage()
-        except (RuntimeError, NotImplementedError):
-            return
+        except (RuntimeError, NotImplementedError, ValueError):
+            return  # no dense tensor, or a parameter of a lazy layer that has not seen its input yet
         key = storage._cdata
         live = self.live.get(key)
         if live is None:

@@ -46,7 +46,7 @@ class Result:
 
 def analyze(scripts: Sequence[Script], options: Namespace) -> Iterable[Result]:
     """`memprof analyze`."""
-    with Runner(jobs=options.jobs, device=options.device, level=options.level) as runner:
+    with Runner(jobs=min(options.jobs, len(scripts)), device=options.device, level=options.level) as runner:
         for script, run in zip(scripts, runner.map(runner.analyze, scripts), strict=True):
             yield as_result(script, run)
 

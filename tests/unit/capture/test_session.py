@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import memprof
+from memprof.model.memory import Category
 
 
 def plain() -> list[float]:
@@ -196,3 +197,26 @@ def test_a_forward_that_raises_is_a_training_iteration_cut_off() -> None:
     done, cut = ("train", True), ("train", False)
     assert rows[:6] == [done, done, cut, done, cut, done]
     assert [kind for kind, _ in rows[6:]] == ["evaluate", "evaluate"]
+
+
+def test_parameters_of_lazy_layers_are_known_once_they_are_made() -> None:
+    model = torch.nn.Sequential(torch.nn.LazyLinear(512), torch.nn.ReLU(), torch.nn.LazyLinear(1))
+    with memprof.Profiler(level="tensors") as prof:
+        for _ in range(3):
+            model(torch.randn(8, 64)).sum().backward()
+
+    names = {item.name for item in prof.diagnosis.model.storages.values() if item.category is Category.PARAMETER}
+    assert {"0.weight", "0.bias", "2.weight"} <= names
+    assert not [note for note in prof.diagnosis.model.run.notes if "problem of its own" in note]
+
+
+def test_parameter_whose_data_was_replaced_stays_a_parameter() -> None:
+    model = torch.nn.Linear(64, 512)
+    with memprof.Profiler(level="tensors") as prof:
+        for _ in range(4):
+            model(torch.randn(8, 64)).sum().backward()
+            model.weight.data = model.weight.data * 0.9
+
+    made = [item for item in prof.diagnosis.model.storages.values() if item.name == "weight"]
+    assert len(made) == 4
+    assert {item.category for item in made} == {Category.PARAMETER}
