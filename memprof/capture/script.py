@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from memprof._errors import UsageError
+from memprof.capture.overlay import overlaid_text, show_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +77,13 @@ def load_script(path: str, args: tuple[str, ...]) -> Program:
         if not file.is_file():
             raise UsageError(f"{path!r} is a folder without a __main__.py; name a script in it")
     try:
-        source = file.read_bytes()
+        text = overlaid_text(file)
+        source = file.read_bytes() if text is None else text
     except OSError as error:
         raise UsageError(f"cannot open script {path!r}: {error.strerror or error}") from error
     # Joined, not normalised, as `python` does it; Path would lose the "./" of "./train.py".
     name = os.path.join(os.getcwd(), path) if folder is None else str(file)
+    show_lines(name)
     code = _compile(source, name)
     spec = None
     if folder is not None:

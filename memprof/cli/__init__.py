@@ -14,6 +14,7 @@ from memprof._version import __version__
 COMMANDS = MappingProxyType(
     {
         "analyze": ("memprof.cli.analyze", "Run a script or module and say what eats its memory."),
+        "fix": ("memprof.cli.fix", "Edit what eats a script's memory, and try the edits."),
         "report": ("memprof.cli.report", "Show the diagnosis of a recording again."),
         "whatif": ("memprof.cli.whatif", "Replay a recording under other allocator settings or on another GPU."),
         "fit": ("memprof.cli.fit", "Find the largest batch with which a script fits a GPU, without one."),

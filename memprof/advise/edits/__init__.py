@@ -1,0 +1,72 @@
+"""Edits of the user's source that carry out a remedy, one module a family.
+
+`RECIPES` is the list of all: which remedy of which rules, and the function that makes the changes. Of several recipes
+for one remedy the first is tried first; the next ones are for where it does not work out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from memprof.advise.edits.arguments import drop_create_graph, drop_retain_graph, free_gradients
+from memprof.advise.edits.hidden_state import detach_other, detach_state
+from memprof.advise.edits.kept import store_detached, store_float, store_number, store_on_host
+from memprof.advise.edits.no_grad import without_autograd, without_autograd_in_eval
+from memprof.advise.edits.problem import Problem
+from memprof.advise.edits.release import delete_at_end_of_loop
+from memprof.advise.edits.source import Change, SourceFile
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a remedy is carried out.
+
+    Attributes:
+        slug: The remedy.
+        make: Makes the changes; () where the source has what the remedy asks for already.
+        codes: Rules it is for; () for all that have no recipe of their own for this remedy.
+        changes_results: Why the run computes other values afterwards, as it must; '' where it must not.
+    """
+
+    slug: str
+    make: Callable[[SourceFile, Problem], tuple[Change, ...]]
+    codes: tuple[str, ...] = ()
+    changes_results: str = ""
+
+
+_SHORTER = "gradients no longer flow from one iteration into those before it"
+
+RECIPES: tuple[Recipe, ...] = (
+    Recipe("item", store_number),
+    Recipe("item", store_float),
+    Recipe("detach", detach_state, ("MP104",), _SHORTER),
+    Recipe("detach", detach_other, ("MP104",), _SHORTER),
+    Recipe("truncate_bptt", detach_state, ("MP104",), _SHORTER),
+    Recipe("detach", store_detached),
+    Recipe("move_to_cpu", store_on_host),
+    Recipe("no_grad", without_autograd),
+    Recipe("no_grad", without_autograd_in_eval),
+    Recipe("del", delete_at_end_of_loop),
+    Recipe("remove_retain_graph", drop_retain_graph),
+    Recipe("remove_retain_graph", drop_create_graph, ("MP106",)),
+    Recipe("zero_grad", free_gradients),
+)
+
+
+def recipes_for(code: str, slug: str) -> tuple[Recipe, ...]:
+    """The recipes for a remedy of a rule, in the order to try them.
+
+    Args:
+        code: Code of the rule.
+        slug: The remedy.
+
+    Returns:
+        Those made for the rule; without any, those for all rules.
+    """
+    of_slug = [recipe for recipe in RECIPES if recipe.slug == slug]
+    own = tuple(recipe for recipe in of_slug if code in recipe.codes)
+    return own or tuple(recipe for recipe in of_slug if not recipe.codes)
+
+
+__all__ = ["RECIPES", "Recipe", "recipes_for"]

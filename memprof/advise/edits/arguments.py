@@ -1,0 +1,62 @@
+"""Arguments of calls taken out: `retain_graph=True`, `set_to_none=False`, and the like."""
+
+from __future__ import annotations
+
+import libcst as cst
+
+from memprof.advise.edits.problem import Problem
+from memprof.advise.edits.source import CannotEdit, Change, SourceFile
+
+
+def drop_retain_graph(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
+    """`loss.backward(retain_graph=True)` becomes `loss.backward()`."""
+    return _dropped(source, problem, "backward", "retain_graph")
+
+
+def drop_create_graph(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
+    """`loss.backward(create_graph=True)` becomes `loss.backward()`."""
+    return _dropped(source, problem, "backward", "create_graph")
+
+
+def free_gradients(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
+    """`zero_grad(set_to_none=False)` becomes `zero_grad(set_to_none=True)`."""
+    found = _arguments(source, problem, "zero_grad", "set_to_none")
+    return tuple(source.replaced(argument.value, "True") for _, argument in found)
+
+
+def without_argument(source: SourceFile, call: cst.Call, argument: cst.Arg) -> Change:
+    """Take an argument and its comma out of a call."""
+    index = list(call.args).index(argument)
+    start, end = source.span(argument)
+    if index:
+        start = source.span(call.args[index - 1].value)[1]
+        end = source.span(argument.value)[1]
+    elif len(call.args) > 1:
+        end = source.span(call.args[1])[0]
+    else:
+        end = source.span(argument.value)[1]
+        if isinstance(argument.comma, cst.Comma):
+            end += len(source.code(argument.comma).rstrip().encode("utf-8"))
+    return Change(start, end, "")
+
+
+def _dropped(source: SourceFile, problem: Problem, method: str, keyword: str) -> tuple[Change, ...]:
+    return tuple(
+        without_argument(source, call, argument) for call, argument in _arguments(source, problem, method, keyword)
+    )
+
+
+def _arguments(source: SourceFile, problem: Problem, method: str, keyword: str) -> list[tuple[cst.Call, cst.Arg]]:
+    """The calls of a method with a keyword, on the line of the problem; else in its function."""
+    statement = source.statement(problem.line)
+    for root in (statement, source.scope(statement)):
+        found = [
+            (call, argument)
+            for call in source.nodes(cst.Call, root)
+            if isinstance(call.func, cst.Attribute) and call.func.attr.value == method
+            for argument in call.args
+            if argument.keyword is not None and argument.keyword.value == keyword
+        ]
+        if found:
+            return found
+    raise CannotEdit(f"no call of `{method}` there has `{keyword}`")

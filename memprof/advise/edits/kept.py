@@ -1,0 +1,210 @@
+"""Values that are added up or stored: a number, a copy without history, or a copy on the host instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import libcst as cst
+
+from memprof.advise.edits.problem import Problem
+from memprof.advise.edits.source import CannotEdit, Change, SourceFile
+
+_STORE_FIRST = frozenset("append appendleft add put put_nowait push extend extendleft".split())
+_STORE_LAST = frozenset("insert setdefault".split())
+_LITERALS = (cst.Tuple, cst.List, cst.Set)
+_NUMBERS = (cst.Integer, cst.Float, cst.UnaryOperation)
+_COUNTS = frozenset("size numel len dim".split())
+
+
+def store_number(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
+    """`.item()`, or `float(...)` where the value comes in as an argument and may be a number already."""
+
+    def changed(value: cst.BaseExpression) -> tuple[Change, ...]:
+        function = source.function(value)
+        arguments = {item.name.value for item in source.nodes(cst.Param, function.params)} if function else set()
+        given = {name.value for name in source.nodes(cst.Name, value)} & arguments
+        return source.wrapped(value, "float(", ")") if given else source.suffixed(value, ".item()")
+
+    return _change(source, problem, changed)
+
+
+def store_float(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
+    """`float(...)`, which takes tensors and numbers alike."""
+    return _change(source, problem, lambda value: source.wrapped(value, "float(", ")"))
+
+
+def store_detached(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
+    """`.detach()` on what is stored; on the whole new value where a name is bound to a function of itself."""
+    return _change(source, problem, lambda value: source.suffixed(value, ".detach()"), whole=True)
+
+
+def store_on_host(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
+    """`.cpu()` on what is stored; of a model's state a dictionary of copies."""
+    suffix = ".detach().cpu()" if problem.graph else ".cpu()"
+
+    def changed(value: cst.BaseExpression) -> tuple[Change, ...]:
+        state = _state_dict(source, value)
+        if state is None:
+            return source.suffixed(value, suffix)
+        copies = f'{{name: value.detach().to("cpu", copy=True) for name, value in {state}.items()}}'
+        return (source.replaced(value, copies),)
+
+    return _change(source, problem, changed)
+
+
+def _change(
+    source: SourceFile,
+    problem: Problem,
+    changed: Callable[[cst.BaseExpression], tuple[Change, ...]],
+    *,
+    whole: bool = False,
+) -> tuple[Change, ...]:
+    values = list(stored_values(source, problem, whole=whole))
+    if not values:
+        raise CannotEdit("it is not clear which of the values stored there are meant")
+    return tuple(change for value in values for change in changed(value))
+
+
+def stored_values(source: SourceFile, problem: Problem, *, whole: bool = False) -> Iterator[cst.BaseExpression]:
+    """The expressions of a statement whose values stay alive.
+
+    Args:
+        source: The file.
+        problem: Says the line, and the names of the tensors if known.
+        whole: Of `x = x + y` give the sum, not `y`.
+
+    Raises:
+        CannotEdit: The statement stores nothing.
+    """
+    statement = source.statement(problem.line)
+    if not isinstance(statement, cst.SimpleStatementLine):
+        raise CannotEdit("the line is the head of a block and stores nothing itself")
+    kept = [value for small in statement.body for value in _kept(source, problem, small, whole)]
+    if not kept:
+        raise CannotEdit("the statement stores nothing that an edit could change")
+    for value in kept:
+        yield from _elements(source, problem, value)
+
+
+def _kept(
+    source: SourceFile, problem: Problem, small: cst.BaseSmallStatement, whole: bool
+) -> Iterator[cst.BaseExpression]:
+    if isinstance(small, cst.AugAssign):
+        yield _without_factor(source, small.value)
+    elif isinstance(small, (cst.Assign, cst.AnnAssign)) and small.value is not None:
+        targets = [item.target for item in small.targets] if isinstance(small, cst.Assign) else [small.target]
+        if any(isinstance(target, _LITERALS) for target in targets):
+            raise CannotEdit("the statement binds several names at once")
+        itself = {source.code(target) for target in targets}
+        terms = [] if whole else list(_other_terms(source, small.value, itself))
+        yield from [_without_factor(source, term) for term in terms] or [small.value]
+    elif isinstance(small, cst.Expr) and isinstance(small.value, cst.Call):
+        yield from _arguments(source, problem, small.value)
+
+
+def _other_terms(source: SourceFile, value: cst.BaseExpression, itself: set[str]) -> Iterator[cst.BaseExpression]:
+    """The terms of a sum that has the target itself as a term; nothing where the value is no such sum."""
+    terms: list[cst.BaseExpression] = []
+    stack = [value]
+    while stack:
+        term = stack.pop()
+        if isinstance(term, cst.BinaryOperation) and isinstance(term.operator, (cst.Add, cst.Subtract)):
+            stack += [term.left, term.right]
+        else:
+            terms.append(term)
+    others = [term for term in terms if source.code(term) not in itself]
+    if len(others) < len(terms):
+        yield from (term for term in others if not isinstance(term, _NUMBERS))
+
+
+def _without_factor(source: SourceFile, term: cst.BaseExpression) -> cst.BaseExpression:
+    """The tensor in `loss * 0.5`, `loss / len(loader)`, `loss * images.size(0)`; else the term."""
+    if isinstance(term, cst.BinaryOperation) and not term.lpar:
+        if isinstance(term.operator, (cst.Multiply, cst.Divide)) and _is_number(source, term.right):
+            return _without_factor(source, term.left)
+        if isinstance(term.operator, cst.Multiply) and _is_number(source, term.left):
+            return _without_factor(source, term.right)
+    return term
+
+
+def _is_number(source: SourceFile, node: cst.BaseExpression) -> bool:
+    if isinstance(node, _NUMBERS):
+        return True
+    if isinstance(node, cst.Call):
+        called = node.func.attr.value if isinstance(node.func, cst.Attribute) else source.code(node.func)
+        return called in _COUNTS
+    return False
+
+
+def _arguments(source: SourceFile, problem: Problem, call: cst.Call) -> Iterator[cst.BaseExpression]:
+    method = call.func.attr.value if isinstance(call.func, cst.Attribute) else ""
+    values = [argument.value for argument in call.args if not argument.star]
+    if method in _STORE_FIRST and values:
+        yield values[0]
+    elif method in _STORE_LAST and values:
+        yield values[-1]
+    elif len(values) == 1:
+        yield values[0]
+    else:
+        named = [value for value in values if _mentions(source, problem, value)]
+        if len(named) != 1:
+            raise CannotEdit("it is not clear which of the arguments is kept")
+        yield from named
+
+
+def _elements(source: SourceFile, problem: Problem, value: cst.BaseExpression) -> Iterator[cst.BaseExpression]:
+    """What to change in a value: the elements of a literal that hold the tensors, else the value."""
+    if isinstance(value, (*_LITERALS, cst.Dict)):
+        yield from _meant(source, problem, [item.value for item in value.elements])
+    elif isinstance(value, (cst.ListComp, cst.GeneratorExp, cst.SetComp)):
+        yield from _elements(source, problem, value.elt)
+    elif isinstance(value, cst.DictComp):
+        yield from _elements(source, problem, value.value)
+    elif isinstance(value, cst.Call) and _is_record(source, value):
+        yield from _meant(source, problem, [item.value for item in value.args])
+    elif isinstance(value, (cst.SimpleString, cst.Integer, cst.Float)) or source.code(value) in ("None", "True"):
+        raise CannotEdit("what is stored there is a constant")
+    elif isinstance(value, cst.Call) and source.code(value).endswith((".item()", ".detach()", ".cpu()")):
+        if source.code(value).endswith(".item()") or problem.slug != "move_to_cpu":
+            raise CannotEdit(f"`{source.code(value)}` has been detached already")
+        yield value
+    else:
+        yield value
+
+
+def _meant(source: SourceFile, problem: Problem, items: list[cst.BaseExpression]) -> Iterator[cst.BaseExpression]:
+    named = [item for item in items if _mentions(source, problem, item)]
+    if not named:
+        named = [item for item in items if isinstance(item, (cst.Call, *_LITERALS, cst.Dict))]
+        if len(named) != 1:
+            named = [] if len(items) != 1 else items
+    for item in named:
+        yield from _elements(source, problem, item)
+
+
+def _mentions(source: SourceFile, problem: Problem, node: cst.BaseExpression) -> bool:
+    """Whether an expression names the tensors, or is a call on the line that made them."""
+    if any(name.value in problem.made for name in source.nodes(cst.Name, node)):
+        return True
+    if problem.made_line is None or problem.made_line == problem.line:
+        return False
+    first, last = source.lines(node)
+    return first <= problem.made_line <= last
+
+
+def _is_record(source: SourceFile, call: cst.Call) -> bool:
+    """Whether a call makes an object of a class, by its name: `Record(loss=loss, step=step)`."""
+    name = call.func.attr.value if isinstance(call.func, cst.Attribute) else source.code(call.func)
+    return len(call.args) > 1 and name[:1].isupper()
+
+
+def _state_dict(source: SourceFile, value: cst.BaseExpression) -> str | None:
+    """`model.state_dict()` in `copy.deepcopy(model.state_dict())` or by itself."""
+    if not isinstance(value, cst.Call):
+        return None
+    name = value.func.attr.value if isinstance(value.func, cst.Attribute) else source.code(value.func)
+    if name == "state_dict":
+        return source.code(value)
+    if name in ("deepcopy", "copy", "dict", "OrderedDict") and len(value.args) == 1:
+        return _state_dict(source, value.args[0].value)
+    return None

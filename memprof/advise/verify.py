@@ -1,0 +1,421 @@
+"""Edits tried: a run with them, held against the run without.
+
+An edit counts as verified when the run with it ends as before, computes the same, and no longer has the finding. Edits
+that pass together are verified together; where a group fails it is halved until those that fail stand alone, and for
+these the next recipe is tried. Whatever is verified was part of one run with all that was verified before it.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from memprof.advise.edits.plan import Candidate, EditedFiles, candidates_of, edit
+from memprof.advise.edits.source import CannotEdit
+from memprof.detect.finding import Finding, Kind
+
+_PEAK_TOLERANCE = 0.02
+_PEAK_SLACK = 256 << 10
+"""Two runs of one script differ by this much in host memory that is none of tensors."""
+_ROUNDING = 1e-4
+"""Relative difference of printed figures that a sum in another precision, or another kernel, makes."""
+_MENDED_SHARE = 0.5
+"""A growth cut to this share or less is progress, if not the end of the matter."""
+_FIXABLE = (Kind.LEAK, Kind.WASTE, Kind.ERROR)
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_NUMBERS = re.compile(_NUMBER)
+_TENSOR = re.compile(rf"tensor\(({_NUMBER})(?:, (?:device|grad_fn|requires_grad|dtype)=(?:<[^>]*>|'[^']*'|[\w.]+))*\)")
+
+
+@dataclass(frozen=True, slots=True)
+class SeenFinding:
+    """A finding of a trial."""
+
+    code: str
+    kind: str
+    severity: str
+    file: str | None
+    line: int | None
+    bytes_per_iteration: float | None
+    bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One run of the script."""
+
+    exit_status: int
+    exception: str | None
+    losses: tuple[float, ...]
+    """Values that each backward started from."""
+    output: str
+    """What it printed."""
+    device: str | None
+    peak_bytes: int | None
+    peak_source: str | None
+    bytes_per_iteration: float | None
+    """Growth of allocated bytes over training iterations."""
+    growth_source: str | None
+    iteration_ns: int | None
+    """Median time of the iterations that were not watched storage by storage."""
+    iterations: int
+    findings: tuple[SeenFinding, ...]
+
+
+class Results(str, enum.Enum):
+    """How what a run computed compares with what it computed before."""
+
+    IDENTICAL = "identical"
+    ROUNDING = "equal but for rounding"
+    CHANGED_BY_DESIGN = "changed, as it must"
+    CHANGED = "changed"
+
+
+class Status(str, enum.Enum):
+    """What became of a finding."""
+
+    VERIFIED = "verified"
+    UNVERIFIED = "unverified"
+    REJECTED = "rejected"
+    NO_EDIT = "no edit"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An edit that was not offered, and why."""
+
+    slug: str
+    reason: str
+    tried: bool = False
+    """The script was run with it; otherwise it could not be made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one finding."""
+
+    finding: Finding
+    status: Status
+    candidate: Candidate | None = None
+    results: Results | None = None
+    note: str = ""
+    """What there is to say about a verified edit."""
+    attempts: tuple[Attempt, ...] = ()
+    alone: EditedFiles = field(default_factory=EditedFiles)
+    """The files with this edit only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """Findings with the edits that mend them."""
+
+    outcomes: tuple[Outcome, ...]
+    edited: EditedFiles
+    """With all edits that are offered."""
+    before: Trial | None = None
+    after: Trial | None = None
+    """The run with exactly the edits in `edited`."""
+    runs: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every finding that asks for a change of the source has an edit."""
+        return all(outcome.status in (Status.VERIFIED, Status.UNVERIFIED) for outcome in self.outcomes)
+
+
+def fixable(findings: Sequence[Finding], select: Sequence[str] = ()) -> list[Finding]:
+    """The findings to find edits for: leaks, waste and errors.
+
+    Args:
+        findings: Of a diagnosis.
+        select: Codes, or beginnings of codes; () for all.
+    """
+    return [
+        finding
+        for finding in findings
+        if finding.kind in _FIXABLE and (not select or finding.code.startswith(tuple(select)))
+    ]
+
+
+def unverified(findings: Sequence[Finding]) -> Fix:
+    """Edits made without a run to see what they do.
+
+    Args:
+        findings: What to mend.
+    """
+    chosen: list[Candidate] = []
+    outcomes: list[Outcome] = []
+    for finding in findings:
+        attempts: list[Attempt] = []
+        made = None
+        for candidate in candidates_of(finding):
+            made = _that_can_be_added(chosen, candidate, attempts)
+            if made is not None:
+                chosen.append(candidate)
+                break
+        status = Status.NO_EDIT if made is None else Status.UNVERIFIED
+        alone = _alone(made) if made is not None else EditedFiles()
+        outcomes.append(Outcome(finding, status, made, attempts=tuple(attempts), alone=alone))
+    return Fix(tuple(outcomes), edit(chosen))
+
+
+def _alone(candidate: Candidate) -> EditedFiles:
+    """An edit by itself; nothing where it can be made only after another one."""
+    try:
+        return edit([candidate])
+    except CannotEdit:
+        return EditedFiles()
+
+
+def _that_can_be_added(chosen: Sequence[Candidate], candidate: Candidate, attempts: list[Attempt]) -> Candidate | None:
+    try:
+        edit([*chosen, candidate])
+    except CannotEdit as error:
+        attempts.append(Attempt(candidate.remedy.slug, str(error)))
+        return None
+    return candidate
+
+
+class Verifier:
+    """Tries edits by running the script.
+
+    Args:
+        run: Runs the script with texts in place of files (path -> text), and says how it went.
+        before: The run without edits.
+    """
+
+    def __init__(self, run: Callable[[Mapping[str, bytes]], Trial], before: Trial) -> None:
+        self._run = run
+        self._before = before
+        self._reference = before
+        """What the next edits must compute the same as."""
+        self._again: Trial | None = None
+        self._accepted: list[Candidate] = []
+        self._after: Trial | None = None
+        self._results: dict[int, tuple[Results, str]] = {}
+        self._attempts: dict[int, list[Attempt]] = {}
+        self._runs = 1
+
+    def verify(self, findings: Sequence[Finding]) -> Fix:
+        """Find an edit for each finding that passes.
+
+        Args:
+            findings: What to mend.
+        """
+        queues: dict[int, list[Candidate]] = {}
+        for number, finding in enumerate(findings):
+            self._attempts[number] = []
+            queues[number] = list(candidates_of(finding))
+        same = [number for number in queues if not _changes_results(queues[number])]
+        other = [number for number in queues if number not in same]
+        self._settle(same, queues)
+        for number in other:
+            self._settle([number], queues)
+        outcomes = []
+        for number, finding in enumerate(findings):
+            accepted = next((item for item in self._accepted if item.finding is finding), None)
+            attempts = tuple(self._attempts[number])
+            if accepted is not None:
+                results, note = self._results[number]
+                alone = _alone(accepted)
+                outcomes.append(Outcome(finding, Status.VERIFIED, accepted, results, note, attempts, alone))
+            else:
+                status = Status.REJECTED if any(attempt.tried for attempt in attempts) else Status.NO_EDIT
+                outcomes.append(Outcome(finding, status, attempts=attempts))
+        return Fix(tuple(outcomes), edit(self._accepted), self._before, self._after, self._runs)
+
+    def _settle(self, numbers: Sequence[int], queues: dict[int, list[Candidate]]) -> None:
+        """Accept of some findings' edits those that pass, all at once if they do."""
+        group: dict[int, Candidate] = {}
+        for number in numbers:
+            while queues[number]:
+                candidate = queues[number][0]
+                made = _that_can_be_added([*self._accepted, *group.values()], candidate, self._attempts[number])
+                if made is not None:
+                    group[number] = candidate
+                    break
+                queues[number].pop(0)
+        if not group:
+            return
+        verdict = self._try(group)
+        if verdict is None:
+            return
+        if len(group) == 1:
+            ((number, candidate),) = group.items()
+            self._attempts[number].append(Attempt(candidate.remedy.slug, verdict, tried=True))
+            queues[number].pop(0)
+            self._settle([number], queues)
+            return
+        half = list(group)
+        self._settle(half[: len(half) // 2], queues)
+        self._settle(half[len(half) // 2 :], queues)
+
+    def _try(self, group: Mapping[int, Candidate]) -> str | None:
+        """Run with a group on top of what was accepted; accept it, or say why not."""
+        candidates = [*self._accepted, *group.values()]
+        edited = edit(candidates)
+        if not edited.files:
+            return "the source has it already"
+        if self._accepted and edited.texts == edit(self._accepted).texts:
+            after = self._after  # an edit accepted before does this one's work, too
+            assert after is not None
+        else:
+            self._runs += 1
+            after = self._run(edited.texts)
+        if after.exit_status != self._before.exit_status or after.exception != self._before.exception:
+            return f"the run fails: {after.exception or f'exit status {after.exit_status}'}"
+        design = next((item.recipe.changes_results for item in group.values() if item.recipe.changes_results), "")
+        results, note = self._compare(after)
+        if results is Results.CHANGED and not design:
+            return note
+        if design and results is not Results.IDENTICAL:
+            results, note = Results.CHANGED_BY_DESIGN, f"{design}: {note}" if note else design
+            if not all(map(math.isfinite, after.losses)) and all(map(math.isfinite, self._before.losses)):
+                return "losses are no longer finite"
+        notes = {}
+        for number, candidate in group.items():
+            left = _left_over(candidate, after, edited)
+            if left is not None and not left.startswith(_LESS):
+                return left
+            notes[number] = "; ".join(part for part in (note, left) if part)
+        grown = _peak_above(self._before, after)
+        if grown:
+            return grown
+        self._accepted = candidates
+        self._after = after
+        if design:
+            self._reference = after
+        for number in group:
+            self._results[number] = (results, notes[number])
+        return None
+
+    def _compare(self, after: Trial) -> tuple[Results, str]:
+        """Whether the run computes what it did; what a run of the same source changes by itself does not count."""
+        results, note = compare(self._reference, after)
+        if results is not Results.CHANGED or self._reference is not self._before:
+            return results, note
+        if self._again is None:
+            self._runs += 1
+            self._again = self._run({})
+        return compare(self._before, after, again=self._again)
+
+
+_LESS = "grows less, not no more: "
+
+
+def _changes_results(candidates: Sequence[Candidate]) -> bool:
+    return any(candidate.recipe.changes_results for candidate in candidates)
+
+
+# ---- verdicts --------------------------------------------------------------------------------
+
+
+def compare(before: Trial, after: Trial, *, again: Trial | None = None) -> tuple[Results, str]:
+    """Say whether two runs computed the same.
+
+    Args:
+        before: The run without edits.
+        after: The run with them.
+        again: A second run without edits, if there is one: what differs between it and the first is not compared.
+
+    Returns:
+        The verdict, and what differs.
+    """
+    fixed_losses = again is None or _same_losses(before.losses, again.losses)
+    if fixed_losses and not _same_losses(before.losses, after.losses):
+        return Results.CHANGED, _loss_difference(before.losses, after.losses)
+    moving = set() if again is None else _differing_lines(before.output, again.output)
+    lines = [row for row in _differing_lines(before.output, after.output) if row not in moving]
+    note = "" if fixed_losses else "losses differ from run to run by themselves and were not compared"
+    old, new = before.output.splitlines(), after.output.splitlines()
+    if len(old) != len(new) and (again is None or len(again.output.splitlines()) == len(old)):
+        return Results.CHANGED, f"it prints {len(new)} lines instead of {len(old)}"
+    real = [row for row in lines if row < min(len(old), len(new)) and not _only_rounded(old[row], new[row])]
+    if real:
+        return Results.CHANGED, f"it prints {new[real[0]].strip()!r} instead of {old[real[0]].strip()!r}"
+    return (Results.ROUNDING if lines else Results.IDENTICAL), note
+
+
+def _same_losses(old: Sequence[float], new: Sequence[float]) -> bool:
+    return len(old) == len(new) and all(
+        a == b or (math.isnan(a) and math.isnan(b)) for a, b in zip(old, new, strict=True)
+    )
+
+
+def _loss_difference(old: Sequence[float], new: Sequence[float]) -> str:
+    if len(old) != len(new):
+        return f"{len(new)} backwards instead of {len(old)}"
+    row = next(row for row, (a, b) in enumerate(zip(old, new, strict=True)) if a != b)
+    return f"losses differ from backward {row + 1} of {len(old)} on ({old[row]:.6g} before, {new[row]:.6g} with it)"
+
+
+def _differing_lines(old: str, new: str) -> set[int]:
+    return {row for row, (a, b) in enumerate(zip(old.splitlines(), new.splitlines(), strict=False)) if a != b}
+
+
+def _only_rounded(old: str, new: str) -> bool:
+    """Whether two lines say the same with figures that differ by rounding, or as a tensor and as a number."""
+    old, new = _TENSOR.sub(r"\1", old), _TENSOR.sub(r"\1", new)
+    if _NUMBERS.sub("#", old) != _NUMBERS.sub("#", new):
+        return False
+    pairs = zip(_NUMBERS.findall(old), _NUMBERS.findall(new), strict=True)
+    return all(_near(a, b) for a, b in pairs)
+
+
+def _near(old: str, new: str) -> bool:
+    """Equal up to rounding; of figures printed with few digits the last may differ by one."""
+    if old == new:
+        return True
+    digits = min(len(text.partition(".")[2].partition("e")[0]) for text in (old, new))
+    if not digits:
+        return float(old) == float(new)  # whole numbers are counts
+    return math.isclose(float(old), float(new), rel_tol=_ROUNDING, abs_tol=1.01 * 10.0**-digits if digits > 3 else 0)
+
+
+def _left_over(candidate: Candidate, after: Trial, edited: EditedFiles) -> str | None:
+    """What the run with an edit still has at the place of the finding."""
+    finding = candidate.finding
+    where = finding.location
+    assert where is not None
+    path = os.path.realpath(where.file)
+    same: list[SeenFinding] = []
+    for seen in after.findings:
+        if seen.file is None or seen.line is None or seen.kind not in (Kind.LEAK.value, Kind.WASTE.value):
+            continue
+        if os.path.realpath(seen.file) == path and edited.original_line(path, seen.line) == where.line:
+            same.append(seen)
+    if not same:
+        return None
+    growth = max((seen.bytes_per_iteration or 0.0 for seen in same), default=0.0)
+    codes = ", ".join(sorted({seen.code for seen in same}))
+    if finding.bytes_per_iteration and growth <= _MENDED_SHARE * finding.bytes_per_iteration:
+        return f"{_LESS}{codes} is left with {growth / finding.bytes_per_iteration:.0%} of the growth"
+    return f"it does not help: {codes} is still found there"
+
+
+def _peak_above(before: Trial, after: Trial) -> str | None:
+    if before.peak_bytes is None or after.peak_bytes is None or before.device != after.device:
+        return None
+    if after.peak_bytes <= before.peak_bytes * (1 + _PEAK_TOLERANCE) + _PEAK_SLACK:
+        return None
+    return f"the peak rises from {before.peak_bytes} to {after.peak_bytes} bytes"
+
+
+__all__ = [
+    "Attempt",
+    "Fix",
+    "Outcome",
+    "Results",
+    "SeenFinding",
+    "Status",
+    "Trial",
+    "Verifier",
+    "compare",
+    "fixable",
+    "unverified",
+]

@@ -1,0 +1,414 @@
+"""Each family of edits, on small sources."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from memprof.advise.edits import RECIPES, recipes_for
+from memprof.advise.edits.plan import EditError, candidates_of, edit
+from memprof.advise.edits.source import CannotEdit
+from memprof.detect.finding import REMEDY_SLUGS, Finding, Kind, RelatedLocation, Remedy, Severity
+from memprof.model.memory import Source
+from memprof.record.events import Location
+
+
+def finding(
+    file: Path,
+    line: int,
+    code: str,
+    slug: str,
+    *,
+    made: int | None = None,
+    holder: str = "",
+    text: str = "",
+) -> Finding:
+    related = () if made is None else (RelatedLocation("allocated", Location(str(file), made, "")),)
+    return Finding(
+        code=code,
+        name="",
+        kind=Kind.LEAK,
+        severity=Severity.WARNING,
+        location=Location(str(file), line, ""),
+        device="cpu",
+        bytes=None,
+        bytes_per_iteration=None,
+        source=Source.MEASURED,
+        message="",
+        holder=holder,
+        remedies=(Remedy(slug, text),),
+        related=related,
+    )
+
+
+def marked(text: str) -> tuple[str, int, int | None]:
+    """A source without its marks `#<` (the line of the finding) and `#>` (the line that made the tensors)."""
+    source = dedent(text)
+    lines = source.splitlines()
+    line = next(row for row, code in enumerate(lines, 1) if "#<" in code)
+    made = next((row for row, code in enumerate(lines, 1) if "#>" in code), None)
+    return source.replace("  #<", "").replace("  #>", ""), line, made
+
+
+def edited(
+    folder: Path, text: str, code: str, slug: str, *, recipe: int = 0, holder: str = "", remedy: str = ""
+) -> list[str]:
+    """The lines of the diff that are new or gone."""
+    source, line, made = marked(text)
+    file = folder / "train.py"
+    file.write_text(source, encoding="utf-8")
+    candidate = candidates_of(finding(file, line, code, slug, made=made, holder=holder, text=remedy))[recipe]
+    files = edit([candidate]).files
+    assert list(files) == [str(file.resolve())]
+    return [row for row in files[str(file.resolve())].diff("train.py")[2:] if row[0] in "+-"]
+
+
+def refusal(folder: Path, text: str, code: str, slug: str, **options: str) -> str:
+    with pytest.raises(CannotEdit) as caught:
+        edited(folder, text, code, slug, **options)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+# ---- values that are kept --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("total += loss", "total += loss.item()"),
+        ("self.total += loss * 0.5", "self.total += loss.item() * 0.5"),
+        ("total += loss / len(loader)", "total += loss.item() / len(loader)"),
+        ("total += loss * images.size(0)  # a sum", "total += loss.item() * images.size(0)  # a sum"),
+        ("total += a * b", "total += (a * b).item()"),
+        ("total += (a * b)", "total += (a * b).item()"),
+        ("total = total + loss", "total = total + loss.item()"),
+        ("total = loss + total", "total = loss.item() + total"),
+        ("ema = 0.9 * ema + 0.1 * loss", "ema = (0.9 * ema + 0.1 * loss).item()"),
+        ("m['mae'] += F.l1_loss(a, b)", "m['mae'] += F.l1_loss(a, b).item()"),
+        ("history.append(loss)", "history.append(loss.item())"),
+        ("history['loss'].append(-loss)", "history['loss'].append((-loss).item())"),
+        ("d.setdefault(key, []).append(loss)", "d.setdefault(key, []).append(loss.item())"),
+        ("d[key] = loss", "d[key] = loss.item()"),
+        ("x: float = loss", "x: float = loss.item()"),
+        ("history.append((step, loss))", "history.append((step, loss.item()))"),
+        ("history.append({'step': step, 'loss': loss})", "history.append({'step': step, 'loss': loss.item()})"),
+        ("history.append(Record(step, loss=loss))", "history.append(Record(step, loss=loss.item()))"),
+        ("history.insert(0, loss)", "history.insert(0, loss.item())"),
+        ("meter.update(loss, n)", "meter.update(loss.item(), n)"),
+    ],
+)
+def test_a_number_is_stored(tmp_path: Path, before: str, after: str) -> None:
+    assert edited(tmp_path, f"loss = f(x)  #>\n{before}  #<\n", "MP101", "item") == [f"-{before}", f"+{after}"]
+
+
+def test_what_comes_in_as_an_argument_may_be_a_number_already(tmp_path: Path) -> None:
+    text = """
+    class Meter:
+        def update(self, val, n=1):
+            self.sum += val * n  #<
+    """
+    assert edited(tmp_path, text, "MP101", "item")[1].strip("+ ") == "self.sum += float(val * n)"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("total += loss", "total += loss.detach()"),
+        ("w = d * w + (1 - d) * p", "w = (d * w + (1 - d) * p).detach()"),
+        ("features[name] = out", "features[name] = out.detach()"),
+        ("losses = [f(x) for x in xs]", "losses = [f(x).detach() for x in xs]"),
+        ("memory.append((obs, q, action))", "memory.append((obs, q.detach(), action))"),
+    ],
+)
+def test_a_copy_without_history_is_stored(tmp_path: Path, before: str, after: str) -> None:
+    assert edited(tmp_path, f"q = f(x)  #>\n{before}  #<\n", "MP102", "detach") == [f"-{before}", f"+{after}"]
+
+
+@pytest.mark.parametrize(
+    ("code", "before", "after"),
+    [
+        ("MP102", "outs.append(q)", "outs.append(q.detach().cpu())"),
+        ("MP103", "outs.append(q.detach())", "outs.append(q.detach().cpu())"),
+        (
+            "MP103",
+            "kept.append(copy.deepcopy(model.state_dict()))",
+            'kept.append({name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()})',
+        ),
+    ],
+)
+def test_a_copy_on_the_host_is_stored(tmp_path: Path, code: str, before: str, after: str) -> None:
+    assert edited(tmp_path, f"q = f(x)  #>\n{before}  #<\n", code, "move_to_cpu") == [f"-{before}", f"+{after}"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("a, b = f(x)", "several names"),
+        ("history.append(loss.item())", "detached already"),
+        ("history.append((a, b))", "not clear which"),
+        ("log(a, b)", "not clear which"),
+        ("history.append(1)", "a constant"),
+        ("return loss", "stores nothing"),
+        ("for x in history: pass", "head of a block"),
+    ],
+)
+def test_what_is_not_clear_is_left_alone(tmp_path: Path, statement: str, reason: str) -> None:
+    text = f"def f():\n    loss = g()  #>\n    {statement}  #<\n"
+    if statement.startswith("for"):
+        text = text.replace(": pass  #<", ":  #<\n        pass")
+    assert reason in refusal(tmp_path, text, "MP102", "item")
+
+
+def test_only_the_expression_changes_in_a_call_over_several_lines(tmp_path: Path) -> None:
+    text = """
+    loss = f()  #>
+    history.append(  #<
+        loss,   # the loss
+    )
+    """
+    assert edited(tmp_path, text, "MP102", "item") == ["-    loss,   # the loss", "+    loss.item(),   # the loss"]
+
+
+# ---- autograd off ----------------------------------------------------------------------------
+
+
+def test_a_function_that_only_evaluates_gets_a_decorator(tmp_path: Path) -> None:
+    text = """
+    import torch
+
+    class Trainer:
+        @staticmethod
+        def validate(model, loader):
+            for x in loader:
+                out = model(x)  #<
+    """
+    assert edited(tmp_path, text, "MP201", "no_grad") == ["+    @torch.no_grad()"]
+
+
+def test_a_loop_that_only_evaluates_goes_into_a_block(tmp_path: Path) -> None:
+    text = '''
+    import torch as t
+
+    for epoch in range(3):
+        for x in loader:
+            model(x).sum().backward()
+        # validation
+        for x in loader:
+            out = model(x)  #<
+
+            print("""
+    as it is""")
+    '''
+    assert edited(tmp_path, text, "MP201", "no_grad") == [
+        "-    for x in loader:",
+        "-        out = model(x)",
+        "+    with t.no_grad():",
+        "+        for x in loader:",
+        "+            out = model(x)",
+        '-        print("""',
+        '+            print("""',
+    ]
+
+
+def test_a_single_statement_beside_a_backward_goes_into_a_block(tmp_path: Path) -> None:
+    text = """
+    import torch
+
+    def step():
+        q = policy(obs)  #<
+        loss().backward()
+    """
+    assert edited(tmp_path, text, "MP201", "no_grad") == [
+        "-    q = policy(obs)",
+        "+    with torch.no_grad():",
+        "+        q = policy(obs)",
+    ]
+
+
+def test_a_function_for_both_asks_the_model(tmp_path: Path) -> None:
+    text = """
+    import torch
+
+    def run(model, loader):
+        out = model(x)  #<
+        return out
+    """
+    assert edited(tmp_path, text, "MP201", "no_grad", recipe=1)[1:] == [
+        "+    with torch.set_grad_enabled(model.training):",
+        "+        out = model(x)",
+    ]
+
+
+def test_torch_is_imported_where_it_is_not(tmp_path: Path) -> None:
+    text = '''
+    """A script."""
+    from __future__ import annotations
+
+    from torch import nn
+
+    def validate(model):
+        return model(1)  #<
+    '''
+    assert edited(tmp_path, text, "MP201", "no_grad") == ["+import torch", "+@torch.no_grad()"]
+
+
+def test_what_is_under_no_grad_needs_no_edit(tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    file.write_text("import torch\n@torch.no_grad()\ndef f(m):\n    return m(1)\n", encoding="utf-8")
+    assert not edit(candidates_of(finding(file, 4, "MP201", "no_grad"))[:1]).files
+
+
+# ---- hidden state ----------------------------------------------------------------------------
+
+RNN = """
+for x in loader:
+    out, hidden = rnn(x, hidden)  #<
+    loss = out.sum()
+    loss.backward(retain_graph=True)
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("holder", "line"),
+    [
+        ("variable `hidden` a.py:3", "hidden = hidden.detach()"),
+        ("tuple `hidden` a.py:3", "hidden = tuple(state.detach() for state in hidden)"),
+        ("variable `hidden[0]` a.py:3", "hidden = tuple(state.detach() for state in hidden)"),
+    ],
+)
+def test_a_state_is_cut_off_at_the_end_of_the_loop(tmp_path: Path, holder: str, line: str) -> None:
+    assert edited(tmp_path, RNN, "MP104", "detach", holder=holder) == [
+        "-    loss.backward(retain_graph=True)",
+        "+    loss.backward()",
+        f"+    {line}",
+    ]
+
+
+def test_without_a_backward_a_state_is_cut_off_after_the_call(tmp_path: Path) -> None:
+    text = """
+    class Stream:
+        def push(self, x):
+            out, self.hidden = self.model(x, self.hidden)  #<
+            return out
+    """
+    assert edited(tmp_path, text, "MP104", "detach") == ["+        self.hidden = self.hidden.detach()"]
+
+
+# ---- names deleted ---------------------------------------------------------------------------
+
+
+def test_names_are_deleted_at_the_end_of_the_loop(tmp_path: Path) -> None:
+    text = """
+    for x in loader:
+        with torch.no_grad():
+            out = model(x)  #<
+        print(out.mean())
+        # the end
+    print("done")
+    """
+    assert edited(tmp_path, text, "MP202", "del", remedy="`del out` at the end") == ["+    del out"]
+
+
+@pytest.mark.parametrize(
+    ("body", "after", "reason"),
+    [
+        ("out = model(x)  #<", "print(out)", "read outside"),
+        ("use(out)\n    out = model(x)  #<", "", "read outside"),
+        ("if x:\n        out = model(x)  #<", "", "not every turn"),
+        ("out = model(x)  #<\n    if x:\n        continue\n    use(out)", "", "`continue`"),
+        ("out = model(x)  #<\n    break", "", "a jump"),
+    ],
+)
+def test_names_that_are_needed_are_not_deleted(tmp_path: Path, body: str, after: str, reason: str) -> None:
+    text = f"out = None\nfor x in loader:\n    {body}\n{after}\n" if "use(out)\n    out" in body else ""
+    text = text or f"for x in loader:\n    {body}\n{after}\n"
+    assert reason in refusal(tmp_path, text, "MP202", "del", remedy="`del out` at the end")
+
+
+# ---- arguments -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("loss.backward(retain_graph=True)", "loss.backward()"),
+        ("loss.backward(g, retain_graph=True)", "loss.backward(g)"),
+        ("loss.backward(retain_graph=True, inputs=w)", "loss.backward(inputs=w)"),
+        ("loss.backward(g, retain_graph = True, inputs=w)", "loss.backward(g, inputs=w)"),
+    ],
+)
+def test_an_argument_is_taken_out_with_its_comma(tmp_path: Path, before: str, after: str) -> None:
+    assert edited(tmp_path, f"{before}  #<\n", "MP105", "remove_retain_graph") == [f"-{before}", f"+{after}"]
+
+
+def test_gradients_are_freed(tmp_path: Path) -> None:
+    assert edited(tmp_path, "opt.zero_grad(set_to_none=False)  #<\n", "MP207", "zero_grad") == [
+        "-opt.zero_grad(set_to_none=False)",
+        "+opt.zero_grad(set_to_none=True)",
+    ]
+
+
+# ---- files and lists -------------------------------------------------------------------------
+
+
+def test_every_recipe_is_for_a_remedy_that_exists() -> None:
+    assert {recipe.slug for recipe in RECIPES} <= REMEDY_SLUGS
+    assert all(recipe.changes_results for recipe in recipes_for("MP104", "detach"))
+    assert not any(recipe.changes_results for recipe in recipes_for("MP102", "detach"))
+
+
+def test_edits_of_one_file_are_made_one_after_another(tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    source = "import torch\nfor x in loader:\n    out = model(x)\n    total += loss(out)\n"
+    file.write_text(source, encoding="utf-8")
+    wanted = [
+        finding(file, 3, "MP201", "no_grad"),
+        finding(file, 4, "MP101", "item"),
+        finding(file, 3, "MP202", "del", text="`del out` now"),
+    ]
+    files = edit([candidates_of(item)[0] for item in wanted])
+    (result,) = files.files.values()
+    assert result.edited.text.decode() == (
+        "import torch\nwith torch.no_grad():\n    for x in loader:\n        out = model(x)\n"
+        "        total += loss(out).item()\n        del out\n"
+    )
+    assert files.original_line(str(file.resolve()), 5) == 4
+    assert files.original_line(str(file.resolve()), 6) is None
+
+
+@pytest.mark.parametrize(
+    ("raw", "line"),
+    [
+        (b"\xef\xbb\xbftotal += loss\r\n", 1),
+        (b"# -*- coding: latin-1 -*-\nname = '\xf6'\ntotal += loss\n", 3),
+        (b"total += loss", 1),
+    ],
+)
+def test_encoding_and_line_breaks_stay(tmp_path: Path, raw: bytes, line: int) -> None:
+    file = tmp_path / "train.py"
+    file.write_bytes(raw)
+    (text,) = edit(candidates_of(finding(file, line, "MP101", "item"))[:1]).texts.values()
+    assert text == raw.replace(b"loss", b"loss.item()")
+
+
+def test_installed_files_and_broken_files_are_refused(tmp_path: Path) -> None:
+    package = tmp_path / "site-packages" / "pkg.py"
+    package.parent.mkdir()
+    package.write_text("total += loss\n", encoding="utf-8")
+    with pytest.raises(EditError, match="belongs to an installed package"):
+        edit(candidates_of(finding(package, 1, "MP101", "item"))[:1])
+    broken = tmp_path / "broken.py"
+    broken.write_text("total +=\n", encoding="utf-8")
+    with pytest.raises(EditError, match="cannot be parsed"):
+        edit(candidates_of(finding(broken, 1, "MP101", "item"))[:1])
+    with pytest.raises(EditError, match="cannot be read"):
+        edit(candidates_of(finding(tmp_path / "gone.py", 1, "MP101", "item"))[:1])
+
+
+def test_a_finding_without_a_line_has_no_edit(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    assert candidates_of(replace(finding(tmp_path / "a.py", 1, "MP101", "item"), location=None)) == ()
