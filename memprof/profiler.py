@@ -192,6 +192,7 @@ class Profiler:
 
 def read_session(session: CaptureSession) -> Recording:
     """Open what a session has recorded, also when the disk failed and it lies in memory."""
+    session.flush()
     memory = session.writer.memory
     return open_recording(session.writer.path) if memory is None else Recording(memory, None)
 

@@ -1,21 +1,27 @@
-"""Level `blocks`: the CUDA caching allocator's own history, drained at every tick.
+"""Level `blocks`: the CUDA caching allocator's own history, written down tick by tick.
 
-torch keeps the history in a ring buffer in C++; a drain copies it out through a snapshot and clears it.
-Nothing is allocated on the device and no tensor is touched.
+torch keeps the history in a ring buffer in C++; a drain copies it out through a snapshot and clears it. A snapshot
+costs a good deal however little it holds, so drains are rare, and the events of each are dealt out to their ticks
+by counting. Nothing is allocated on the device and no tensor is touched.
 """
 
 from __future__ import annotations
 
+import gc
 import inspect
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
+from memprof.capture.block_trace import COLUMN, FRAMELESS, TickEnd, TracePacker, counted, places_in_ticks
+from memprof.capture.counters import AllocatorStats
 from memprof.capture.frames import UserCode
-from memprof.record.blocks import BlockAction, BlockState
+from memprof.record.blocks import BlockState, IntArray
 from memprof.record.events import Location
 from memprof.record.schema import NONE
 from memprof.record.writer import RecordingWriter
@@ -23,14 +29,19 @@ from memprof.record.writer import RecordingWriter
 MAX_ENTRIES = 400_000
 """Events a device's ring buffer holds between two drains."""
 
-_ACTIONS = {action.name.lower(): int(action) for action in BlockAction}
+DRAIN_OPERATIONS = 20_000
+"""Blocks allocated and freed since the last drain that make the next one due: a twentieth of what the buffer holds,
+and some milliseconds of work."""
+
+DRAIN_NS = 1_000_000_000
+"""Time since the last drain that makes the next one due: what a killed process loses of its history."""
+
 _STATES = {
     "inactive": int(BlockState.INACTIVE),
     "active_allocated": int(BlockState.ACTIVE_ALLOCATED),
     "active_awaiting_free": int(BlockState.ACTIVE_AWAITING_FREE),
     "active_pending_free": int(BlockState.ACTIVE_AWAITING_FREE),
 }
-_COUNTED = (_ACTIONS["alloc"], _ACTIONS["free_requested"])
 
 
 class AllocatorWatch:
@@ -40,7 +51,7 @@ class AllocatorWatch:
     leaves the history alone and says so.
 
     Args:
-        writer: Takes stacks and segments.
+        writer: Takes events, stacks and segments.
         code: Tells the user's lines from libraries.
         note: Takes a sentence about what could not be recorded.
         max_entries: Size of the ring buffer.
@@ -55,20 +66,27 @@ class AllocatorWatch:
         max_entries: int = MAX_ENTRIES,
     ) -> None:
         self._writer = writer
-        self._code = code
+        self._packer = TracePacker(writer, code)
         self._note = note
         self._max_entries = max_entries
         self.active = False
         """Every event since the last drain is in the history."""
         self.settings: dict[str, Any] = {}
         """`allocator_settings` when recording began."""
-        self.backward_line: Location | None = None
-        """The user's line that called backward last: where allocations without frames come from, for the
-        threads of the autograd engine have none."""
+        self._known_arguments: frozenset[str] = frozenset()
         self._original: Any = None
         self._wrapper: Any = None
+        self._ends: list[TickEnd] = []
+        """Ticks that ended since the last drain."""
         self._operations: dict[int, int] = {}
-        self._frames: dict[tuple[str, int, str], tuple[int, bool]] = {}
+        """CUDA ordinal -> operations at the last drain."""
+        self._drained_ns = time.perf_counter_ns()
+        self._overflowed = False
+        self._rest: dict[int, IntArray] = {}
+        """CUDA ordinal -> events of a tick that was running when the history was drained."""
+        self._backwards: list[tuple[int, int]] = [(0, NONE)]
+        """From when on allocations without frames come from which stack: that of the user's line that called
+        backward, for the threads of the autograd engine run no Python."""
 
     def begin(self, tick: int) -> None:
         """Start recording history, if nobody else does.
@@ -80,6 +98,7 @@ class AllocatorWatch:
         if enabled is not None and enabled():
             self._note("the script records CUDA memory history itself, so memprof leaves it alone: no allocator events")
             return
+        self._known_arguments = frozenset(inspect.signature(torch.cuda.memory._record_memory_history).parameters)
         self._intercept()
         self._enable()
         self.active = True
@@ -88,39 +107,90 @@ class AllocatorWatch:
         self._start_over(snapshot, tick)
         self._enable()
 
-    def drain(self, tick: int) -> array[int] | None:
-        """Take the events since the last drain.
+    def backward(self, line: Location | None) -> None:
+        """A backward begins, called by a line of the user; None where one ends."""
+        self._backwards.append((time.perf_counter_ns(), self._packer.stack_of_line(line)))
+
+    def tick_ended(self, tick: int, time_ns: int, devices: Iterable[AllocatorStats]) -> None:
+        """Remember where a tick ended.
 
         Args:
-            tick: The tick that ends.
+            tick: The tick.
+            time_ns: When it ended.
+            devices: Counters as they were then.
+        """
+        if self.active:
+            operations = {}
+            for device in devices:
+                blocks = device.latest["allocation"]["all"]
+                operations[device.index] = blocks["allocated"] + blocks["freed"]
+            self._ends.append(TickEnd(tick, time_ns, operations))
 
-        Returns:
-            Packed rows of `schema.BLOCK_COLUMNS`, or None where events were lost: then what the allocators
-            hold is written down again as the start of the next tick.
+    @property
+    def due(self) -> bool:
+        """Whether to drain the history now."""
+        if not self._ends:
+            return False
+        end = self._ends[-1]
+        if end.time_ns - self._drained_ns >= DRAIN_NS:
+            return True
+        return sum(end.operations.values()) - sum(self._operations.values()) >= DRAIN_OPERATIONS
+
+    def drain(self) -> None:
+        """Write down the events of the ticks that ended; these must be written.
+
+        Where events were lost, what the allocators hold is written down again, as the start of the next tick.
         """
         if not self.active:
-            return None
+            return
+        with _no_collection():
+            self._drain()
+
+    def _drain(self) -> None:
         snapshot = torch.cuda.memory._snapshot()
-        offset_ns = time.perf_counter_ns() - time.time_ns()
+        now_ns = time.perf_counter_ns()
+        offset_ns = now_ns - time.time_ns()
         self._enable()
-        rows = array("q")
+        self._packer.begin_snapshot()
+        ends, self._ends = self._ends, []
+        self._drained_ns = now_ns
+        parts: list[tuple[IntArray, IntArray]] = []
         complete = True
         for index, trace in enumerate(snapshot["device_traces"]):
-            counted = self._pack(rows, index, trace, offset_ns)
+            rows = self._packer.pack(index, trace, offset_ns)
             before, now = self._operations.get(index, 0), _operations(index)
             self._operations[index] = now
-            if counted != now - before:
+            if np.count_nonzero(counted(rows)) != now - before:
                 complete = False
-                if len(trace) >= self._max_entries:
+                if len(trace) >= self._max_entries and not self._overflowed:
+                    self._overflowed = True
                     self._note(
                         f"more than {self._max_entries:,} allocator events in one tick overflowed the history "
-                        f"(first in tick {tick}); call prof.step() more often"
+                        f"(first in tick {ends[-1].tick if ends else 0}); call prof.step() more often"
                     )
+            self._place_frameless(rows)
+            rest = self._rest.pop(index, None)
+            if rest is not None:
+                before -= int(np.count_nonzero(counted(rest)))
+                rows = np.concatenate((rest, rows))
+            if len(rows):
+                place = places_in_ticks(rows, index, before, ends)
+                self._rest[index] = rows[int(np.searchsorted(place, len(ends))) :]
+                parts.append((rows, place))
+        del self._backwards[:-1]
         if complete:
-            return rows
+            self._writer.write_blocks((end.tick, _rows_of(parts, place)) for place, end in enumerate(ends))
+            return
         self._note("some allocator events were lost; figures of those iterations come from the counters alone")
-        self._start_over(snapshot, tick + 1)
-        return None
+        self._rest.clear()
+        self._start_over(snapshot, ends[-1].tick + 1 if ends else 0)
+
+    def _place_frameless(self, rows: IntArray) -> None:
+        """Give allocations without frames the line that called backward, in place."""
+        stack = rows[:, COLUMN["stack"]]
+        frameless = np.flatnonzero(stack == FRAMELESS)
+        begins, stacks = np.array(self._backwards, np.int64).T
+        stack[frameless] = stacks[np.searchsorted(begins, rows[frameless, COLUMN["time_ns"]], side="right") - 1]
 
     def end(self) -> None:
         """Switch the history off, unless the user took it over."""
@@ -133,15 +203,21 @@ class AllocatorWatch:
 
     def _enable(self) -> None:
         """Record from now on, with an empty buffer."""
-        self._record(enabled="all", context="alloc", stacks="python", max_entries=self._max_entries, clear_history=True)
+        self._record(
+            enabled="all",
+            context="alloc",
+            stacks="python",
+            max_entries=self._max_entries,
+            clear_history=True,
+            skip_actions=["snapshot"],
+        )
 
     def _record(self, **arguments: Any) -> None:
         switch = torch.cuda.memory._record_memory_history
-        known = inspect.signature(switch).parameters
         enabled = arguments.pop("enabled")
         wrapped, torch._C._cuda_record_memory_history = torch._C._cuda_record_memory_history, self._original
         try:
-            switch(enabled, **{key: value for key, value in arguments.items() if key in known})
+            switch(enabled, **{key: value for key, value in arguments.items() if key in self._known_arguments})
         finally:
             torch._C._cuda_record_memory_history = wrapped
 
@@ -151,81 +227,33 @@ class AllocatorWatch:
 
         def switched(*args: Any, **kwargs: Any) -> Any:
             if self.active:
-                self.active = False
-                self._note("the script took over the CUDA memory history: no allocator events from there on")
-                self._enable()  # empties the buffer, so that the user finds none of our events in it
+                self._give_way()
             return original(*args, **kwargs)
 
         self._wrapper = torch._C._cuda_record_memory_history = switched
+
+    def _give_way(self) -> None:
+        """Keep what is known of the ticks that ended, and leave the history to the user."""
+        try:
+            self.drain()  # empties the buffer, so that the user finds none of our events in it
+        except Exception as error:  # the user's call goes on
+            self._note(f"the last allocator events could not be read ({type(error).__name__}: {error})")
+        self.active = False
+        self._note("the script took over the CUDA memory history: no allocator events from there on")
 
     def _release(self) -> None:
         if self._wrapper is not None and torch._C._cuda_record_memory_history is self._wrapper:
             torch._C._cuda_record_memory_history = self._original
         self._wrapper = None
 
-    # ---- packing -----------------------------------------------------------------------
-
-    def _pack(self, rows: array[int], index: int, trace: list[dict[str, Any]], offset_ns: int) -> int:
-        """Append the events of one device; returns how many the allocator counts as operations."""
-        device = self._writer.name_id(f"cuda:{index}")
-        counted = 0
-        stacks: dict[int, int] = {}
-        lines: dict[int, tuple[int, bool]] = {}
-        other = int(BlockAction.OTHER)
-        without = NONE
-        if self.backward_line is not None:
-            line = self._writer.location_id(self.backward_line)
-            without = self._writer.stack_id((line,), line)
-        for entry in trace:
-            action = _ACTIONS.get(entry["action"], other)
-            if action in _COUNTED:
-                counted += 1
-            frames = entry.get("frames")
-            stack = without if frames is not None else NONE  # None: a free, or an event of torch's own
-            if frames:
-                found = stacks.get(id(frames))
-                if found is None:
-                    found = stacks[id(frames)] = self._stack(frames, lines)
-                stack = found
-            rows.extend(
-                (
-                    device,
-                    action,
-                    entry.get("time_us", 0) * 1000 + offset_ns,
-                    entry.get("addr", NONE),
-                    entry["size"],
-                    entry["stream"],
-                    stack,
-                )
-            )
-        return counted
-
-    def _stack(self, frames: list[dict[str, Any]], lines: dict[int, tuple[int, bool]]) -> int:
-        """Id of a stack; `lines` remembers frame objects, which the stacks of one snapshot share."""
-        ids = []
-        user = NONE
-        for frame in frames:
-            line = lines.get(id(frame))
-            if line is None:
-                line = lines[id(frame)] = self._line(frame)
-            ids.append(line[0])
-            if user == NONE and line[1]:
-                user = line[0]
-        return self._writer.stack_id(tuple(ids), user)
-
-    def _line(self, frame: dict[str, Any]) -> tuple[int, bool]:
-        key = (frame["filename"], frame["line"], frame["name"])
-        found = self._frames.get(key)
-        if found is None:
-            found = self._frames[key] = (self._writer.location_id(Location(*key)), self._code.owns_file(key[0]))
-        return found
+    # ---- segments ----------------------------------------------------------------------
 
     def _start_over(self, snapshot: dict[str, Any], tick: int) -> None:
         """Write down what every device holds, as the state when a tick began."""
         rows = array("q")
         for index in range(len(snapshot["device_traces"])):
             self._operations[index] = _operations(index)
-        lines: dict[int, tuple[int, bool]] = {}
+        self._packer.begin_snapshot()
         for segment in snapshot["segments"]:
             device = self._writer.name_id(f"cuda:{segment['device']}")
             pool = segment.get("segment_pool_id", (0, 0))
@@ -246,13 +274,34 @@ class AllocatorWatch:
                         block["size"],
                         block.get("requested_size", block["size"]),
                         _STATES.get(block["state"], int(BlockState.INACTIVE)),
-                        self._stack(frames, lines) if frames else NONE,
+                        self._packer.stack(frames) if frames else NONE,
                     )
                 )
                 address += block["size"]
         self._writer.write_segments(tick, rows)
 
 
+def _rows_of(parts: list[tuple[IntArray, IntArray]], place: int) -> bytes:
+    """Packed rows of one tick, device after device."""
+    found = []
+    for rows, places in parts:
+        first, last = np.searchsorted(places, (place, place + 1))
+        found.append(rows[first:last].astype("<i8", copy=False).tobytes())
+    return b"".join(found)
+
+
 def _operations(index: int) -> int:
-    stats = torch.cuda.memory_stats(index)
-    return int(stats.get("allocation.all.allocated", 0) + stats.get("allocation.all.freed", 0))
+    blocks = torch._C._cuda_memoryStats(index)["allocation"]["all"]
+    return int(blocks["allocated"] + blocks["freed"])
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Hold the garbage collector off: the dictionaries of a snapshot would set it off again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -35,6 +35,36 @@ class Counter(NamedTuple):
     source: str
     """`caching allocator`, `glibc malloc` or `resident set size`."""
     read: Callable[[], Reading]
+    stats: AllocatorStats | None = None
+    """What a caching allocator said when it was last read."""
+
+
+class AllocatorStats:
+    """The counters of one device's caching allocator, as nested dictionaries: `stats["allocated_bytes"]["all"]`.
+
+    `torch.cuda.memory_stats` flattens them at several times the cost.
+
+    Args:
+        torch: The package.
+        index: CUDA ordinal.
+    """
+
+    def __init__(self, torch: Any, index: int) -> None:
+        self.index = index
+        self._ask: Callable[[int], dict[str, Any]] = torch._C._cuda_memoryStats
+        self.latest: dict[str, Any] = {}
+        """What was read last."""
+
+    def read(self) -> Reading:
+        """Ask the allocator."""
+        stats = self.latest = self._ask(self.index)
+        allocated, blocks = stats["allocated_bytes"]["all"], stats["allocation"]["all"]
+        return Reading(
+            allocated["current"],
+            stats["reserved_bytes"]["all"]["current"],
+            allocated["peak"],
+            blocks["allocated"] + blocks["freed"],
+        )
 
 
 class _Mallinfo2(ctypes.Structure):
@@ -80,38 +110,7 @@ def cuda_counters(torch: Any, known: Collection[str] = ()) -> list[Counter]:
     found = []
     for index in range(torch.cuda.device_count()):
         if f"cuda:{index}" not in known:
-            read = _allocator_reader(torch, index)
-            if read().reserved_bytes or index == torch.cuda.current_device():
-                found.append(Counter(f"cuda:{index}", ALLOCATOR, read))
+            stats = AllocatorStats(torch, index)
+            if stats.read().reserved_bytes or index == torch.cuda.current_device():
+                found.append(Counter(f"cuda:{index}", ALLOCATOR, stats.read, stats))
     return found
-
-
-def _allocator_reader(torch: Any, index: int) -> Callable[[], Reading]:
-    raw: Any = getattr(torch._C, "_cuda_memoryStats", None)
-
-    def fast() -> Reading:
-        stats = raw(index)  # nested dictionaries; `torch.cuda.memory_stats` flattens them at ten times the cost
-        allocated, blocks = stats["allocated_bytes"]["all"], stats["allocation"]["all"]
-        return Reading(
-            allocated["current"],
-            stats["reserved_bytes"]["all"]["current"],
-            allocated["peak"],
-            blocks["allocated"] + blocks["freed"],
-        )
-
-    def public() -> Reading:
-        stats = torch.cuda.memory_stats(index)
-        return Reading(
-            stats.get("allocated_bytes.all.current", 0),
-            stats.get("reserved_bytes.all.current", 0),
-            stats.get("allocated_bytes.all.peak"),
-            stats.get("allocation.all.allocated", 0) + stats.get("allocation.all.freed", 0),
-        )
-
-    if raw is None:
-        return public
-    try:
-        fast()
-    except (KeyError, TypeError, RuntimeError):
-        return public
-    return fast

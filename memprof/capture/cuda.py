@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import weakref
-from array import array
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from memprof.capture.blocks import AllocatorWatch
 from memprof.capture.counters import Counter, cuda_counters
 from memprof.capture.device_state import DeviceStates
 from memprof.capture.frames import UserCode
-from memprof.record.events import DeviceState, Location, Phase, RunInfo
+from memprof.record.events import DeviceState, Location, Phase, RunInfo, Tick, TickFlag
 from memprof.record.writer import RecordingWriter
 
 if TYPE_CHECKING:
@@ -104,30 +103,36 @@ class CudaWatch:
         """Every allocator event of the running tick is being recorded."""
         return self._history is not None and self._history.active
 
-    def backward_begins(self, line: Location | None) -> None:
-        """Remember the user's line that calls backward."""
-        if self._history is not None:
-            self._history.backward_line = line
+    def backward(self, line: Location | None) -> None:
+        """A backward begins, called by a line of the user; None where one ends."""
+        if self.records_blocks:
+            assert self._history is not None
+            self._history.backward(line)
 
-    def tick_ended(self, tick: int, *, last: bool) -> tuple[array[int] | None, list[DeviceState]]:
-        """Allocator events of a tick and the state of devices at its end.
-
-        Args:
-            tick: The tick.
-            last: No tick follows.
-        """
+    def tick_ended(self, tick: Tick) -> list[DeviceState]:
+        """The state of devices at the end of a tick."""
         if not self.awake:
             if not (torch.cuda.is_available() and torch.cuda.is_initialized()):
-                return None, []
+                return []
             self._wake()
         known = len(self.counters)
         if known < torch.cuda.device_count():
             self._look()
         if len(self.counters) > known:
             self._clock.sample(ends=True)  # so that the tick in which a device came into use knows of it
-        blocks = None if self._history is None else self._history.drain(tick)
-        indices = tuple(int(counter.device.partition(":")[2]) for counter in self.counters)
-        return blocks, self._states.read(indices, tick, ask_driver=last)
+        devices = [counter.stats for counter in self.counters if counter.stats is not None]
+        if self._history is not None:
+            self._history.tick_ended(tick.index, tick.end_ns, devices)
+        return self._states.read(devices, tick.index, ask_driver=bool(tick.flags & TickFlag.FINAL))
+
+    def write_blocks(self, *, due: bool = False) -> None:
+        """Write down what the allocators did in the ticks written since the last time.
+
+        Args:
+            due: Only where it is time to.
+        """
+        if self._history is not None and (not due or self._history.due):
+            self._history.drain()
 
     def end(self) -> None:
         """Leave CUDA as it was."""

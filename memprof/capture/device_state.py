@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import perf_counter_ns
 from typing import Any
 
 import torch
 
+from memprof.capture.counters import AllocatorStats
 from memprof.capture.gpus import DeviceWatch
 from memprof.record.events import DeviceState
 
@@ -31,22 +32,22 @@ class DeviceStates:
         self._rare: dict[int, tuple[Any, ...]] = {}
         self._watches: dict[int, DeviceWatch] = {}
 
-    def read(self, indices: tuple[int, ...], tick: int, *, ask_driver: bool = False) -> list[DeviceState]:
+    def read(self, devices: Iterable[AllocatorStats], tick: int, *, ask_driver: bool = False) -> list[DeviceState]:
         """States of devices at the end of a tick.
 
         Args:
-            indices: CUDA device ordinals.
+            devices: Their counters, read when the tick ended.
             tick: The tick.
             ask_driver: Ask the driver and NVML however short ago they were asked.
 
         Returns:
             At most one state a device.
         """
-        return [state for index in indices if (state := self._one(index, tick, ask_driver)) is not None]
+        return [state for device in devices if (state := self._one(device, tick, ask_driver)) is not None]
 
-    def _one(self, index: int, tick: int, ask_driver: bool) -> DeviceState | None:
+    def _one(self, device: AllocatorStats, tick: int, ask_driver: bool) -> DeviceState | None:
         now = perf_counter_ns()
-        stats = torch.cuda.memory_stats(index)
+        index, stats = device.index, device.latest
         rare = tuple(stats.get(key) for key in ("num_alloc_retries", "num_ooms", "num_device_alloc", "num_device_free"))
         due = ask_driver or index not in self._asked_ns or now - self._asked_ns[index] >= _DRIVER_EVERY_NS
         if not (due or self._every_tick or rare != self._rare.get(index)):
@@ -62,12 +63,12 @@ class DeviceStates:
             device=f"cuda:{index}",
             tick=tick,
             time_ns=now,
-            allocated_bytes=stats.get("allocated_bytes.all.current", 0),
-            active_bytes=stats.get("active_bytes.all.current", 0),
-            requested_bytes=stats.get("requested_bytes.all.current", 0),
-            reserved_bytes=stats.get("reserved_bytes.all.current", 0),
-            inactive_split_bytes=stats.get("inactive_split_bytes.all.current", 0),
-            private_pool_bytes=private_pool_bytes(index),
+            allocated_bytes=stats["allocated_bytes"]["all"]["current"],
+            active_bytes=stats["active_bytes"]["all"]["current"],
+            requested_bytes=_current(stats.get("requested_bytes", 0)),
+            reserved_bytes=stats["reserved_bytes"]["all"]["current"],
+            inactive_split_bytes=stats["inactive_split_bytes"]["all"]["current"],
+            private_pool_bytes=_private_pool_bytes(stats),
             alloc_retries=rare[0] or 0,
             ooms=rare[1] or 0,
             device_allocs=rare[2],
@@ -94,10 +95,9 @@ class DeviceStates:
         self._watches.clear()
 
 
-def private_pool_bytes(index: int) -> int | None:
+def _private_pool_bytes(stats: dict[str, Any]) -> int | None:
     """Bytes reserved by pools of CUDA graphs and `MemPool`s; None where torch does not tell (before 2.13)."""
-    raw: Any = getattr(torch._C, "_cuda_memoryStats", None)
-    pools = None if raw is None else raw(index).get("reserved_bytes_by_private_pools")
+    pools = stats.get("reserved_bytes_by_private_pools")
     if not isinstance(pools, dict):
         return None
     return sum(_current(value) for value in pools.values())

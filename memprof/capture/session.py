@@ -9,9 +9,8 @@ import sys
 import time
 import warnings
 import weakref
-from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +198,11 @@ class CaptureSession:
         """Add a sentence to the notes of the report, each once."""
         self._note(sentence)
 
+    def flush(self) -> None:
+        """Write down everything there is about the ticks that have ended."""
+        if self._running:
+            self._guard(self._cuda.write_blocks)
+
     @property
     def running(self) -> bool:
         """Whether the session is recording."""
@@ -341,7 +345,7 @@ class CaptureSession:
                     tensor.grad_fn.register_prehook(clock.consumer())
             if self._finds_roles:
                 self._tracker.found(tensor, Role.OUTPUT)
-        clock.sample(ends=True)
+        clock.forward_ended(on_device=bool(outputs) and outputs[0].is_cuda)
         live_bytes, allocated = self._forward_start
         own = sum(tensor.numel() * tensor.element_size() for tensor in outputs)
         if self._mode_on:
@@ -363,7 +367,7 @@ class CaptureSession:
             frame = self._code.innermost(sys._getframe(1))
             line = None if frame is None else self._code.location(frame)
             self._tracker.backward_line = line
-            self._cuda.backward_begins(line)
+            self._cuda.backward(line)
             if self._mode_on:
                 started_from = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
                 self._census.kept_graphs.backward_begins(
@@ -384,6 +388,7 @@ class CaptureSession:
                 self._tracker.found(parameter, Role.PARAMETER, name)
                 if parameter.grad is not None:
                     self._tracker.found(parameter.grad, Role.GRADIENT)
+            self._cuda.backward(None)
         self._clock.enter(Phase.OPTIMIZER if self._clock.in_optimizer else Phase.OTHER)
 
     def optimizer_made(self, optimizer: torch.optim.Optimizer) -> None:
@@ -453,10 +458,10 @@ class CaptureSession:
         if self._mode_on:
             self._guard(lambda: self._take_census(tick, ended))
         births, deaths, roles = self._tracker.take_events()
-        blocks, states = self._cuda_ended(tick)
-        if blocks is not None:
-            tick = replace(tick, flags=tick.flags | TickFlag.BLOCKS)
-        self.writer.write_tick(tick, births, deaths, roles, samples=self._clock.samples, blocks=blocks, states=states)
+        states = self._cuda_ended(tick)
+        self.writer.write_tick(tick, births, deaths, roles, samples=self._clock.samples, states=states)
+        if self._cuda.awake:
+            self._guard(lambda: self._cuda.write_blocks(due=not tick.flags & TickFlag.FINAL))
         self._plan.tick_ended(tick, self._clock.allocated_bytes, iteration_ended=ended)
         self._tracker.begin_tick(tick.index + 1)
         self._watch(self._plan.watching and self._running)
@@ -471,16 +476,10 @@ class CaptureSession:
             if self.options.max_iterations is not None and self._iterations >= self.options.max_iterations:
                 self._stop_after = StopRun()
 
-    def _cuda_ended(self, tick: Tick) -> tuple[array[int] | None, list[DeviceState]]:
-        found: tuple[array[int] | None, list[DeviceState]] = (None, [])
-        if self.options.device == "cpu":
-            return found
-
-        def ended() -> None:
-            nonlocal found
-            found = self._cuda.tick_ended(tick.index, last=bool(tick.flags & ticks.FINAL))
-
-        self._guard(ended)
+    def _cuda_ended(self, tick: Tick) -> list[DeviceState]:
+        found: list[DeviceState] = []
+        if self.options.device != "cpu":
+            self._guard(lambda: found.extend(self._cuda.tick_ended(tick)))
         return found
 
     def _iteration_ended(self, tick: Tick) -> bool:

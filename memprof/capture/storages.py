@@ -271,8 +271,9 @@ class StorageTracker:
         if live is None:
             op_id = self._writer.name_id(op)
             live = self._book(storage, key, tensor, op_id, op, NONE, None, NONE, NONE)
-        if live is not None and not live.role & role:
-            live.role |= role
+        # As plain integers: this is done for each gradient and each state in each iteration.
+        if live is not None and not int.__and__(live.role, role):
+            live.role = int.__or__(live.role, role)
             self.roles.append(RoleFact(live.id, role, name))
 
     def found_existing(self, tensors: Iterable[torch.Tensor]) -> None:

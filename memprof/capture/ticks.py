@@ -31,6 +31,9 @@ FINAL = int(TickFlag.FINAL)
 INTERRUPTED = int(TickFlag.INTERRUPTED)
 """The flags as plain integers: between two ticks they are set and tested all the time."""
 
+_Reader = tuple[int, Callable[[], Reading]]
+"""Id of a device, and how its counter is read."""
+
 _COMPUTED = FORWARD | BACKWARD | OPTIMIZER_STEP
 
 
@@ -54,7 +57,12 @@ class TickClock:
         """The most it said since the tick began."""
         self.samples = array("q")
         """Packed rows of `schema.SAMPLE_COLUMNS` since the tick began."""
-        self._readers: tuple[tuple[int, Callable[[], Reading]], ...] = ()
+        self._readers: tuple[_Reader, ...] = ()
+        self._device_readers: tuple[_Reader, ...] = ()
+        self._inner_readers: tuple[_Reader, ...] = ()
+        """Those that are read between the boundaries of ticks."""
+        self._last: dict[int, tuple[int, int, int, int]] = {}
+        """Device -> what its counter said at the end of the last tick."""
         self.index = 0
         self.phase = Phase.OTHER
         self.flags = 0
@@ -147,7 +155,7 @@ class TickClock:
         self._close(tick)
         self.samples = array("q")
         self.highest_bytes = None
-        self._start_ns = self.sample(ends=False)
+        self._start_ns = self._sample_start()
 
     # ---- phases ------------------------------------------------------------------------
 
@@ -158,32 +166,63 @@ class TickClock:
         now = perf_counter_ns()
         before, self.phase = self.phase, phase
         self._phase_changed(phase)
-        for device, read in self._readers:
+        for device, read in self._inner_readers:
             values = self._noted(read())
             self.samples.extend((now, before, 1, device, *values, now, phase, 0, device, *values))
 
+    def forward_ended(self, *, on_device: bool) -> None:
+        """A root module returned; `on_device` says that what it returned lies on a device with a counter of its own.
+
+        The host's memory is then read at the boundaries of ticks only: glibc walks all that is free in its heap,
+        which takes long where a process is large.
+        """
+        self._inner_readers = self._device_readers if on_device else self._readers
+        self._sample(self._inner_readers, ends=True)
+
     def sample(self, *, ends: bool) -> int:
         """Read every counter; returns the time."""
+        return self._sample(self._readers, ends=ends)
+
+    def _sample(self, readers: tuple[_Reader, ...], *, ends: bool) -> int:
+        now = perf_counter_ns()
+        for device, read in readers:
+            values = self._last[device] = self._noted(read())
+            self.samples.extend((now, self.phase, ends, device, *values))
+        return now
+
+    def _sample_start(self) -> int:
+        """The sample that begins a tick. Closing the last one took host memory only: allocators are not asked again."""
         now = perf_counter_ns()
         for device, read in self._readers:
-            self.samples.extend((now, self.phase, ends, device, *self._noted(read())))
+            values = self._last.get(device)
+            if values is None or (values[1] == NONE and self._inner_readers is self._readers):
+                values = self._noted(read())
+            else:
+                self._remember(values[0])
+            self.samples.extend((now, self.phase, 0, device, *values))
         return now
 
     def read_from(self, counters: tuple[Counter, ...], device_id: Callable[[str], int]) -> None:
         """Set the counters; the first is the one that `allocated_bytes` follows."""
         self.counters = counters
         self._readers = tuple((device_id(counter.device), counter.read) for counter in counters)
+        devices = {device_id(counter.device) for counter in counters if counter.stats is not None}
+        self._device_readers = tuple(reader for reader in self._readers if reader[0] in devices)
+        self._inner_readers = self._readers
 
     def _noted(self, reading: Reading) -> tuple[int, int, int, int]:
         """A reading as packed columns, remembered where it is the first counter's."""
         allocated, reserved, peak, operations = reading
         if len(self._readers) == 1 or reserved is not None:
-            self.allocated_bytes = allocated
-            if self.highest_bytes is None or allocated > self.highest_bytes:
-                self.highest_bytes = allocated
+            self._remember(allocated)
         if reserved is None:
             return allocated, NONE, NONE, NONE
         return allocated, reserved, NONE if peak is None else peak, NONE if operations is None else operations
+
+    def _remember(self, allocated: int) -> None:
+        self.allocated_bytes = allocated
+        if self.highest_bytes is None or allocated > self.highest_bytes:
+            self.highest_bytes = allocated
 
     def consumer(self) -> Callable[[Any], None]:
         """A hook for a node of this tick's graph that reports its use to whichever tick is then running."""

@@ -21,6 +21,7 @@ from memprof.record.events import (
     RunInfo,
     Sample,
     Tick,
+    TickFlag,
 )
 
 _K = TypeVar("_K")
@@ -117,7 +118,6 @@ class RecordingWriter:
         roles: Iterable[RoleFact] = (),
         *,
         samples: array[int] | None = None,
-        blocks: array[int] | None = None,
         states: Iterable[DeviceState] = (),
     ) -> None:
         """Commit a finished tick with what happened to storages during it.
@@ -128,7 +128,6 @@ class RecordingWriter:
             deaths: Packed rows of `schema.DEATH_COLUMNS`.
             roles: Roles found since the last tick.
             samples: Packed rows of `schema.SAMPLE_COLUMNS` instead of `tick.samples`.
-            blocks: Packed rows of `schema.BLOCK_COLUMNS`.
             states: Devices at the end of the tick.
         """
         row = (
@@ -149,9 +148,23 @@ class RecordingWriter:
             packed = (births.tobytes() if births else b"", deaths.tobytes() if deaths else b"")
             statements.append(("INSERT INTO storages (births, deaths) VALUES (?, ?)", packed))
         statements.extend(("INSERT INTO role VALUES (?, ?, ?)", (f.storage, int(f.role), f.name)) for f in roles)
-        if blocks:
-            statements.append(("INSERT INTO blocks (tick, events) VALUES (?, ?)", (tick.index, blocks.tobytes())))
         statements.extend(("INSERT INTO device_state (data) VALUES (?)", (codec.dump(state),)) for state in states)
+        self._commit(statements)
+
+    def write_blocks(self, events: Iterable[tuple[int, bytes]]) -> None:
+        """Commit what the caching allocators did in finished ticks, and mark these as known to the last event.
+
+        Args:
+            events: Ticks that follow each other, written before, each with packed rows of `schema.BLOCK_COLUMNS`.
+        """
+        known = list(events)
+        if not known:
+            return
+        statements: list[tuple[str, tuple[object, ...]]] = [
+            ("INSERT INTO blocks (tick, events) VALUES (?, ?)", (tick, rows)) for tick, rows in known if rows
+        ]
+        flagged = (int(TickFlag.BLOCKS), known[0][0], known[-1][0])
+        statements.append(("UPDATE tick SET flags = flags | ? WHERE id BETWEEN ? AND ?", flagged))
         self._commit(statements)
 
     def write_segments(self, tick: int, segments: array[int]) -> None:

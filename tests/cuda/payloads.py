@@ -219,6 +219,51 @@ def overflow() -> dict[str, Any]:
     }
 
 
+def drained(iterations: int, drain_ns: int) -> dict[str, Any]:
+    """Train at level `blocks` with two backwards an iteration, counting snapshots."""
+    import memprof
+    from memprof.capture import blocks
+
+    blocks.DRAIN_NS = drain_ns
+    path = os.path.join(os.getcwd(), "run.memprof")
+    model = torch.nn.Linear(256, 256, device="cuda")
+    x = torch.ones(64, 256, device="cuda")
+    taken, rows = 0, []
+    snapshot = torch.cuda.memory._snapshot
+
+    def counting(*args: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        return snapshot(*args)
+
+    torch.cuda.memory._snapshot = counting
+    profiler = memprof.Profiler("blocks", output=path)
+    with profiler:
+        for _ in range(iterations):
+            model(x).sum().backward()
+            model(x).mean().backward()
+            rows.append(torch.cuda.memory_allocated())
+            profiler.step()
+        inside = taken
+    with memprof.open_recording(path) as recording:
+        log = recording.block_log()
+        assert log is not None
+        lines = {
+            line and line.line
+            for stack in set(log.events[:, 6].tolist())
+            if len(log.stacks.get(stack, ())) == 1 and (line := log.user_lines[stack])
+        }
+        flags = [bool(tick.flags & tick.flags.BLOCKS) for tick in recording.ticks]
+    model_of_run = memprof.diagnose(profiler.recording).model
+    return {
+        "snapshots": inside,
+        "ticks_with_blocks": flags,
+        "backward_lines": sorted(lines),
+        "rows": rows,
+        "allocated": [row.devices["cuda:0"].allocated_bytes_end for row in model_of_run.iterations[:iterations]],
+    }
+
+
 def nested(level: str) -> dict[str, Any]:
     """A profiler inside a profiler, and what is left installed afterwards."""
     import memprof

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+import memprof
+from memprof.record.events import TickFlag
 from tests.cuda import payloads
 
 
@@ -36,6 +38,56 @@ def test_an_overflowing_history_is_told_and_figures_stay_right(on_cuda: Callable
     found = on_cuda(payloads.overflow)
     assert found["allocated"] == found["rows"]
     assert any("overflowed" in note for note in found["notes"])
+
+
+def test_drains_of_the_history_are_rare_and_lose_nothing(on_cuda: Callable[..., Any]) -> None:
+    rare, often = (on_cuda(payloads.drained, iterations=12, drain_ns=drain_ns) for drain_ns in (1 << 62, 0))
+    assert rare["snapshots"] == 1  # what the devices held when recording began
+    assert often["snapshots"] == 14  # and after the set-up and each iteration
+    for found in (rare, often):
+        assert found["ticks_with_blocks"] == [True] * 14
+        assert found["allocated"] == found["rows"]
+        source = Path(payloads.__file__).read_text().splitlines()
+        assert [source[line - 1].strip() for line in found["backward_lines"]] == [
+            "model(x).sum().backward()",
+            "model(x).mean().backward()",
+        ]
+
+
+KILLED = """
+import os, signal, torch
+from memprof.capture import blocks
+model = torch.nn.Linear(256, 256).cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+x = torch.ones(64, 256, device="cuda")
+for i in range(9):
+    blocks.DRAIN_NS = 0 if i < 5 else 1 << 62
+    model(x).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    print(torch.cuda.memory_allocated(), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_process_loses_the_events_since_the_last_drain_and_no_iteration(
+    run_cli_on_cuda: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "train.py").write_text(KILLED)
+    done = run_cli_on_cuda(["analyze", "--level", "blocks", "train.py"], cwd=tmp_path)
+    assert done.returncode == -9, done.stderr
+    with memprof.open_recording(tmp_path / "train.memprof") as recording:
+        known = [bool(tick.flags & TickFlag.BLOCKS) for tick in recording.ticks]
+        log = recording.block_log()
+        assert log is not None
+        assert log.ticks.max() == sum(known) - 1
+        rows = memprof.diagnose(recording).model.iterations
+    assert known == [True] * 5 + [False] * (len(known) - 5)
+    trained = [row for row in rows if row.kind == "train"]
+    assert len(trained) == 8  # the ninth ends where the next begins
+    ends = [int(line) for line in done.stdout.split()[:8]]
+    assert [row.devices["cuda:0"].allocated_bytes_end for row in trained] == ends
+    assert {row.devices["cuda:0"].source.value for row in trained} == {"measured"}
 
 
 def test_nested_profilers_leave_nothing_behind(on_cuda: Callable[..., Any]) -> None:

@@ -72,7 +72,7 @@ TICKS = (
         index=1,
         start_ns=6,
         end_ns=1 << 62,
-        flags=TickFlag.FORWARD | TickFlag.BACKWARD | TickFlag.TRACKED | TickFlag.FINAL,
+        flags=TickFlag.FORWARD | TickFlag.BACKWARD | TickFlag.TRACKED | TickFlag.FINAL | TickFlag.BLOCKS,
         consumed=(0, 1),
         samples=(
             Sample(6, Phase.OTHER, False, "cuda:0", 0, 1 << 40, 0, 12),
@@ -194,8 +194,9 @@ def write_all(
         deaths = array("q", [value for death in DEATHS if death.tick == tick.index for value in death])
         roles = [role for role in ROLES if role.storage == tick.index]
         states = [state for state in STATES if state.tick == tick.index]
-        blocks = packed_blocks(writer) if tick.index == 1 else None
-        writer.write_tick(tick, births, deaths, roles, blocks=blocks, states=states)
+        writer.write_tick(tick, births, deaths, roles, states=states)
+        if tick.index == 1:
+            writer.write_blocks([(tick.index, packed_blocks(writer).tobytes())])
     for oom in OOMS:
         writer.write_oom(oom)
     writer.write_census(CENSUS)

@@ -1,0 +1,168 @@
+"""Trace entries of the allocator's history as packed rows, and the ticks they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from memprof.capture.frames import UserCode
+from memprof.record.blocks import BlockAction, IntArray
+from memprof.record.events import Location
+from memprof.record.schema import BLOCK_COLUMNS, NONE
+from memprof.record.writer import RecordingWriter
+
+COLUMN = {name: place for place, name in enumerate(BLOCK_COLUMNS)}
+FRAMELESS = -2
+"""In the column `stack`: an allocation by a thread that runs no Python, as those of the autograd engine."""
+
+_ALLOC, _FREE_REQUESTED = int(BlockAction.ALLOC), int(BlockAction.FREE_REQUESTED)
+
+
+class _Actions(dict[str, int]):
+    def __missing__(self, name: str) -> int:
+        return int(BlockAction.OTHER)
+
+
+_ACTIONS = _Actions({action.name.lower(): int(action) for action in BlockAction})
+_action_of = itemgetter("action")
+
+
+class TickEnd(NamedTuple):
+    """Where a tick ended."""
+
+    tick: int
+    time_ns: int
+    operations: Mapping[int, int]
+    """CUDA ordinal -> blocks its allocator had allocated and freed by then, added up."""
+
+
+class TracePacker:
+    """Packs trace entries and their stacks.
+
+    Args:
+        writer: Takes stacks.
+        code: Tells the user's lines from libraries.
+    """
+
+    def __init__(self, writer: RecordingWriter, code: UserCode) -> None:
+        self._writer = writer
+        self._code = code
+        self._lines: dict[tuple[str, int, str], tuple[int, bool]] = {}
+        self._shared: dict[int, tuple[int, bool]] = {}
+        """`id` of a frame of the snapshot at hand -> its line; the stacks of one snapshot share their frames."""
+        self.user_lines: dict[int, int] = {}
+        """Id of a stack -> id of the user's innermost line in it, or `NONE`."""
+
+    def begin_snapshot(self) -> None:
+        """Forget the objects of the last snapshot, whose ids may come again."""
+        self._shared.clear()
+
+    def pack(self, index: int, trace: Sequence[Mapping[str, Any]], offset_ns: int) -> IntArray:
+        """The events of one device.
+
+        Args:
+            index: CUDA ordinal.
+            trace: Its entries.
+            offset_ns: What to add to unix time.
+
+        Returns:
+            Rows of `BLOCK_COLUMNS`, with `FRAMELESS` among the stacks.
+        """
+        rows = np.full((len(trace), len(BLOCK_COLUMNS)), NONE, np.int64)
+        if not len(trace):
+            return rows
+        rows[:, COLUMN["device"]] = self._writer.name_id(f"cuda:{index}")
+        rows[:, COLUMN["action"]] = [_ACTIONS[action] for action in map(_action_of, trace)]
+        rows[:, COLUMN["time_ns"]] = [entry.get("time_us", 0) for entry in trace]
+        rows[:, COLUMN["time_ns"]] *= 1000
+        rows[:, COLUMN["time_ns"]] += offset_ns
+        rows[:, COLUMN["address"]] = [entry.get("addr", NONE) for entry in trace]
+        rows[:, COLUMN["nbytes"]] = list(map(itemgetter("size"), trace))
+        rows[:, COLUMN["stream"]] = list(map(itemgetter("stream"), trace))
+        rows[:, COLUMN["stack"]] = self._stacks(trace)
+        return rows
+
+    def _stacks(self, trace: Sequence[Mapping[str, Any]]) -> list[int]:
+        known: dict[tuple[int, ...], int] = {}
+        stacks = []
+        for entry in trace:
+            frames = entry.get("frames")
+            if not frames:
+                stacks.append(NONE if frames is None else FRAMELESS)  # None: a free, or an event of torch's own
+                continue
+            key = tuple(map(id, frames))
+            stack = known.get(key)
+            if stack is None:
+                stack = known[key] = self.stack(frames)
+            stacks.append(stack)
+        return stacks
+
+    def stack(self, frames: Sequence[Mapping[str, Any]]) -> int:
+        """Id of a stack of the snapshot at hand."""
+        ids = []
+        user = NONE
+        for frame in frames:
+            line = self._shared.get(id(frame))
+            if line is None:
+                line = self._shared[id(frame)] = self._line(frame)
+            ids.append(line[0])
+            if user == NONE and line[1]:
+                user = line[0]
+        found = self._writer.stack_id(tuple(ids), user)
+        self.user_lines[found] = user
+        return found
+
+    def stack_of_line(self, line: Location | None) -> int:
+        """Id of a stack of one line of the user, or `NONE`."""
+        if line is None:
+            return NONE
+        location = self._writer.location_id(line)
+        found = self._writer.stack_id((location,), location)
+        self.user_lines[found] = location
+        return found
+
+    def _line(self, frame: Mapping[str, Any]) -> tuple[int, bool]:
+        key = (frame["filename"], frame["line"], frame["name"])
+        found = self._lines.get(key)
+        if found is None:
+            found = self._lines[key] = (self._writer.location_id(Location(*key)), self._code.owns_file(key[0]))
+        return found
+
+
+def counted(rows: IntArray) -> npt.NDArray[np.bool_]:
+    """Which events the allocator counts as operations: blocks allocated, blocks freed."""
+    action = rows[:, COLUMN["action"]]
+    found: npt.NDArray[np.bool_] = (action == _ALLOC) | (action == _FREE_REQUESTED)
+    return found
+
+
+def places_in_ticks(rows: IntArray, index: int, before: int, ends: Sequence[TickEnd]) -> IntArray:
+    """Find the tick of each event, exact by counting.
+
+    The clock decides only about events that are not counted, and for these only between the counted ones around.
+
+    Args:
+        rows: Events of one device in order.
+        index: Its CUDA ordinal.
+        before: Operations before the first event.
+        ends: Ticks in order.
+
+    Returns:
+        For each event the place of its tick in `ends`, or `len(ends)` for those after the last.
+    """
+    reached, latest = [], before
+    for end in ends:
+        latest = max(latest, end.operations.get(index, latest))
+        reached.append(latest)
+    is_counted = counted(rows)
+    passed = before + np.cumsum(is_counted)
+    marks = np.array(reached, np.int64)
+    place = np.searchsorted(marks, passed)
+    following = np.searchsorted(marks, passed + 1)
+    by_time = np.searchsorted(np.array([end.time_ns for end in ends], np.int64), rows[:, COLUMN["time_ns"]])
+    place = np.where(is_counted, place, np.clip(by_time, place, following))
+    return np.maximum.accumulate(place).astype(np.int64)

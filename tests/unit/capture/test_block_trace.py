@@ -1,0 +1,100 @@
+"""Trace entries as packed rows, and the ticks they belong to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from memprof.capture.block_trace import COLUMN, FRAMELESS, TickEnd, TracePacker, places_in_ticks
+from memprof.capture.frames import UserCode
+from memprof.record.blocks import BlockAction, IntArray
+from memprof.record.events import Location, RunInfo
+from memprof.record.schema import BLOCK_COLUMNS, NONE
+from memprof.record.writer import RecordingWriter
+
+ALLOC, REQUESTED, COMPLETED = BlockAction.ALLOC, BlockAction.FREE_REQUESTED, BlockAction.FREE_COMPLETED
+SEGMENT, UNMAPPED = BlockAction.SEGMENT_ALLOC, BlockAction.SEGMENT_UNMAP
+
+
+def rows(*events: tuple[BlockAction, int]) -> IntArray:
+    """Events of an action at a time."""
+    table = np.full((len(events), len(BLOCK_COLUMNS)), NONE, np.int64)
+    for row, (action, time_ns) in zip(table, events, strict=True):
+        row[COLUMN["action"]], row[COLUMN["time_ns"]] = action, time_ns
+    return table
+
+
+def places(table: IntArray, before: int, *ends: TickEnd) -> list[int]:
+    return [int(place) for place in places_in_ticks(table, 0, before, ends)]
+
+
+def test_counted_events_are_placed_by_their_number_whatever_the_clock_says() -> None:
+    table = rows((ALLOC, 900), (ALLOC, 901), (REQUESTED, 5), (ALLOC, 6), (ALLOC, 7))
+    assert places(table, 10, TickEnd(3, 100, {0: 12}), TickEnd(4, 200, {0: 14})) == [0, 0, 1, 1, 2]
+
+
+def test_others_are_placed_by_time_between_the_counted_ones_around() -> None:
+    table = rows((ALLOC, 10), (COMPLETED, 120), (UNMAPPED, 90), (SEGMENT, 130), (ALLOC, 131))
+    assert places(table, 0, TickEnd(0, 100, {0: 1}), TickEnd(1, 200, {0: 2})) == [0, 1, 1, 1, 1]
+    # Before the first tick's end by the clock, but after a block of the second tick.
+    late = rows((ALLOC, 10), (ALLOC, 110), (SEGMENT, 50), (ALLOC, 120))
+    assert places(late, 0, TickEnd(0, 100, {0: 1}), TickEnd(1, 200, {0: 3})) == [0, 1, 1, 1]
+
+
+def test_ticks_without_operations_and_devices_that_come_late() -> None:
+    table = rows((ALLOC, 250), (REQUESTED, 260))
+    ends = (TickEnd(0, 100, {}), TickEnd(1, 200, {0: 0}), TickEnd(2, 300, {0: 2}), TickEnd(3, 400, {0: 2}))
+    assert places(table, 0, *ends) == [2, 2]
+    assert places(table, 0) == [0, 0]  # no tick has ended
+    assert places(rows(), 0, *ends) == []
+
+
+@pytest.fixture
+def packer(tmp_path: Path) -> TracePacker:
+    return TracePacker(RecordingWriter(tmp_path / "run.memprof", RunInfo()), UserCode())
+
+
+def entry(action: str, frames: list[dict[str, Any]] | None = None, **values: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"action": action, "size": 512, "stream": 0, **values}
+    return found if frames is None else {**found, "frames": frames}
+
+
+def test_packed_entries(packer: TracePacker) -> None:
+    frame = {"filename": "train.py", "line": 3, "name": "step"}
+    library = {"filename": "<frozen x>", "line": 1, "name": "call"}
+    table = packer.pack(
+        1,
+        [
+            entry("alloc", [library, frame], addr=4096, time_us=7),
+            entry("alloc", [library, frame], addr=8192, time_us=8),
+            entry("alloc", [], addr=12288, time_us=9),
+            entry("free_requested", addr=4096, time_us=10),
+            entry("oom", [frame], device_free=5, time_us=11),
+            entry("a new action", addr=1, time_us=12),
+        ],
+        offset_ns=-1000,
+    )
+
+    def column(name: str) -> list[int]:
+        return [int(value) for value in table[:, COLUMN[name]]]
+
+    other = int(BlockAction.OTHER)
+    assert column("action") == [int(ALLOC), int(ALLOC), int(ALLOC), int(REQUESTED), int(BlockAction.OOM), other]
+    assert column("time_ns") == [6000, 7000, 8000, 9000, 10000, 11000]
+    assert column("address") == [4096, 8192, 12288, 4096, NONE, 1]
+    assert column("nbytes") == [512] * 6
+    first, second, third, *rest = column("stack")
+    assert first == second >= 0
+    assert third == FRAMELESS
+    assert rest[0] == rest[2] == NONE
+    assert rest[1] not in (first, NONE)
+    user_line = packer.stack_of_line(Location("train.py", 3, "step"))
+    assert packer.user_lines[first] == packer.user_lines[user_line] == packer.user_lines[rest[1]]
+
+
+def test_no_entries(packer: TracePacker) -> None:
+    assert packer.pack(0, [], 0).shape == (0, len(BLOCK_COLUMNS))
+    assert packer.stack_of_line(None) == NONE
