@@ -87,70 +87,110 @@ def _devices(log: BlockLog) -> set[str]:
 def _read_blocks(log: BlockLog, device: str, ticks: Sequence[Tick]) -> _Blocks:
     """Every block of a device from allocation to `free_requested`, when `memory_allocated` falls."""
     code = next(code for code, name in log.devices.items() if name == device)
-    rows = np.flatnonzero(log.events[:, _COLUMN["device"]] == code)
-    events = log.events[rows]
-    tick = log.ticks[rows]
-    action, address = events[:, _COLUMN["action"]], events[:, _COLUMN["address"]]
+    events, tick = log.events, log.ticks
+    rows = np.flatnonzero(events[:, _COLUMN["device"]] == code)
+    if len(rows) < len(events):
+        events, tick = events[rows], tick[rows]
     time_ns, phase = _placed(events, tick, device, ticks)
     starts = [(start_tick, table[table[:, _SEGMENT["device"]] == code]) for start_tick, table in log.starts]
     sizes = block_sizes(starts, events, tick, log.settings)
-    first: list[list[int]] = []  # address, nbytes, stack, existing, birth ns, tick, phase
-    deaths: list[tuple[int, int]] = []  # row of a block, event that frees it
-    live: dict[int, int] = {}
-    pending = list(starts)
-    beginning = {item.index: item.start_ns for item in ticks}
+    begun = _begun(starts, tick, ticks)
+    action, address = events[:, _COLUMN["action"]], events[:, _COLUMN["address"]]
+    seen = np.flatnonzero((action == _ALLOC) | (action == _FREED))
+    # What was there when watching began comes before the events of that tick.
+    where = np.concatenate((begun.address, address[seen]))
+    made = np.concatenate((np.ones(len(begun), np.bool_), action[seen] == _ALLOC))
+    existing = np.arange(len(where)) < len(begun)
+    order = np.argsort(np.concatenate((begun.before, seen)), kind="stable")
+    where, made, existing = where[order], made[order], existing[order]
+    born, by = pair_lifetimes(where, made, existing)
+    # Rows of `begun`, or else events.
+    source = np.concatenate((np.arange(len(begun)), seen))[order]
+    event, is_old = source[born], existing[born]
+    old, fresh = event[is_old], event[~is_old]
 
-    def begin(start_tick: int, table: IntArray) -> None:
-        for block in table[table[:, _SEGMENT["state"]] == BlockState.ACTIVE_ALLOCATED].tolist():
-            where = block[_SEGMENT["address"]]
-            if where not in live:
-                live[where] = len(first)
-                time = beginning.get(start_tick, 0)
-                size, stack = block[_SEGMENT["nbytes"]], block[_SEGMENT["stack"]]
-                first.append([where, size, stack, 1, time, start_tick, int(Phase.OTHER)])
+    def column(of_old: IntArray, of_event: IntArray) -> IntArray:
+        joined = np.empty(len(event), np.int64)
+        joined[is_old] = of_old[old]
+        joined[~is_old] = of_event[fresh]
+        return joined
 
-    wanted = np.flatnonzero((action == _ALLOC) | (action == _FREED))
-    columns = zip(
-        wanted.tolist(),
-        action[wanted].tolist(),
-        address[wanted].tolist(),
-        sizes[wanted].tolist(),
-        events[wanted, _COLUMN["stack"]].tolist(),
-        time_ns[wanted].tolist(),
-        tick[wanted].tolist(),
-        phase[wanted].tolist(),
-        strict=True,
-    )
-    for event, what, where, size, stack, time, event_tick, event_phase in columns:
-        while pending and pending[0][0] <= event_tick:
-            begin(*pending.pop(0))
-        if what == _ALLOC:
-            live[where] = len(first)
-            first.append([where, size, stack, 0, time, event_tick, event_phase])
-        elif where in live:
-            deaths.append((live.pop(where), event))
-    for start in pending:
-        begin(*start)
-    table = np.array(first, np.int64).reshape(-1, 7)
-    died = np.zeros(len(table), np.bool_)
-    death = np.zeros((3, len(table)), np.int64)
-    if deaths:
-        dead, by = np.array(deaths, np.int64).T
-        died[dead] = True
-        death[:, dead] = time_ns[by], tick[by], phase[by]
+    birth_ns = column(begun.time_ns, time_ns)
+    died = by >= 0
+    death = source[by[died]]
+    death_ns, death_tick, death_phase = (np.zeros(len(born), np.int64) for _ in range(3))
+    death_ns[died], death_tick[died], death_phase[died] = time_ns[death], tick[death], phase[death]
     return _Blocks(
-        address=table[:, 0],
-        nbytes=table[:, 1],
-        stack=table[:, 2],
-        existing=table[:, 3].astype(np.bool_),
-        birth_ns=table[:, 4],
-        birth_tick=table[:, 5],
-        birth_phase=table[:, 6],
+        address=where[born],
+        nbytes=column(begun.nbytes, sizes),
+        stack=column(begun.stack, events[:, _COLUMN["stack"]]),
+        existing=is_old,
+        birth_ns=birth_ns,
+        birth_tick=column(begun.tick, tick),
+        birth_phase=column(np.full(len(begun), int(Phase.OTHER), np.int64), phase),
         died=died,
-        death_ns=np.maximum(death[0], table[:, 4]),
-        death_tick=death[1],
-        death_phase=death[2],
+        death_ns=np.maximum(death_ns, birth_ns),
+        death_tick=death_tick,
+        death_phase=death_phase,
     )
+
+
+@dataclass(slots=True, eq=False)
+class _Begun:
+    """Blocks that were there when watching began, or began again."""
+
+    address: IntArray
+    nbytes: IntArray
+    stack: IntArray
+    tick: IntArray
+    time_ns: IntArray
+    before: IntArray
+    """The event they come before."""
+
+    def __len__(self) -> int:
+        return len(self.address)
+
+
+def _begun(starts: Sequence[tuple[int, IntArray]], tick: IntArray, ticks: Sequence[Tick]) -> _Begun:
+    """Blocks in use at each of the starts, in order."""
+    beginning = {item.index: item.start_ns for item in ticks}
+    parts = [np.zeros((0, 6), np.int64)]
+    for start_tick, table in starts:
+        used = table[table[:, _SEGMENT["state"]] == BlockState.ACTIVE_ALLOCATED]
+        first = int(np.searchsorted(tick, start_tick))
+        columns = [used[:, _SEGMENT[name]] for name in ("address", "nbytes", "stack")]
+        columns += [np.full(len(used), value, np.int64) for value in (start_tick, beginning.get(start_tick, 0), first)]
+        parts.append(np.stack(columns, axis=1))
+    return _Begun(*np.concatenate(parts).T)
+
+
+def pair_lifetimes(where: IntArray, made: BoolArray, existing: BoolArray) -> tuple[IntArray, IntArray]:
+    """Find what frees each block.
+
+    Args:
+        where: Address of each event, in order of time.
+        made: True where a block is allocated there, False where it is freed.
+        existing: Of those made, which are only found to be there; where one is known already, it stays the same block.
+
+    Returns:
+        Events that begin a block, in order; and the event that frees it, or -1.
+    """
+    order = np.argsort(where, kind="stable")
+    same = np.empty(len(where), np.bool_)
+    same[:1] = False
+    same[1:] = where[order[1:]] == where[order[:-1]]
+    in_use = np.zeros(len(where), np.bool_)
+    in_use[1:] = made[order[:-1]]
+    known = existing[order] & same & in_use
+    if known.any():
+        kept = np.sort(order[~known])
+        born, by = pair_lifetimes(where[kept], made[kept], np.zeros(len(kept), np.bool_))
+        return kept[born], np.where(by >= 0, kept[by], -1)
+    frees = np.flatnonzero(same & in_use & ~made[order])
+    freed_by = np.full(len(where), -1, np.int64)
+    freed_by[order[frees - 1]] = order[frees]
+    born = np.flatnonzero(made)
+    return born, freed_by[born]
 
 
 def _placed(events: IntArray, tick: IntArray, device: str, ticks: Sequence[Tick]) -> tuple[IntArray, IntArray]:
@@ -241,18 +281,18 @@ def _merge(
     seen = storage_of >= 0
     row = np.maximum(storage_of, 0)
     locations: Codes[Location | None] = Codes({value: code for code, value in enumerate(before.locations)})
-    lines = {stack: locations[line] for stack, line in log.user_lines.items()}
     nowhere = locations[None]
-    own_line = np.array([lines.get(stack, nowhere) for stack in blocks.stack.tolist()], np.int64)
+    line_of = np.full(max(log.user_lines, default=-1) + 2, nowhere, np.int64)  # the last is for stack -1
+    line_of[list(log.user_lines)] = [locations[line] for line in log.user_lines.values()]
+    own_line = line_of[np.where(blocks.stack < len(line_of) - 1, blocks.stack, -1)]
     dtypes, ops, modules = (_with(values) for values in (before.dtypes, before.ops, before.modules))
     devices = _with(before.devices)
     newest = max(int(lifetimes.id.max(initial=-1)), int(before.id.max(initial=-1)))
     fresh = newest + 1 + np.cumsum(~seen) - 1
 
     def taken(column: IntArray, otherwise: int | IntArray) -> IntArray:
-        if not len(column):
-            filled: IntArray = np.zeros(len(blocks), np.int64) + otherwise
-            return filled
+        if not len(column):  # nothing was watched: one value for all takes no memory
+            return np.broadcast_to(np.asarray(otherwise, np.int64), (len(blocks),))
         chosen: IntArray = np.where(seen, column[row], otherwise)
         return chosen
 
@@ -272,7 +312,7 @@ def _merge(
         death_phase=blocks.death_phase,
         role=taken(lifetimes.role, 0),
         dtype=taken(lifetimes.dtype, no_type),
-        device=np.full(len(blocks), devices[device], np.int64),
+        device=np.broadcast_to(np.int64(devices[device]), (len(blocks),)),
         op=np.where(blocks.existing, existing, taken(lifetimes.op, no_op)),
         location=np.where(location == nowhere, own_line, location),
         forward_location=taken(lifetimes.forward_location, nowhere),
@@ -310,11 +350,19 @@ def _selected(lifetimes: Lifetimes, keep: BoolArray) -> Lifetimes:
 
 def _concatenate(first: Lifetimes, parts: Sequence[Lifetimes]) -> Lifetimes:
     """All rows in order of birth. Codes agree: each part begins with the values of the one before."""
-    tables = [first, *parts]
-    columns = {name: np.concatenate([getattr(part, name) for part in tables]) for name in _PLAIN}
-    order = np.lexsort((columns["birth_ns"], columns["birth_tick"]))
-    last = tables[-1]
-    return _replaced(last, {name: column[order] for name, column in columns.items()})
+    tables = [table for table in (first, *parts) if len(table)]
+    last = [first, *parts][-1]
+    if not tables:
+        return last
+    columns: dict[str, IntArray] = {}
+    order = np.lexsort(
+        [np.concatenate([getattr(part, name) for part in tables]) for name in ("birth_ns", "birth_tick")]
+    )
+    if len(tables) == 1 and bool((order[1:] > order[:-1]).all()):
+        return _replaced(last, {name: getattr(tables[0], name) for name in _PLAIN})
+    for name in _PLAIN:
+        columns[name] = np.concatenate([getattr(part, name) for part in tables])[order]
+    return _replaced(last, columns)
 
 
 def _replaced(lifetimes: Lifetimes, columns: dict[str, Any]) -> Lifetimes:

@@ -45,6 +45,10 @@ def build(recording: RecordingView) -> MemoryModel:
     if log is not None:
         lifetimes = join_blocks(lifetimes, log, recording.ticks)
     schedule = read_schedule(recording.ticks, lifetimes, has_optimizer=run.has_optimizer)
+    accounts = read_accounts(recording.states, schedule)
+    stranded = stranded_lines(log, accounts)
+    has_blocks = log is not None
+    del log  # as large as all that is made from here on
     storages = _table(lifetimes, schedule)
     samples = read_samples(schedule)
     devices = _devices(run, samples, lifetimes)
@@ -55,7 +59,7 @@ def build(recording: RecordingView) -> MemoryModel:
         of_device = samples.get(device, no_samples())
         process_counter = counts_process(run, device)
         timeline = read_timeline(lifetimes, device)
-        of_this = schedule if log is None or device == "cpu" else with_blocks(schedule)
+        of_this = schedule if not has_blocks or device == "cpu" else with_blocks(schedule)
         levels = read_levels(of_this, timeline, of_device, process_counter=process_counter)
         by_device[device], candidates = device_iterations(
             schedule, slot_figures(of_this, levels), of_device, process_counter=process_counter
@@ -65,7 +69,6 @@ def build(recording: RecordingView) -> MemoryModel:
             peaks[device] = peak
         composition[device] = compose(of_this, levels, storages)
     iterations = join_devices(schedule, by_device)
-    accounts = read_accounts(recording.states, schedule)
     trends = {device: trend(iterations, device) for device in devices}
     model = MemoryModel(
         run=run,
@@ -78,7 +81,7 @@ def build(recording: RecordingView) -> MemoryModel:
         censuses=tuple(recording.censuses),
         devices=devices,
         accounts=accounts,
-        stranded=stranded_lines(log, accounts),
+        stranded=stranded,
         ooms=tuple(recording.ooms),
         snapshot=() if history is None else tuple(map(snapshot_totals, history.devices)),
     )

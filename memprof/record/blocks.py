@@ -84,7 +84,7 @@ IntArray = npt.NDArray[np.int64]
 class BlockEvents:
     """Trace entries of one device, oldest first, one array a column, all of equal length."""
 
-    action: npt.NDArray[np.int8]
+    action: npt.NDArray[np.integer]
     """Values of `BlockAction`."""
     time_ns: IntArray
     """Unix time; -1 where the trace has none."""
@@ -93,10 +93,12 @@ class BlockEvents:
     nbytes: IntArray
     """Requested bytes (not rounded) of blocks, driver bytes of segments, rounded request of an OOM."""
     stream: IntArray
-    stack: npt.NDArray[np.int32]
+    stack: npt.NDArray[np.integer]
     """Index into `AllocatorHistory.stacks`, -1 where no stack is known."""
     device_free: Mapping[int, int] = field(default_factory=dict)
     """Row of an OOM -> bytes the driver said were free."""
+    table: IntArray | None = None
+    """Shape (entries, `schema.BLOCK_COLUMNS`), where the columns are views of such; its devices are 0."""
 
     def __len__(self) -> int:
         """Number of entries."""

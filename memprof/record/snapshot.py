@@ -8,28 +8,24 @@ from __future__ import annotations
 
 import gc
 import os
-import pickle
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from memprof._errors import RecordingError
 from memprof.record.blocks import (
     DEFAULT_POOL,
     AllocatorHistory,
     Block,
-    BlockAction,
-    BlockEvents,
     BlockState,
     DeviceHistory,
     Segment,
 )
-from memprof.record.events import Location
+from memprof.record.plain_pickle import RefusedError
+from memprof.record.snapshot_unpickler import SnapshotUnpickler, UnreadError
+from memprof.record.trace import KnownStack, StackTable, Trace, integer
 
-_ACTIONS = {action.name.lower(): int(action) for action in BlockAction}
 _STATES = {
     "inactive": BlockState.INACTIVE,
     "active_allocated": BlockState.ACTIVE_ALLOCATED,
@@ -37,9 +33,7 @@ _STATES = {
     "active_pending_free": BlockState.ACTIVE_AWAITING_FREE,
 }
 _SMALL_BYTES = 1 << 20
-_LIMIT = 1 << 62
 _DAMAGE = (
-    pickle.UnpicklingError,
     EOFError,
     ValueError,
     LookupError,
@@ -50,20 +44,6 @@ _DAMAGE = (
     MemoryError,
     struct.error,
 )
-
-
-class _Refused(Exception):
-    """The pickle asks for something to be imported, called or looked up."""
-
-
-class _Unpickler(pickle.Unpickler):
-    """Builds dictionaries, lists, tuples, strings and numbers, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise _Refused(f"{module}.{name}")
-
-    def persistent_load(self, pid: Any) -> Any:  # noqa: ARG002 - the name is pickle's
-        raise _Refused("a persistent object")
 
 
 def is_snapshot(path: str | os.PathLike[str]) -> bool:
@@ -97,12 +77,10 @@ def read_snapshot(path: str | os.PathLike[str]) -> AllocatorHistory:
     """
     file = Path(path)
     collecting = gc.isenabled()
-    gc.disable()  # millions of dictionaries, none of them garbage: collecting takes most of the time
+    gc.disable()  # many dictionaries, none of them garbage: collecting would look through them again and again
     try:
-        with open(file, "rb") as stream:
-            data = _Unpickler(stream).load()
-        return _History(file).read(data)
-    except _Refused as refused:
+        return _load(file)
+    except RefusedError as refused:
         raise RecordingError(
             f"{file} was not opened: it asks for {refused}, and a memory snapshot needs no code; "
             "write it with torch.cuda.memory._dump_snapshot"
@@ -116,6 +94,17 @@ def read_snapshot(path: str | os.PathLike[str]) -> AllocatorHistory:
             gc.enable()
 
 
+def _load(file: Path) -> AllocatorHistory:
+    with open(file, "rb") as stream:
+        try:
+            stacks = StackTable()
+            return _History(stacks).read(SnapshotUnpickler(stream, stacks).load())
+        except UnreadError:  # rare, and slower
+            stacks = StackTable()
+            stream.seek(0)
+            return _History(stacks).read(SnapshotUnpickler(stream, stacks, quick=False).load())
+
+
 def _brief(error: BaseException) -> str:
     text = str(error).splitlines()[0][:200] if str(error) else ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -124,10 +113,8 @@ def _brief(error: BaseException) -> str:
 class _History:
     """Turns the loaded dictionaries into columns, letting go of each trace as it is read."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stacks: dict[tuple[Location, ...], int] = {}
-        self._frames: dict[tuple[str, int, str], Location] = {}
+    def __init__(self, stacks: StackTable) -> None:
+        self._stacks = stacks
 
     def read(self, data: Any) -> AllocatorHistory:
         if isinstance(data, list):  # memory_snapshot() alone: segments without traces
@@ -136,111 +123,92 @@ class _History:
             raise ValueError("it holds no segments")
         segments: dict[int, list[Segment]] = {}
         for raw in _list(data.get("segments")):
-            segments.setdefault(_integer(raw.get("device", 0), low=-1), []).append(self._segment(raw))
+            segments.setdefault(integer(raw.get("device", 0), low=-1), []).append(self._segment(raw))
         traces = _list(data.get("device_traces"))
         devices = []
-        for index in range(max([len(traces), *(number + 1 for number in segments)])):
-            trace = _list(traces[index]) if index < len(traces) else []
-            if trace or index in segments:
-                devices.append(self._device(f"cuda:{index}", segments.get(index, []), trace))
-                trace.clear()
+        for index in sorted({*range(len(traces)), *(number for number in segments if number >= 0)}):
+            trace = self._trace(traces[index] if index < len(traces) else None)
+            if len(trace) or index in segments:
+                devices.append(_device(f"cuda:{index}", segments.get(index, []), trace))
         host = [self._segment(raw) for raw in _list(data.get("host_segments"))]
-        host_trace = _list(data.get("host_traces"))
-        if host_trace and isinstance(host_trace[0], list):
-            host_trace = [entry for part in host_trace for entry in part]
-        if host or host_trace:
-            devices.append(self._device("host", host, host_trace))
+        host_trace = self._trace(data.get("host_traces"))
+        if host or len(host_trace):
+            devices.append(_device("host", host, host_trace))
         settings = data.get("allocator_settings", {})
         return AllocatorHistory(
             devices=tuple(devices),
-            stacks=tuple(self._stacks),
-            settings=settings if isinstance(settings, dict) else {},
+            stacks=self._stacks.stacks,
+            settings=_plain(settings) if isinstance(settings, dict) else {},
             annotations=tuple(
                 (f"cuda:{mark.get('device', 0)}", str(mark.get("name", "")), str(mark.get("stage", "")), time_ns)
                 for mark in _list(data.get("external_annotations"))
-                if (time_ns := _integer(mark.get("time_us", 0)) * 1000) >= 0
+                if (time_ns := integer(mark.get("time_us", 0)) * 1000) >= 0
             ),
         )
 
-    def _device(self, name: str, segments: list[Segment], trace: list[Any]) -> DeviceHistory:
-        return DeviceHistory(name, tuple(sorted(segments, key=lambda item: item.address)), self._events(trace))
+    def _trace(self, raw: Any) -> Trace:
+        """The trace of one device; that of the host may lie in a list of its own."""
+        if isinstance(raw, Trace):
+            return raw
+        parts = _list(raw)
+        if len(parts) == 1 and isinstance(parts[0], (Trace, list)):
+            return self._trace(parts[0])
+        trace = Trace(self._stacks)
+        for part in parts:
+            trace.extend(part if isinstance(part, list) else [part])
+        return trace
+
+    def _stack_of(self, frames: Any) -> int:
+        return frames.number if isinstance(frames, KnownStack) else self._stacks.number(frames)
 
     def _segment(self, raw: Mapping[str, Any]) -> Segment:
-        address = _integer(raw["address"])
-        nbytes = _integer(raw["total_size"])
+        address = integer(raw["address"])
+        nbytes = integer(raw["total_size"])
         blocks = []
         at = address
         for item in _list(raw.get("blocks")):
-            size = _integer(item["size"])
-            where = _integer(item.get("address", at))
-            requested, stack = size, self._stack(item.get("frames"))
+            size = integer(item["size"])
+            where = integer(item.get("address", at))
+            requested, stack = size, self._stack_of(item.get("frames"))
             history = item.get("history")
             if history:  # torch 2.0: the tenants of the block, the latest first
                 latest = history[0]
-                requested = _integer(latest.get("real_size", size))
-                stack = self._stack(latest.get("frames"))
+                requested = integer(latest.get("real_size", size))
+                stack = self._stack_of(latest.get("frames"))
             state = _STATES.get(item.get("state", "inactive"))
             if state is None:
                 raise ValueError(f"unknown block state {item.get('state')!r}")
             if where != at or where + size > address + nbytes:
                 raise ValueError(f"blocks do not tile the segment at {address:#x}")
-            blocks.append(Block(where, size, _integer(item.get("requested_size", requested)), state, stack))
+            blocks.append(Block(where, size, integer(item.get("requested_size", requested)), state, stack))
             at = where + size
         pool = tuple(raw.get("segment_pool_id", DEFAULT_POOL))
         kind = raw.get("segment_type")
         return Segment(
             address=address,
             nbytes=nbytes,
-            stream=_integer(raw.get("stream", 0)),
+            stream=integer(raw.get("stream", 0)),
             large=kind == "large" if kind is not None else any(block.nbytes > _SMALL_BYTES for block in blocks),
-            pool_id=(_integer(pool[0]), _integer(pool[1])),
+            pool_id=(integer(pool[0]), integer(pool[1])),
             expandable=bool(raw.get("is_expandable", False)),
             blocks=tuple(blocks),
-            stack=self._stack(raw.get("frames")),
+            stack=self._stack_of(raw.get("frames")),
         )
 
-    def _events(self, trace: list[Any]) -> BlockEvents:
-        count = len(trace)
-        columns = {name: np.full(count, -1, np.int64) for name in ("time_ns", "address", "nbytes", "stream")}
-        action = np.full(count, int(BlockAction.OTHER), np.int8)
-        stack = np.full(count, -1, np.int32)
-        free: dict[int, int] = {}
-        # Stacks are shared between entries, so their identity tells most of them apart at once.
-        seen: dict[int, int] = {}
-        time_ns, address, nbytes, stream = columns.values()
-        for row, entry in enumerate(trace):
-            action[row] = _ACTIONS.get(entry["action"], int(BlockAction.OTHER))
-            nbytes[row] = _integer(entry["size"])
-            stream[row] = _integer(entry.get("stream", 0))
-            if "time_us" in entry:
-                time_ns[row] = _integer(entry["time_us"]) * 1000
-            if "addr" in entry:
-                address[row] = _integer(entry["addr"])
-            if "device_free" in entry:
-                free[row] = _integer(entry["device_free"])
-            frames = entry.get("frames")
-            if frames:
-                number = seen.get(id(frames))
-                if number is None:
-                    number = seen[id(frames)] = self._stack(frames)
-                stack[row] = number
-        return BlockEvents(action, time_ns, address, nbytes, stream, stack, free)
 
-    def _stack(self, frames: Any) -> int:
-        if not frames:
-            return -1
-        stack = tuple([self._frame(frame) for frame in frames])
-        return self._stacks.setdefault(stack, len(self._stacks))
+def _device(name: str, segments: list[Segment], trace: Trace) -> DeviceHistory:
+    return DeviceHistory(name, tuple(sorted(segments, key=lambda item: item.address)), trace.take_events())
 
-    def _frame(self, frame: Mapping[str, Any]) -> Location:
-        key = (frame.get("filename", ""), frame.get("line", 0), frame.get("name", ""))
-        found = self._frames.get(key)
-        if found is None:
-            file, line, name = key
-            if not isinstance(file, str) or not isinstance(name, str):
-                raise TypeError("a frame's file and function must be text")
-            found = self._frames[key] = Location(file, _integer(line), name)
-        return found
+
+def _plain(settings: Mapping[Any, Any]) -> dict[str, object]:
+    """Settings that are numbers or text, or name such (`roundup_power2_divisions`)."""
+    kept: dict[str, object] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            kept[str(name)] = {str(key): item for key, item in value.items() if isinstance(item, (str, int, float))}
+        elif value is None or isinstance(value, (str, int, float)):
+            kept[str(name)] = value
+    return kept
 
 
 def _list(value: Any) -> list[Any]:
@@ -249,11 +217,3 @@ def _list(value: Any) -> list[Any]:
     if isinstance(value, (list, tuple)):
         return list(value) if isinstance(value, tuple) else value
     raise TypeError(f"a list was expected, not {type(value).__name__}")
-
-
-def _integer(value: Any, low: int = 0) -> int:
-    if type(value) is int and low <= value < _LIMIT:
-        return value
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"a whole number was expected, not {type(value).__name__}")
-    raise ValueError(f"{value} is out of range")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from memprof.record.events import (
 )
 from memprof.record.schema import BLOCK_COLUMNS, NONE, SEGMENT_COLUMNS
 
+_GRANULE = 512
+_TIME = BLOCK_COLUMNS.index("time_ns")
 _LIBRARY_MARKS = ("/site-packages/", "/dist-packages/", "/lib/python3", "<frozen", "<eval_with_key>", "??")
 
 
@@ -43,10 +45,13 @@ class SnapshotView:
         times = [device.events.time_ns[device.events.time_ns >= 0] for device in history.devices]
         known = np.concatenate([np.zeros(0, np.int64), *times])
         start, end = (int(known.min()), int(known.max())) if len(known) else (0, 0)
+        self._starts = [_before(device, code) for code, device in enumerate(history.devices)]
         notes = []
         if not any(len(device.events) for device in history.devices):
             notes.append("the snapshot has no trace: only what was alive when it was taken is known")
-        elif any(_begins_midway(device) for device in history.devices):
+        elif any(
+            len(device.events) and len(start) for device, start in zip(history.devices, self._starts, strict=True)
+        ):
             notes.append("the trace begins in the middle of the run: peaks before it are not known")
         self.run = RunInfo(
             script=self.path,
@@ -88,23 +93,8 @@ class SnapshotView:
 
     def block_log(self) -> BlockLog:
         """The traces of all devices, behind what was there before them."""
-        events: list[IntArray] = []
-        starts: list[IntArray] = []
-        for code, device in enumerate(self.history.devices):
-            trace = device.events
-            columns = {
-                "device": np.full(len(trace), code, np.int64),
-                "action": trace.action,
-                "time_ns": np.maximum(trace.time_ns, self.ticks[0].start_ns),
-                "address": trace.address,
-                "nbytes": trace.nbytes,
-                "stream": trace.stream,
-                "stack": trace.stack,
-            }
-            events.append(np.stack([np.asarray(columns[name], np.int64) for name in BLOCK_COLUMNS], axis=1))
-            starts.append(_before(device, code))
-        table = np.concatenate([np.zeros((0, len(SEGMENT_COLUMNS)), np.int64), *starts])
-        rows = np.concatenate([np.zeros((0, len(BLOCK_COLUMNS)), np.int64), *events])
+        rows = self._rows()
+        table = np.concatenate([np.zeros((0, len(SEGMENT_COLUMNS)), np.int64), *self._starts])
         return BlockLog(
             starts=((0, table),),
             events=rows,
@@ -114,6 +104,22 @@ class SnapshotView:
             user_lines={number: user_line(stack) for number, stack in enumerate(self.history.stacks)},
             settings=self.history.settings,
         )
+
+    def _rows(self) -> IntArray:
+        """The traces in one table, which is not copied where it is there already."""
+        devices = self.history.devices
+        if len(devices) == 1 and (only := devices[0].events.table) is not None and (only[:, _TIME] >= 0).all():
+            return only
+        rows = np.empty((sum(len(device.events) for device in devices), len(BLOCK_COLUMNS)), np.int64)
+        first = 0
+        for code, device in enumerate(devices):
+            trace = device.events
+            part = rows[first : first + len(trace)]
+            for place, name in enumerate(BLOCK_COLUMNS):
+                part[:, place] = code if name == "device" else getattr(trace, name)
+            np.maximum(part[:, _TIME], self.ticks[0].start_ns, out=part[:, _TIME])
+            first += len(trace)
+        return rows
 
     def _ooms(self, device: DeviceHistory) -> Iterator[OutOfMemory]:
         events = device.events
@@ -157,35 +163,27 @@ def _in_library(file: str) -> bool:
     return any(mark in path for mark in _LIBRARY_MARKS) or path.startswith("/lib/python3") or not path.endswith(".py")
 
 
-def _begins_midway(device: DeviceHistory) -> bool:
-    """Whether blocks lived before the first trace entry."""
-    return bool(len(device.events)) and bool(len(_before(device, 0)))
-
-
 def _before(device: DeviceHistory, code: int) -> IntArray:
     """Rows of `SEGMENT_COLUMNS` for the blocks that the trace does not see allocated."""
-    held: dict[int, tuple[int, int, int]] = {}  # address -> bytes, requested, stack
-    for segment in device.segments:
-        for block in segment.blocks:
-            if block.state == BlockState.ACTIVE_ALLOCATED:
-                held[block.address] = (block.nbytes, block.requested_bytes, block.stack)
-    found: dict[int, tuple[int, int, int]] = {}
-    born: set[int] = set()
     events = device.events
     wanted = np.flatnonzero((events.action == BlockAction.ALLOC) | (events.action == BlockAction.FREE_REQUESTED))
-    columns: Mapping[str, list[int]] = {
-        "action": events.action[wanted].tolist(),
-        "address": events.address[wanted].tolist(),
-        "nbytes": events.nbytes[wanted].tolist(),
+    address, allocs = events.address[wanted], events.action[wanted] == BlockAction.ALLOC
+    order = np.argsort(address, kind="stable")
+    address, allocs = address[order], allocs[order]
+    same = np.append(False, address[1:] == address[:-1])[: len(address)]
+    after_alloc = same & np.append(False, allocs[:-1])[: len(address)]
+    unseen, first = np.unique(address[~allocs & ~after_alloc], return_index=True)
+    nbytes = events.nbytes[wanted][order][~allocs & ~after_alloc][first]
+    found = {
+        where: (-(-max(size, 1) // _GRANULE) * _GRANULE, size, NONE)
+        for where, size in zip(unseen.tolist(), nbytes.tolist(), strict=True)
     }
-    for action, address, nbytes in zip(columns["action"], columns["address"], columns["nbytes"], strict=True):
-        if action == BlockAction.ALLOC:
-            born.add(address)
-        elif address in born:
-            born.discard(address)
-        else:
-            found.setdefault(address, (-(-max(nbytes, 1) // 512) * 512, nbytes, NONE))
-    found.update({address: what for address, what in held.items() if address not in born})
+    last = allocs & ~np.append(same[1:], False)[: len(address)]
+    born = set(address[last].tolist())
+    for segment in device.segments:
+        for block in segment.blocks:
+            if block.state == BlockState.ACTIVE_ALLOCATED and block.address not in born:
+                found[block.address] = (block.nbytes, block.requested_bytes, block.stack)
     state = int(BlockState.ACTIVE_ALLOCATED)
     rows = [
         (code, NONE, 0, 0, 1, 0, 0, 0, address, nbytes, requested, state, stack)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.table import Table
 
 from memprof.model.memory import MemoryModel
 from memprof.model.snapshot import SnapshotTotals
+from memprof.model.storages import table_of
 from memprof.record.events import Location
 from memprof.report.page import Page, indented
 from memprof.report.wording import counted, duration, size
@@ -67,18 +68,24 @@ def snapshot_block(
 def _alive(model: MemoryModel, device: str) -> list[tuple[Location | None, int, int, int | None]]:
     """Line, bytes, blocks and age of the oldest of what was alive at the end; most bytes first."""
     end = model.ticks[-1].end_ns if model.ticks else 0
-    groups: dict[Location | None, list[tuple[int, int | None]]] = defaultdict(list)
-    for storage in model.storages.values():
-        if storage.device == device and storage.death_tick is None:
-            age = None if storage.birth_iteration is None else max(0, end - storage.birth_ns)
-            groups[storage.location].append((storage.nbytes, age))
-    rows = [
+    storages = table_of(model.storages)
+    table = storages.lifetimes
+    code = table.devices.index(device) if device in table.devices else -1
+    alive = np.flatnonzero((table.device == code) & ~table.died)
+    lines, group = np.unique(table.location[alive], return_inverse=True)
+    count = np.bincount(group, minlength=len(lines))
+    nbytes = np.zeros(len(lines), np.int64)
+    np.add.at(nbytes, group, table.nbytes[alive])
+    oldest = np.full(len(lines), end, np.int64)
+    np.minimum.at(oldest, group, table.birth_ns[alive])
+    unknown = np.zeros(len(lines), np.bool_)
+    unknown[group[storages.birth_iteration[alive] < 0]] = True
+    return [
         (
-            location,
-            sum(nbytes for nbytes, _ in blocks),
-            len(blocks),
-            None if any(age is None for _, age in blocks) else max(age or 0 for _, age in blocks),
+            table.locations[int(lines[row])],
+            int(nbytes[row]),
+            int(count[row]),
+            None if unknown[row] else max(0, end - int(oldest[row])),
         )
-        for location, blocks in groups.items()
+        for row in np.argsort(-nbytes, kind="stable").tolist()
     ]
-    return sorted(rows, key=lambda row: -row[1])

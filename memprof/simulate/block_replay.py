@@ -27,6 +27,7 @@ _SEGMENT_ALLOC = int(BlockAction.SEGMENT_ALLOC)
 _SEGMENT_FREE = int(BlockAction.SEGMENT_FREE)
 _SEGMENT_MAP = int(BlockAction.SEGMENT_MAP)
 _SEGMENT_UNMAP = int(BlockAction.SEGMENT_UNMAP)
+_PIECE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,7 +158,10 @@ class BlockReplay:
         """
         is_segment = (action >= _SEGMENT_ALLOC) & (action <= _SEGMENT_UNMAP)
         wanted = np.where(is_segment, nbytes, round_sizes(nbytes, self._settings))
-        sizes = np.array(self._run(action.tolist(), address.tolist(), wanted.tolist()), np.int64)
+        sizes = np.empty(len(action), np.int64)
+        for first in range(0, len(action), _PIECE):  # as lists, numbers take several times as much memory
+            piece = slice(first, first + _PIECE)
+            sizes[piece] = self._run(action[piece].tolist(), address[piece].tolist(), wanted[piece].tolist())
         allocs = np.where(action == _ALLOC, sizes, 0)
         allocated = np.cumsum(allocs - np.where(action == _FREE_REQUESTED, sizes, 0)) + self.allocated_bytes
         active = np.cumsum(allocs - np.where(action == _FREE_COMPLETED, sizes, 0)) + self.active_bytes

@@ -146,7 +146,15 @@ _ATTACKS = {
     "READONLY_BUFFER": b"\x80\x05]\x98.",
     "long string": b"\x80\x04\x8d" + struct.pack("<Q", 1 << 60) + b"x.",
     "long integer": b"\x80\x02\x8b" + struct.pack("<i", (1 << 31) - 1) + b"x.",
-    "huge memo": b"\x80\x02]r\xff\xff\xff\x7f.",
+    "huge memo": b"\x80\x02K\x07r\xff\xff\xff\x7f.",
+    "nested key": b"\x80\x02}" + b")" + b"\x85" * 1000000 + b"Ns.",
+    "nested tuple": b"\x80\x04}\x8c\x08segments]}\x8c\x07address)" + b"\x85" * 1000000 + b"sas.",
+    "only dictionaries": b"\x80\x04(" + b"}" * (1 << 21) + b"l.",
+    "only marks": b"\x80\x04" + b"(" * (1 << 21) + b".",
+    "memo without end": b"\x80\x04]" + b"r\x00\x00\x00\x70r\x00\x00\x00\x71" * 300000 + b"N.",
+    "memoized nothing": b"\x80\x04\x94.",
+    "appended to nothing": b"\x80\x04(K\x01e.",
+    "popped": b"\x80\x040.",
     "deep": b"\x80\x02" + b"]" * 100000 + b"a" * 99999 + b".",
     "empty": b"\x80\x04.",
     "nothing": b"",
@@ -154,6 +162,20 @@ _ATTACKS = {
     "number": pickle.dumps(7),
     "dictionary": pickle.dumps({"a": 1}),
 }
+
+
+def test_a_device_of_any_number_is_one_device(path: Path) -> None:
+    history = read_snapshot(write(path, {"segments": [segment(device=1 << 61)]}))
+    assert [device.device for device in history.devices] == [f"cuda:{1 << 61}"]
+
+
+def test_settings_that_are_no_settings_are_left_out(path: Path) -> None:
+    strange: dict[str, Any] = {"max_split_size": 7, "roundup_power2_divisions": {"1": 2, "2": []}, "x": [[]]}
+    strange["itself"] = strange
+    history = read_snapshot(write(path, snapshot(allocator_settings=strange)))
+    assert history.settings["max_split_size"] == 7
+    assert history.settings["roundup_power2_divisions"] == {"1": 2}
+    assert "x" not in history.settings
 
 
 @pytest.mark.parametrize("attack", _ATTACKS.values(), ids=_ATTACKS)
