@@ -23,7 +23,7 @@ from memprof.capture.graph import GraphWalk, parameter_behind, sequence_nr, walk
 from memprof.capture.holders import BUDGET_NS, UNKNOWN, HolderSearch
 from memprof.capture.kept_graphs import KeptGraphs
 from memprof.capture.populations import Populations
-from memprof.capture.storages import LiveStorage, StorageTracker
+from memprof.capture.storages import LiveStorage, StorageTracker, storage_key
 from memprof.record.events import Census, GraphRoot, HeldGroup, Holder, Location, Role
 
 _BY_DESIGN = Role.PARAMETER | Role.BUFFER | Role.OPTIMIZER_STATE | Role.GRADIENT
@@ -246,7 +246,7 @@ class CensusTaker:
             return {}
         by_storage: dict[int, torch.Tensor] = {}
         for _, tensor in alive:
-            key = _key(tensor)
+            key = storage_key(tensor)
             if key in old and (key not in by_storage or tensor.grad_fn is not None):
                 by_storage[key] = tensor
         piles: dict[_GroupKey, _Pile] = defaultdict(_Pile)
@@ -293,7 +293,7 @@ class CensusTaker:
         tensor_types = self._tracker.plain
         for item in tracked_objects():
             if type(item) in tensor_types and isinstance(item, torch.Tensor):
-                found_live = wanted.pop(_key(item), None)
+                found_live = wanted.pop(storage_key(item), None)
                 if found_live is not None:
                     pile = piles[found_live.location, found_live.op, item.grad_fn is not None]
                     pile.lives.append(found_live)
@@ -345,7 +345,7 @@ class CensusTaker:
     # ---- storages ----------------------------------------------------------------------
 
     def _live(self, tensor: torch.Tensor) -> LiveStorage | None:
-        return self._tracker.live.get(_key(tensor))
+        return self._tracker.live.get(storage_key(tensor))
 
     def _saved(self, found: GraphWalk) -> list[LiveStorage]:
         """Watched storages that a graph saves and that would not be there without it."""
@@ -355,10 +355,3 @@ class CensusTaker:
             for live in lives
             if live is not None and not live.role & _BY_DESIGN and live.birth_tick >= self._first_tick
         ]
-
-
-def _key(tensor: torch.Tensor) -> int:
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (RuntimeError, NotImplementedError):
-        return 0

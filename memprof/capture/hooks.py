@@ -4,7 +4,7 @@ All hooks are on classes and modules of torch, none on the user's objects: a mod
 can be copied, pickled and compiled as without it. `Hooks.remove` puts every original back.
 
 What is listened to: `Module.__call__`, the autograd engine, `Optimizer.step` (torch's own global
-hooks), `Optimizer.__init__` and the iterator of `DataLoader`.
+hooks), `Optimizer.__init__`, both `zero_grad`s and the iterator of `DataLoader`.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ class Listener(Protocol):
     def optimizer_made(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimizer was constructed."""
 
+    def gradients_zeroed(self, owner: torch.nn.Module | torch.optim.Optimizer, *, freed: bool) -> None:
+        """`owner.zero_grad` returned; `freed` says whether it set gradients to None."""
+
     def batch_wanted(self, loader: Any) -> None:
         """A `DataLoader`'s iterator is asked for a batch."""
 
@@ -86,6 +89,8 @@ class Hooks:
         self._undo += [before.remove, after.remove]
         base = optimizer_module.Optimizer
         self._replace(base, "__init__", self._optimizer_init(base.__init__))
+        for owner in (base, torch.nn.Module):
+            self._replace(owner, "zero_grad", self._zero_grad(owner.zero_grad))
         iterator = dataloader_module._BaseDataLoaderIter
         self._replace(iterator, "__next__", self._next(iterator.__next__))
 
@@ -170,6 +175,16 @@ class Hooks:
 
         listener = self._listener
         return init
+
+    def _zero_grad(self, original: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(original)
+        def zero_grad(self: Any, set_to_none: bool = True) -> None:
+            original(self, set_to_none=set_to_none)
+            if threading.get_ident() == hooks.thread and not hasattr(zero_grad, "retired"):
+                hooks._listener.gradients_zeroed(self, freed=bool(set_to_none))
+
+        hooks = self
+        return zero_grad
 
     def _next(self, original: Callable[[Any], Any]) -> Callable[[Any], Any]:
         @functools.wraps(original)

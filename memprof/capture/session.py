@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,24 @@ from memprof.capture.cuda import CudaWatch
 from memprof.capture.frames import UserCode, stack_key
 from memprof.capture.graph import sequence_nr
 from memprof.capture.hooks import Hooks
+from memprof.capture.parameters import ParameterBooks
+from memprof.capture.passes import PassLog
 from memprof.capture.simulated import active_simulation
 from memprof.capture.storages import StorageTracker
 from memprof.capture.ticks import TickClock
 from memprof.capture.windows import Level, WatchPlan
-from memprof.record.events import DeviceState, Location, ModuleRef, Phase, Role, RunInfo, Tick, TickFlag
+from memprof.record.events import (
+    DeviceState,
+    Location,
+    ModuleRef,
+    PassFlag,
+    PassKind,
+    Phase,
+    Role,
+    RunInfo,
+    Tick,
+    TickFlag,
+)
 from memprof.record.schema import NONE
 from memprof.record.writer import RecordingWriter
 
@@ -125,6 +138,15 @@ class CaptureSession:
         self._roots: weakref.WeakKeyDictionary[torch.nn.Module, int] = weakref.WeakKeyDictionary()
         """Root modules and how many parameters each had when they were last learnt."""
         self._optimizers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+        self._passes = PassLog(self.writer.location_id)
+        self._parameters = ParameterBooks(self._tracker, self.writer.write_parameters, self._optimizers)
+        self._begun: dict[PassKind, tuple[int, int]] = {}
+        """What `PassLog.begin` gave for the passes that run."""
+        self._forward_flags = PassFlag(0)
+        self._backward_line: Location | None = None
+        self._backwards = 0
+        self._profiles = False
+        """The backward that runs leaves a profile of the parameters."""
         self._stepped: set[int] = set()
         """Optimizers, by `id`, that have stepped in this tick."""
         self._hooks = Hooks(self, self._modules, self._enter_module)
@@ -134,6 +156,9 @@ class CaptureSession:
         self._pid = os.getpid()
         self._known_sites: set[int] = set()
         self._call: Location | None = None
+        self._called_from: Location | None = None
+        self._root = NONE
+        """Number of the root module that runs, and the line that called it."""
         self._first_loop_tick: int | None = None
         self._iteration_tick = 0
         self._iteration_sequence_nr = 0
@@ -282,6 +307,7 @@ class CaptureSession:
 
     def _enter_module(self, path: int) -> int:
         left = self._tracker.module_id
+        self._parameters.entered.add(path)
         self._tracker.module_id = path
         return left
 
@@ -315,6 +341,10 @@ class CaptureSession:
         if clock.call is None:
             clock.call = call
         inputs = _tensors_in((args, kwargs))
+        self._called_from = call
+        self._root = self._parameters.number(module)
+        self._forward_flags = _forward_flags(module, inputs)
+        self._begun[PassKind.FORWARD] = self._passes.begin(PassKind.FORWARD)
         for tensor in inputs:
             if tensor.grad_fn is not None and 0 <= sequence_nr(tensor.grad_fn) < self._iteration_sequence_nr:
                 self._call = call
@@ -323,6 +353,7 @@ class CaptureSession:
             for tensor in inputs:
                 self._tracker.found(tensor, Role.INPUT, op="input")
             self._tracker.module_id = self._modules.get(id(module), NONE)
+            self._parameters.entered.add(self._tracker.module_id)
         self._forward_start = (self._tracker.live_bytes, clock.allocated_bytes)
 
     def forward_ends(self, output: Any, *, raised: bool) -> None:
@@ -338,20 +369,34 @@ class CaptureSession:
         self._tracker.module_id = NONE
         outputs = _tensors_in(output)
         graph = False
+        begun = self._begun.pop(PassKind.FORWARD, None)
         for tensor in outputs:
             if tensor.grad_fn is not None:
                 graph = True
-                if hasattr(tensor.grad_fn, "register_prehook"):
-                    tensor.grad_fn.register_prehook(clock.consumer())
+                if begun is not None and hasattr(tensor.grad_fn, "register_prehook"):
+                    tensor.grad_fn.register_prehook(clock.consumer(self._passes.user_of(begun[0])))
             if self._finds_roles:
                 self._tracker.found(tensor, Role.OUTPUT)
         clock.forward_ended(on_device=bool(outputs) and outputs[0].is_cuda)
         live_bytes, allocated = self._forward_start
         own = sum(tensor.numel() * tensor.element_size() for tensor in outputs)
+        saved: int | None = None
         if self._mode_on:
-            clock.add_forward_bytes(self._tracker.live_bytes - live_bytes - own)
+            saved = self._tracker.live_bytes - live_bytes - own
         elif allocated is not None and (now := clock.allocated_bytes) is not None:
-            clock.add_forward_bytes(now - allocated - own)
+            saved = now - allocated - own
+        if saved is not None:
+            clock.add_forward_bytes(saved)
+        if begun is not None:
+            flags = self._forward_flags | (PassFlag.GRAPH if graph else 0) | (PassFlag.RAISED if raised else 0)
+            self._passes.end(
+                PassKind.FORWARD,
+                begun,
+                location=self._called_from,
+                subject=self._root,
+                flags=flags,
+                saved_bytes=saved,
+            )
         if graph:
             clock.flags |= ticks.GRAPH
         else:
@@ -363,9 +408,8 @@ class CaptureSession:
         self.busy += 1
 
     def _backward_begins(self, outputs: Any, keep: bool, create: bool) -> None:
+        line = self._backward_line = self._user_line()
         if self._finds_roles:
-            frame = self._code.innermost(sys._getframe(1))
-            line = None if frame is None else self._code.location(frame)
             self._tracker.backward_line = line
             self._cuda.backward(line)
             if self._mode_on:
@@ -373,6 +417,14 @@ class CaptureSession:
                 self._census.kept_graphs.backward_begins(
                     started_from, keep=keep, create=create, line=line, tick=self._clock.index
                 )
+        self._backwards += 1
+        self._profiles = self._finds_roles or self._backwards & (self._backwards - 1) == 0
+        if self._profiles:
+            for optimizer in self._parameters.backward_begins():
+                gone = self._passes.begin(PassKind.ZERO_GRAD)
+                flags = PassFlag.SET_TO_NONE | PassFlag.SEEN_ONLY
+                self._passes.end(PassKind.ZERO_GRAD, gone, location=None, subject=optimizer, flags=flags)
+        self._begun[PassKind.BACKWARD] = self._passes.begin(PassKind.BACKWARD)
         self._clock.flags |= ticks.BACKWARD
         self._clock.enter(Phase.BACKWARD)
 
@@ -382,12 +434,12 @@ class CaptureSession:
             self._guard(self._backward_ends)
 
     def _backward_ends(self) -> None:
+        gradients = self._parameters.backward_ended(roles=self._finds_roles) if self._profiles else NONE
+        begun = self._begun.pop(PassKind.BACKWARD, None)
+        if begun is not None:
+            flags = PassFlag.ANOMALY if torch.is_anomaly_enabled() else PassFlag(0)
+            self._passes.end(PassKind.BACKWARD, begun, location=self._backward_line, flags=flags, gradients=gradients)
         if self._finds_roles:
-            for name, parameter in self._named_parameters():
-                # Again: lazy layers have made theirs by now, and assigning `.data` changes the storage.
-                self._tracker.found(parameter, Role.PARAMETER, name)
-                if parameter.grad is not None:
-                    self._tracker.found(parameter.grad, Role.GRADIENT)
             self._cuda.backward(None)
         self._clock.enter(Phase.OPTIMIZER if self._clock.in_optimizer else Phase.OTHER)
 
@@ -403,6 +455,7 @@ class CaptureSession:
     def _optimizer_begins(self, optimizer: torch.optim.Optimizer) -> None:
         if id(optimizer) in self._stepped:
             self._clock.at_optimizer()
+        self._begun[PassKind.STEP] = self._passes.begin(PassKind.STEP)
         self._clock.in_optimizer = True
         self._clock.enter(Phase.OPTIMIZER)
 
@@ -413,6 +466,10 @@ class CaptureSession:
     def _optimizer_ends(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizers.add(optimizer)
         self._stepped.add(id(optimizer))
+        number = self._parameters.number(optimizer)
+        self._parameters.settled(number)
+        if (begun := self._begun.pop(PassKind.STEP, None)) is not None:
+            self._passes.end(PassKind.STEP, begun, location=self._user_line(), subject=number)
         self._clock.in_optimizer = False
         self._clock.flags |= ticks.OPTIMIZER_STEP
         if self._finds_roles:
@@ -421,6 +478,28 @@ class CaptureSession:
                     if isinstance(value, torch.Tensor) and value is not parameter:
                         self._tracker.found(value, Role.OPTIMIZER_STATE, str(name))
         self._clock.enter(Phase.OTHER)
+
+    def gradients_zeroed(self, owner: torch.nn.Module | torch.optim.Optimizer, *, freed: bool) -> None:
+        if self._running and not self.busy:
+            self._guard(lambda: self._gradients_zeroed(owner, freed))
+
+    def _gradients_zeroed(self, owner: torch.nn.Module | torch.optim.Optimizer, freed: bool) -> None:
+        line = self._user_line()
+        owners: set[int] = {NONE}
+        if isinstance(owner, torch.optim.Optimizer):
+            owners = {self._parameters.number(owner)}
+        elif self._finds_roles:
+            owners = self._parameters.optimizers_of(owner) or owners
+        for optimizer in sorted(owners):
+            self._parameters.settled(optimizer)
+            begun = self._passes.begin(PassKind.ZERO_GRAD)
+            flags = PassFlag.SET_TO_NONE if freed else PassFlag(0)
+            self._passes.end(PassKind.ZERO_GRAD, begun, location=line, subject=optimizer, flags=flags)
+
+    def _user_line(self) -> Location | None:
+        """The user's line that runs."""
+        frame = self._code.innermost(sys._getframe(1))
+        return None if frame is None else self._code.location(frame)
 
     def batch_wanted(self, loader: Any) -> None:
         if self._running and not self.busy:
@@ -439,16 +518,13 @@ class CaptureSession:
         if id(root) in self._modules and self._roots.get(root) == count:
             return
         self._roots[root] = count
+        self._parameters.learn(root)
         for path, module in root.named_modules():
             self._modules[id(module)] = self._tracker.module(ModuleRef(path, type(module).__name__))
         for name, parameter in root.named_parameters():
             self._tracker.found(parameter, Role.PARAMETER, name)
         for name, buffer in root.named_buffers():
             self._tracker.found(buffer, Role.BUFFER, name)
-
-    def _named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        for root in list(self._roots):
-            yield from root.named_parameters()
 
     # ---- ticks -------------------------------------------------------------------------
 
@@ -459,7 +535,16 @@ class CaptureSession:
             self._guard(lambda: self._take_census(tick, ended))
         births, deaths, roles = self._tracker.take_events()
         states = self._cuda_ended(tick)
-        self.writer.write_tick(tick, births, deaths, roles, samples=self._clock.samples, states=states)
+        self.writer.write_tick(
+            tick,
+            births,
+            deaths,
+            roles,
+            samples=self._clock.samples,
+            states=states,
+            passes=self._passes.take(),
+            last_uses=self._tracker.take_last_uses(final=bool(tick.flags & TickFlag.FINAL)),
+        )
         if self._cuda.awake:
             self._guard(lambda: self._cuda.write_blocks(due=not tick.flags & TickFlag.FINAL))
         self._plan.tick_ended(tick, self._clock.allocated_bytes, iteration_ended=ended)
@@ -526,6 +611,26 @@ class CaptureSession:
         if self._stop_after is not None:
             stop, self._stop_after = self._stop_after, None
             raise stop
+
+
+_autocast_enabled: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", torch.is_autocast_enabled)
+
+
+def _forward_flags(module: torch.nn.Module, inputs: list[torch.Tensor]) -> PassFlag:
+    """What can be said of a forward before it runs."""
+    flags = PassFlag(0)
+    if not module.training:
+        flags |= PassFlag.EVAL_MODE
+    if torch.is_anomaly_enabled():
+        flags |= PassFlag.ANOMALY
+    if _autocast_enabled():
+        flags |= PassFlag.AUTOCAST
+    for tensor in inputs:
+        if tensor.grad_fn is not None:
+            flags |= PassFlag.CHAINED
+        elif tensor.requires_grad:
+            flags |= PassFlag.LEAF_INPUT
+    return flags
 
 
 def active_session() -> CaptureSession | None:

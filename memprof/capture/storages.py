@@ -24,15 +24,18 @@ _PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter)
 _FRESH_ALTHOUGH_ALIAS = ("aten::lift_fresh", "aten::lift")
 _MAY_RESIZE = ("aten::resize_", "aten::resize_as_", "aten::set_", "aten::_resize_output_")
 _MAX_MARKS = 200_000
+LAST_USE_FROM_BYTES = 64 * 1024
+"""Of smaller storages it is not recorded when they were last used."""
 _NO_MEMORY = ("meta", "lazy")
 _FORWARD, _BACKWARD, _OPTIMIZER = int(Phase.FORWARD), int(Phase.BACKWARD), int(Phase.OPTIMIZER)
+_MODULE_STATE = Role.PARAMETER | Role.BUFFER
 _Event = TypeVar("_Event")
 
 
 class LiveStorage(weakref.ref):  # type: ignore[type-arg]
     """A storage that is alive, without keeping it so."""
 
-    __slots__ = ("birth_tick", "id", "in_forward", "key", "location", "nbytes", "op", "optimizer", "role")
+    __slots__ = ("birth_tick", "id", "in_forward", "key", "location", "nbytes", "op", "optimizer", "role", "used_ns")
     id: int
     key: int
     """Address of the StorageImpl."""
@@ -44,6 +47,8 @@ class LiveStorage(weakref.ref):  # type: ignore[type-arg]
     in_forward: bool
     optimizer: bool
     """Made in the optimizer's step."""
+    used_ns: int
+    """When an op was last given it, or when it was made."""
 
 
 class StorageTracker:
@@ -88,6 +93,7 @@ class StorageTracker:
         self.births: list[int] = []
         self.deaths: list[int] = []
         self.roles: list[RoleFact] = []
+        self.last_uses: list[int] = []
         self.next_id = 0
         """Id that the next storage gets; ids rise with time."""
         self._known = code.known
@@ -200,12 +206,13 @@ class StorageTracker:
         live.role = 0
         live.in_forward = self.in_forward
         live.optimizer = self.phase == _OPTIMIZER
+        live.used_ns = perf_counter_ns()
         self.live[key] = live
         self.live_bytes += nbytes
         self.births.extend(
             (
                 identity,
-                perf_counter_ns(),
+                live.used_ns,
                 self.tick,
                 self.phase,
                 nbytes,
@@ -236,6 +243,27 @@ class StorageTracker:
             self.live.pop(live.key, None)
             self.live_bytes -= live.nbytes
         self.deaths.extend((live.id, perf_counter_ns(), self.tick, self.phase))
+        if live.nbytes >= LAST_USE_FROM_BYTES:
+            self.last_uses.extend((live.id, live.used_ns))
+
+    def used(self, arguments: Iterable[Any], now: int) -> None:
+        """Note that an op was given tensors; who steps parameters reads them all, which tells nothing."""
+        live, plain = self.live, self.plain
+        for item in arguments:
+            if type(item) in plain:
+                known = live.get(storage_key(item))
+                if known is not None:
+                    known.used_ns = now
+            elif type(item) in (list, tuple):
+                self.used(item, now)
+
+    def take_last_uses(self, *, final: bool) -> array[int]:
+        """When storages that died since the last call had last been used; finally, also those alive."""
+        if final:
+            for live in list(self.live.values()):
+                if live.nbytes >= LAST_USE_FROM_BYTES:
+                    self.last_uses.extend((live.id, live.used_ns))
+        return array("q", _drain(self.last_uses))
 
     def resized(self, func: Any, tensor: torch.Tensor) -> None:
         """Book a storage that an op put under a tensor, or anew one whose size it changed in place."""
@@ -276,6 +304,13 @@ class StorageTracker:
             live.role = int.__or__(live.role, role)
             self.roles.append(RoleFact(live.id, role, name))
 
+    def written(self, tensor: torch.Tensor) -> None:
+        """Note that a parameter was changed in place outside forward, backward and optimizer step."""
+        live = self.live.get(storage_key(tensor))
+        if live is not None and live.role & _MODULE_STATE and not live.role & Role.WRITTEN:
+            live.role |= Role.WRITTEN
+            self.roles.append(RoleFact(live.id, Role.WRITTEN, ""))
+
     def found_existing(self, tensors: Iterable[torch.Tensor]) -> None:
         """Book tensors that were there before watching began."""
         for tensor in tensors:
@@ -306,6 +341,14 @@ class StorageTracker:
                 self.made(func, part)
             except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
                 self._note(f"storages of {type(part).__name__} cannot be watched ({type(error).__name__})")
+
+
+def storage_key(tensor: torch.Tensor) -> int:
+    """Address of a tensor's StorageImpl, under which it is booked; 0 where it has none."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):
+        return 0
 
 
 def _drain(events: list[_Event]) -> list[_Event]:
@@ -365,6 +408,10 @@ class _WatchingMode(TorchDispatchMode):
         if self.silent:
             return output
         try:
+            if self._tracker.phase != _OPTIMIZER:
+                self._tracker.used(args, perf_counter_ns())
+                if kwargs:
+                    self._tracker.used(kwargs.values(), perf_counter_ns())
             self._book(func, output)
         except Exception as error:  # the user's op has run, and its result is what matters
             self._tracker.gave_up(func, error)
@@ -397,15 +444,17 @@ class _WatchingMode(TorchDispatchMode):
                 return
         elif kind == _RESIZES and isinstance(output, _Tensor):
             tracker.resized(func, output)
+        elif kind == _WRITES and not tracker.phase and type(output) in tracker.plain:
+            tracker.written(output)
         if tracker.phase <= _FORWARD and isinstance(output, _Tensor):
             tracker.recent_tensors.append(weakref.ref(output))
 
 
-_FRESH, _ALIAS, _RESIZES = 0, 1, 2
+_FRESH, _ALIAS, _RESIZES, _WRITES = 0, 1, 2, 3
 
 
 def _alias_kind(func: Any) -> int:
-    """Whether an op's outputs are new storages, views of its inputs, or inputs it may resize."""
+    """Whether an op's outputs are new storages, views of its inputs, or inputs it may resize or has written."""
     schema = getattr(func, "_schema", None)
     if schema is None or schema.name in _FRESH_ALTHOUGH_ALIAS:
         return _FRESH
@@ -413,4 +462,4 @@ def _alias_kind(func: Any) -> int:
         return _RESIZES
     if schema.returns and any(item.alias_info is None for item in schema.returns):
         return _FRESH
-    return _ALIAS
+    return _WRITES if schema.is_mutable else _ALIAS

@@ -224,12 +224,17 @@ class TickClock:
         if self.highest_bytes is None or allocated > self.highest_bytes:
             self.highest_bytes = allocated
 
-    def consumer(self) -> Callable[[Any], None]:
-        """A hook for a node of this tick's graph that reports its use to whichever tick is then running."""
+    def consumer(self, also: Callable[[], None]) -> Callable[[Any], None]:
+        """A hook for a node of this tick's graph that reports its use to whichever tick is then running.
+
+        Args:
+            also: Called at each use.
+        """
         consumed, made_in = self._consumed, self.index
 
         def used(_: Any) -> None:
             consumed.add(made_in)
+            also()
 
         return used
 

@@ -83,6 +83,9 @@ def build(recording: RecordingView) -> MemoryModel:
         accounts=accounts,
         stranded=stranded,
         ooms=tuple(recording.ooms),
+        passes=tuple(recording.passes),
+        last_uses=recording.last_uses(),
+        parameters={profile.id: profile for profile in recording.parameters},
         snapshot=() if history is None else tuple(map(snapshot_totals, history.devices)),
     )
     return label_simulated(model)

@@ -11,7 +11,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from memprof.model.snapshot import SnapshotTotals
-from memprof.record.events import Census, DeviceState, Location, ModuleRef, OutOfMemory, Phase, Role, RunInfo, Tick
+from memprof.record.events import (
+    Census,
+    DeviceState,
+    Location,
+    ModuleRef,
+    OutOfMemory,
+    ParameterProfile,
+    Pass,
+    Phase,
+    Role,
+    RunInfo,
+    Tick,
+)
 
 
 class Source(str, enum.Enum):
@@ -250,5 +262,11 @@ class MemoryModel:
     stranded: Mapping[str, tuple[StrandedLine, ...]] = field(default_factory=dict)
     """CUDA device -> lines that held its split segments when most was stranded; where that was a lot and the
     allocator's history was recorded."""
+    passes: tuple[Pass, ...] = ()
+    """Forwards, backwards, steps and `zero_grad`s in order; () where they were not recorded."""
+    parameters: Mapping[int, ParameterProfile] = field(default_factory=dict)
+    """By `Pass.gradients`: parameters after a backward."""
+    last_uses: Mapping[int, int] = field(default_factory=dict)
+    """Storage -> when an op was last given it, in ns; of storages from 64 KiB, while they were watched."""
     snapshot: tuple[SnapshotTotals, ...] = ()
     """Devices as of a PyTorch snapshot; () for a recording of a run."""

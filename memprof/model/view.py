@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from memprof.record.blocks import AllocatorHistory, BlockLog
-from memprof.record.events import Birth, Census, Death, DeviceState, OutOfMemory, RoleFact, RunInfo, Tick
+from memprof.record.events import (
+    Birth,
+    Census,
+    Death,
+    DeviceState,
+    OutOfMemory,
+    ParameterProfile,
+    Pass,
+    RoleFact,
+    RunInfo,
+    Tick,
+)
 
 
 class RecordingView(Protocol):
@@ -35,6 +46,17 @@ class RecordingView(Protocol):
     @property
     def ooms(self) -> Sequence[OutOfMemory]:
         """Out-of-memory errors in order of time."""
+
+    @property
+    def passes(self) -> Sequence[Pass]:
+        """Forwards, backwards, steps and `zero_grad`s in order; empty where they were not recorded."""
+
+    @property
+    def parameters(self) -> Sequence[ParameterProfile]:
+        """What the parameters of root modules were like after watched backwards."""
+
+    def last_uses(self) -> Mapping[int, int]:
+        """Storage -> when an op was last given it, in ns; of large storages that were watched."""
 
     @property
     def history(self) -> AllocatorHistory | None:

@@ -19,6 +19,8 @@ from memprof.record.events import (
     Location,
     ModuleRef,
     OutOfMemory,
+    ParameterProfile,
+    ParameterShare,
     Phase,
     Population,
     RunInfo,
@@ -27,7 +29,7 @@ from memprof.record.events import (
 _STATE_FIELDS = tuple(field.name for field in dataclasses.fields(DeviceState))
 
 
-def dump(value: Census | RunInfo | DeviceState | OutOfMemory) -> str:
+def dump(value: Census | RunInfo | DeviceState | OutOfMemory | ParameterProfile) -> str:
     """Write one of the small event kinds as one line of ASCII JSON."""
     if isinstance(value, DeviceState):  # one for every tick; `asdict` takes several times as long
         return json.dumps({name: getattr(value, name) for name in _STATE_FIELDS}, separators=(",", ":"))
@@ -109,6 +111,16 @@ def load_oom(text: str) -> OutOfMemory:
     """Read what `dump` wrote of an `OutOfMemory`."""
     data = json.loads(text)
     return OutOfMemory(**{**data, "phase": Phase(data["phase"]), "location": _location(data["location"])})
+
+
+def load_parameters(text: str) -> ParameterProfile:
+    """Read what `dump` wrote of a `ParameterProfile`."""
+    data = json.loads(text)
+    shares = (
+        ParameterShare(**{**share, "module": ModuleRef(str(share["module"][0]), str(share["module"][1]))})
+        for share in data["shares"]
+    )
+    return ParameterProfile(id=int(data["id"]), shares=tuple(shares))
 
 
 def _holder(data: dict[str, Any]) -> Holder:

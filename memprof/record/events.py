@@ -64,6 +64,44 @@ class Role(enum.IntFlag):
     """Returned by a root module."""
     SAVED = 64
     """Reachable as a saved tensor of an autograd graph when graphs were last walked."""
+    WRITTEN = 128
+    """A parameter or buffer that was changed in place outside forward, backward and optimizer step."""
+
+
+class PassKind(enum.IntEnum):
+    """What torch was asked to do."""
+
+    FORWARD = 0
+    """A root module was called."""
+    BACKWARD = 1
+    """The autograd engine ran."""
+    STEP = 2
+    """An optimizer made a step."""
+    ZERO_GRAD = 3
+    """Gradients were freed or set to zero."""
+
+
+class PassFlag(enum.IntFlag):
+    """How a pass went."""
+
+    GRAPH = 1
+    """A forward returned a tensor with a `grad_fn`."""
+    EVAL_MODE = 2
+    """The root module was in `eval()` mode."""
+    AUTOCAST = 4
+    """The forward began under `torch.autocast`."""
+    ANOMALY = 8
+    """Autograd's anomaly mode was on."""
+    CHAINED = 16
+    """A forward was given a tensor with a `grad_fn`."""
+    LEAF_INPUT = 32
+    """A forward was given a leaf that requires a gradient."""
+    SET_TO_NONE = 64
+    """`zero_grad` freed the gradients instead of setting them to zero."""
+    RAISED = 128
+    """The forward raised."""
+    SEEN_ONLY = 256
+    """Nobody called `zero_grad`: gradients that had been there were found gone."""
 
 
 class Location(NamedTuple):
@@ -156,6 +194,58 @@ class RoleFact(NamedTuple):
     storage: int
     role: Role
     name: str
+
+
+class Pass(NamedTuple):
+    """A forward of a root module, a backward, an optimizer's step or a `zero_grad`, in order of their begin."""
+
+    id: int
+    kind: PassKind
+    tick: int
+    start_ns: int
+    end_ns: int
+    location: Location | None
+    """The user's line that asked for it."""
+    subject: int | None
+    """The root module that was called, or the optimizer that stepped or whose gradients went, numbered in
+    the order they were met; None for a backward, and where it is not known."""
+    flags: PassFlag
+    saved_bytes: int | None = None
+    """What a forward left allocated apart from its output."""
+    gradients: int | None = None
+    """The `ParameterProfile` a backward left: each watched one, and the 1st, 2nd, 4th, 8th... of the run."""
+    uses: tuple[int, ...] = ()
+    """Forwards whose graph a backward used."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterShare:
+    """The parameters that one module of a root has itself and that have the rest of these facts in common."""
+
+    root: int
+    """Number of the root module."""
+    module: ModuleRef
+    optimizer: int | None
+    """Number of the optimizer that holds them."""
+    requires_grad: bool
+    count: int
+    nbytes: int
+    gradient_bytes: int
+    """Gradients that this backward wrote or added to."""
+    entered: bool
+    """The module has been called while storages were watched."""
+    changed: bool
+    """At least one was changed in place since it was first met: by an optimizer or by hand."""
+    written: bool
+    """At least one was changed in place outside forward, backward and optimizer step."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterProfile:
+    """Parameters of the root modules after a backward."""
+
+    id: int
+    shares: tuple[ParameterShare, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,10 @@ from memprof.record.events import (
     Location,
     ModuleRef,
     OutOfMemory,
+    ParameterProfile,
+    Pass,
+    PassFlag,
+    PassKind,
     Phase,
     Role,
     RoleFact,
@@ -31,6 +35,9 @@ from memprof.record.events import (
     TickFlag,
 )
 from memprof.record.writer import is_recording
+
+_PASSES_SINCE = 3
+"""The format that first had passes, profiles of parameters and last uses."""
 
 
 class Recording:
@@ -44,6 +51,8 @@ class Recording:
         censuses: What outlived its iteration, in order of time.
         states: What was known of each CUDA device when ticks ended.
         ooms: Out-of-memory errors in order of time.
+        passes: Forwards, backwards, steps and `zero_grad`s in order; () in recordings of format 1 and 2.
+        parameters: What the parameters of root modules were like; () in recordings of format 1 and 2.
     """
 
     history: None = None
@@ -73,6 +82,9 @@ class Recording:
             self.ooms: tuple[OutOfMemory, ...] = tuple(
                 codec.load_oom(text) for (text,) in connection.execute("SELECT data FROM oom ORDER BY id")
             )
+            (self._version,) = connection.execute("PRAGMA user_version").fetchone()
+            self.passes: tuple[Pass, ...] = tuple(self._read_passes())
+            self.parameters: tuple[ParameterProfile, ...] = tuple(self._read_parameters())
 
     def births(self) -> Iterator[Birth]:
         """All births in order of time."""
@@ -172,6 +184,46 @@ class Recording:
                 call=self._locations.get(call),
             )
 
+    def _read_passes(self) -> Iterator[Pass]:
+        if self._version < _PASSES_SINCE:
+            return
+        rows: list[tuple[int, tuple[int, ...]]] = []
+        uses: dict[int, list[int]] = {}
+        for tick, data, used in self._connection.execute("SELECT id, passes, uses FROM tick ORDER BY id"):
+            rows += ((int(tick), row) for row in _split(_integers(data or b""), len(schema.PASS_COLUMNS)))
+            for backward, forward in _split(_integers(used or b""), len(schema.USE_COLUMNS)):
+                uses.setdefault(backward, []).append(forward)
+        for tick, (index, kind, start, end, location, subject, flags, saved, gradients) in sorted(
+            rows, key=lambda item: item[1][0]
+        ):
+            yield Pass(
+                id=index,
+                kind=PassKind(kind),
+                tick=tick,
+                start_ns=start,
+                end_ns=end,
+                location=self._locations.get(location),
+                subject=_or_none(subject),
+                flags=PassFlag(flags),
+                saved_bytes=_or_none(saved),
+                gradients=_or_none(gradients),
+                uses=tuple(uses.get(index, ())),
+            )
+
+    def last_uses(self) -> dict[int, int]:
+        """Storage -> when an op was last given it while storages were watched; large storages only."""
+        if self._version < _PASSES_SINCE:
+            return {}
+        with _Reading(self.path):
+            rows = self._rows("last_uses", len(schema.LAST_USE_COLUMNS))
+            return {row[0]: row[1] for row in rows}
+
+    def _read_parameters(self) -> Iterator[ParameterProfile]:
+        if self._version < _PASSES_SINCE:
+            return
+        for (text,) in self._connection.execute("SELECT data FROM parameters ORDER BY id"):
+            yield codec.load_parameters(text)
+
     def _rows(self, column: str, width: int) -> Iterator[tuple[int, ...]]:
         for (blob,) in self._connection.execute(f"SELECT {column} FROM storages ORDER BY id"):
             yield from _split(_integers(blob), width)
@@ -248,6 +300,10 @@ def _integers(blob: bytes) -> array[int]:
     values = array("q")
     values.frombytes(blob)
     return values
+
+
+def _or_none(value: int) -> int | None:
+    return None if value == schema.NONE else value
 
 
 def _split(values: array[int], width: int) -> Iterator[tuple[int, ...]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 APPLICATION_ID = 0x6D656D70
 """`PRAGMA application_id` of a recording: "memp" in ASCII."""
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """`PRAGMA user_version` of recordings written now; readers accept this and everything older."""
 
 NONE = -1
@@ -32,15 +32,18 @@ CREATE TABLE tick (
     call INTEGER,
     forward_bytes INTEGER,
     consumed BLOB,
-    samples BLOB
+    samples BLOB,
+    passes BLOB,
+    uses BLOB
 );
-CREATE TABLE storages (id INTEGER PRIMARY KEY, births BLOB NOT NULL, deaths BLOB NOT NULL);
+CREATE TABLE storages (id INTEGER PRIMARY KEY, births BLOB NOT NULL, deaths BLOB NOT NULL, last_uses BLOB);
 CREATE TABLE role (storage INTEGER NOT NULL, role INTEGER NOT NULL, name TEXT NOT NULL);
 CREATE TABLE stack (id INTEGER PRIMARY KEY, location INTEGER NOT NULL, frames BLOB NOT NULL);
 CREATE TABLE blocks (id INTEGER PRIMARY KEY, tick INTEGER NOT NULL, events BLOB NOT NULL);
 CREATE TABLE segments (id INTEGER PRIMARY KEY, tick INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE device_state (id INTEGER PRIMARY KEY, data TEXT NOT NULL);
 CREATE TABLE oom (id INTEGER PRIMARY KEY, data TEXT NOT NULL);
+CREATE TABLE parameters (id INTEGER PRIMARY KEY, data TEXT NOT NULL);
 CREATE TABLE census (id INTEGER PRIMARY KEY, tick INTEGER NOT NULL, data TEXT NOT NULL);
 """
 
@@ -69,6 +72,12 @@ SAMPLE_COLUMNS = (
     "peak_allocated_bytes",
     "operations",
 )
+PASS_COLUMNS = ("pass", "kind", "start_ns", "end_ns", "location", "subject", "flags", "saved_bytes", "gradients")
+"""Since version 3."""
+USE_COLUMNS = ("backward", "forward")
+"""Passes; since version 3."""
+LAST_USE_COLUMNS = ("storage", "time_ns")
+"""Of watched storages from 64 KiB; since version 3."""
 BLOCK_COLUMNS = ("device", "action", "time_ns", "address", "nbytes", "stream", "stack")
 """Events of the caching allocator; `time_ns` is on the clock of ticks."""
 SEGMENT_COLUMNS = (

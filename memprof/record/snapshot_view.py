@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from memprof.record.events import (
     DeviceState,
     Location,
     OutOfMemory,
+    ParameterProfile,
+    Pass,
     Phase,
     RoleFact,
     RunInfo,
@@ -38,6 +40,8 @@ class SnapshotView:
 
     censuses: Sequence[Census] = ()
     states: Sequence[DeviceState] = ()
+    passes: Sequence[Pass] = ()
+    parameters: Sequence[ParameterProfile] = ()
 
     def __init__(self, history: AllocatorHistory, path: str | os.PathLike[str]) -> None:
         self.history = history
@@ -78,6 +82,10 @@ class SnapshotView:
     def ooms(self) -> Sequence[OutOfMemory]:
         """The trace's out-of-memory entries."""
         return tuple(oom for device in self.history.devices for oom in self._ooms(device))
+
+    def last_uses(self) -> Mapping[int, int]:
+        """Nothing: a snapshot does not know what reads a block."""
+        return {}
 
     def births(self) -> Iterator[Birth]:
         """None: a snapshot knows blocks, not storages."""

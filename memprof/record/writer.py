@@ -17,6 +17,7 @@ from memprof.record.events import (
     Location,
     ModuleRef,
     OutOfMemory,
+    ParameterProfile,
     RoleFact,
     RunInfo,
     Sample,
@@ -119,6 +120,8 @@ class RecordingWriter:
         *,
         samples: array[int] | None = None,
         states: Iterable[DeviceState] = (),
+        passes: tuple[array[int], array[int]] | None = None,
+        last_uses: array[int] | None = None,
     ) -> None:
         """Commit a finished tick with what happened to storages during it.
 
@@ -129,6 +132,8 @@ class RecordingWriter:
             roles: Roles found since the last tick.
             samples: Packed rows of `schema.SAMPLE_COLUMNS` instead of `tick.samples`.
             states: Devices at the end of the tick.
+            passes: Packed rows of `schema.PASS_COLUMNS` and of `schema.USE_COLUMNS`.
+            last_uses: Packed rows of `schema.LAST_USE_COLUMNS`.
         """
         row = (
             tick.index,
@@ -140,13 +145,15 @@ class RecordingWriter:
             tick.forward_bytes,
             array("q", tick.consumed).tobytes() if tick.consumed else None,
             self._pack_samples(tick.samples) if samples is None else samples.tobytes(),
+            passes[0].tobytes() if passes is not None and passes[0] else None,
+            passes[1].tobytes() if passes is not None and passes[1] else None,
         )
         statements: list[tuple[str, tuple[object, ...]]] = [
-            ("INSERT INTO tick VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            ("INSERT INTO tick VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         ]
-        if births or deaths:
-            packed = (births.tobytes() if births else b"", deaths.tobytes() if deaths else b"")
-            statements.append(("INSERT INTO storages (births, deaths) VALUES (?, ?)", packed))
+        if births or deaths or last_uses:
+            packed = tuple(column.tobytes() if column else b"" for column in (births, deaths, last_uses))
+            statements.append(("INSERT INTO storages (births, deaths, last_uses) VALUES (?, ?, ?)", packed))
         statements.extend(("INSERT INTO role VALUES (?, ?, ?)", (f.storage, int(f.role), f.name)) for f in roles)
         statements.extend(("INSERT INTO device_state (data) VALUES (?)", (codec.dump(state),)) for state in states)
         self._commit(statements)
@@ -175,6 +182,10 @@ class RecordingWriter:
             segments: Packed rows of `schema.SEGMENT_COLUMNS`.
         """
         self._commit([("INSERT INTO segments (tick, data) VALUES (?, ?)", (tick, segments.tobytes()))])
+
+    def write_parameters(self, profile: ParameterProfile) -> None:
+        """Write what parameters were like after a backward, with the next commit."""
+        self._pending.append(("INSERT INTO parameters VALUES (?, ?)", (profile.id, codec.dump(profile))))
 
     def write_oom(self, oom: OutOfMemory) -> None:
         """Commit an out-of-memory error."""

@@ -151,7 +151,7 @@ def test_recording_of_a_run_is_read_while_it_goes_on_and_replaced_by_the_next(tm
 
 def _small_files() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
 
 
 @pytest.mark.parametrize("strict", [False, True], ids=["", "warnings-are-errors"])

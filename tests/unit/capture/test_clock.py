@@ -130,11 +130,13 @@ def test_nothing_turns_inside_a_backward_or_an_optimizer() -> None:
 def test_the_hook_of_a_graph_reports_to_the_tick_that_uses_it() -> None:
     story = Story()
     story.forward(1)
-    first, made_in = story.clock.consumer(), story.clock.index
+    told: list[str] = []
+    first, made_in = story.clock.consumer(lambda: told.append("first")), story.clock.index
     story.forward(1)
-    second = story.clock.consumer()
+    second = story.clock.consumer(lambda: told.append("second"))
     first(None)
     second(None)
+    assert told == ["first", "second"]
     story.clock.turn()
     assert story.ticks[-1].consumed == (made_in, made_in + 1)
     story.clock.turn()

@@ -14,6 +14,8 @@ from memprof.record.events import (
     Location,
     ModuleRef,
     OutOfMemory,
+    ParameterProfile,
+    Pass,
     Phase,
     Role,
     RoleFact,
@@ -39,6 +41,9 @@ class FakeRecording:
     censuses: list[Census] = field(default_factory=list)
     states: list[DeviceState] = field(default_factory=list)
     ooms: list[OutOfMemory] = field(default_factory=list)
+    passes: list[Pass] = field(default_factory=list)
+    parameters: list[ParameterProfile] = field(default_factory=list)
+    used_at: dict[int, int] = field(default_factory=dict)
     log: BlockLog | None = None
     history: AllocatorHistory | None = None
     birth_rows: list[Birth] = field(default_factory=list)
@@ -56,6 +61,9 @@ class FakeRecording:
     next_id: int = 1
     samples: list[Sample] = field(default_factory=list)
     started: int = 0
+
+    def last_uses(self) -> dict[int, int]:
+        return self.used_at
 
     def block_log(self) -> BlockLog | None:
         return self.log

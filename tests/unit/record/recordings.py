@@ -22,6 +22,11 @@ from memprof.record.events import (
     Location,
     ModuleRef,
     OutOfMemory,
+    ParameterProfile,
+    ParameterShare,
+    Pass,
+    PassFlag,
+    PassKind,
     Phase,
     Population,
     Role,
@@ -151,6 +156,23 @@ BLOCKS = (
     (BlockAction.FREE_REQUESTED, 3, 1 << 45, 100, NONE),
 )
 """Action, time, address, bytes and stack of a device's events in the second tick."""
+PASSES = (
+    Pass(0, PassKind.FORWARD, 0, 3, 5, LINE, 7, PassFlag.GRAPH | PassFlag.CHAINED, 1 << 40),
+    Pass(1, PassKind.BACKWARD, 1, 6, 9, FORWARD_LINE, None, PassFlag.ANOMALY, None, 0, (0,)),
+    Pass(2, PassKind.ZERO_GRAD, 1, 10, 11, None, 4, PassFlag.SET_TO_NONE),
+)
+PARAMETERS = (
+    ParameterProfile(
+        0,
+        (
+            ParameterShare(7, MODULE, 4, True, 2, 1 << 33, 1 << 32, True, True, False),
+            ParameterShare(7, MODULE, None, False, 1, 12, 0, False, False, True),
+        ),
+    ),
+)
+LAST_USES = {0: 4, 1: 1 << 50}
+LAST_USES_OF = {0: (0, 3), 1: (1, 1 << 50, 0, 4)}
+"""Tick -> what it says of last uses; what a later tick says of a storage counts."""
 SEGMENT = (1 << 44, 2 << 20, 0, 0, 0, 0, 0, 1 << 44, 512, 100, BlockState.ACTIVE_ALLOCATED, NONE)
 """What the device held when that tick began, the device itself left out."""
 
@@ -184,6 +206,16 @@ def packed_blocks(writer: RecordingWriter) -> array[int]:
     return array("q", [value for a, t, p, n, s in BLOCKS for value in (device, a, t, p, n, 0, s)])
 
 
+def packed_passes(writer: RecordingWriter, tick: int) -> tuple[array[int], array[int]]:
+    rows, uses = array("q"), array("q")
+    for p in (item for item in PASSES if item.tick == tick):
+        line = NONE if p.location is None else writer.location_id(p.location)
+        optional = [NONE if value is None else value for value in (p.subject, p.saved_bytes, p.gradients)]
+        rows.extend((p.id, p.kind, p.start_ns, p.end_ns, line, optional[0], p.flags, *optional[1:]))
+        uses.extend(value for used in p.uses for value in (p.id, used))
+    return rows, uses
+
+
 def write_all(
     path: Path, *, finish: bool = True, on_failure: Callable[[str], None] = lambda message: None
 ) -> RecordingWriter:
@@ -194,7 +226,11 @@ def write_all(
         deaths = array("q", [value for death in DEATHS if death.tick == tick.index for value in death])
         roles = [role for role in ROLES if role.storage == tick.index]
         states = [state for state in STATES if state.tick == tick.index]
-        writer.write_tick(tick, births, deaths, roles, states=states)
+        passes, uses = packed_passes(writer, tick.index), array("q", LAST_USES_OF.get(tick.index, ()))
+        if tick.index == 1:
+            for profile in PARAMETERS:
+                writer.write_parameters(profile)
+        writer.write_tick(tick, births, deaths, roles, states=states, passes=passes, last_uses=uses)
         if tick.index == 1:
             writer.write_blocks([(tick.index, packed_blocks(writer).tobytes())])
     for oom in OOMS:

@@ -50,6 +50,9 @@ def _assert_holds_all(recording: Recording) -> None:
     assert tuple(recording.roles()) == all_events.ROLES
     assert recording.states == all_events.STATES
     assert recording.ooms == all_events.OOMS
+    assert recording.passes == all_events.PASSES
+    assert recording.parameters == all_events.PARAMETERS
+    assert recording.last_uses() == all_events.LAST_USES
     log = recording.block_log()
     assert log is not None
     assert [log.devices[code] for code in log.events[:, 0].tolist()] == ["cuda:0"] * 3
@@ -66,6 +69,20 @@ def test_every_event_comes_back_as_it_was_written(path: Path) -> None:
     with open_recording(path) as recording:
         _assert_holds_all(recording)
         assert recording.path == path
+
+
+def test_a_recording_of_format_2_has_no_passes(path: Path) -> None:
+    all_events.write_all(path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE parameters")
+        for table, column in (("tick", "passes"), ("tick", "uses"), ("storages", "last_uses")):
+            connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        connection.execute("PRAGMA user_version = 2")
+    connection.close()
+    with open_recording(path) as recording:
+        assert (recording.passes, recording.parameters, recording.last_uses()) == ((), (), {})
+        assert recording.ticks == all_events.TICKS
+        assert tuple(recording.births()) == all_events.BIRTHS
 
 
 def test_values_come_back_with_their_types(path: Path) -> None:

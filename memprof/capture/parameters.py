@@ -1,0 +1,180 @@
+"""Which parameters got gradients, and whether anybody steps them: one profile for each watched backward.
+
+Nothing of the user's is kept alive: parameters are met anew each time, and what is remembered of them are numbers
+under their `id`. Weak references would be in the way of `torch.utils.swap_tensors`. A parameter that takes the
+`id` of one that is gone counts as changed, which no rule takes for waste.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch.nn.parameter import is_lazy
+
+from memprof.capture.storages import StorageTracker, storage_key
+from memprof.record.events import ModuleRef, ParameterProfile, ParameterShare, Role
+from memprof.record.schema import NONE
+
+_Key = tuple[int, ModuleRef, int | None, bool, bool, bool, bool]
+
+
+class ParameterBooks:
+    """Numbers root modules and optimizers, and says what each backward did to their parameters.
+
+    Args:
+        tracker: The books of storages: roles and hand-written updates.
+        write: Takes each new profile.
+        optimizers: The optimizers there are.
+    """
+
+    def __init__(
+        self,
+        tracker: StorageTracker,
+        write: Callable[[ParameterProfile], None],
+        optimizers: Iterable[torch.optim.Optimizer],
+    ) -> None:
+        self._tracker = tracker
+        self._write = write
+        self._optimizers = optimizers
+        self._numbers: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
+        self._roots: list[weakref.ref[torch.nn.Module]] = []
+        self._first_version: dict[int, int] = {}
+        """`id` of a parameter -> its version when it was first met."""
+        self._before: dict[int, tuple[int, int]] = {}
+        """`id` of a parameter -> its gradient and that one's version when the backward began."""
+        self._pending: dict[int, int] = {}
+        """Optimizer -> `id` of a parameter of its that got a gradient since its last step or `zero_grad`."""
+        self._known: dict[tuple[ParameterShare, ...], int] = {}
+        self._module_refs: dict[tuple[int, str], tuple[ModuleRef, int]] = {}
+        self.entered: set[int] = set()
+        """Module ids (of the recording) that were called while storages were watched."""
+
+    # ---- numbers -----------------------------------------------------------------------
+
+    def number(self, item: torch.nn.Module | torch.optim.Optimizer) -> int:
+        """Number of a root module or an optimizer, in the order they are met."""
+        found = self._numbers.get(item)
+        if found is None:
+            found = self._numbers[item] = len(self._numbers)
+        return found
+
+    def learn(self, root: torch.nn.Module) -> None:
+        """Take a root module's parameters into the books."""
+        self._roots = [reference for reference in self._roots if reference() is not None]
+        if any(reference() is root for reference in self._roots):
+            return
+        self._roots.append(weakref.ref(root))
+        for parameter in root.parameters():
+            if not is_lazy(parameter):
+                self._first_version.setdefault(id(parameter), parameter._version)
+
+    def _owners(self) -> dict[int, int]:
+        return {
+            id(parameter): self.number(optimizer)
+            for optimizer in list(self._optimizers)
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+
+    def optimizers_of(self, module: torch.nn.Module) -> set[int]:
+        """Numbers of the optimizers that hold parameters of a module."""
+        owners = self._owners()
+        return {owners[id(parameter)] for parameter in module.parameters() if id(parameter) in owners}
+
+    # ---- passes ------------------------------------------------------------------------
+
+    def backward_begins(self) -> list[int]:
+        """Remember the gradients there are.
+
+        Returns:
+            Optimizers whose gradients went since the last backward without a step and without `zero_grad`.
+        """
+        self._before = {
+            id(parameter): (gradient._cdata, gradient._version)
+            for _, _, _, _, parameter in self._named()
+            if (gradient := parameter.grad) is not None
+        }
+        gone = [optimizer for optimizer, parameter in self._pending.items() if parameter not in self._before]
+        for optimizer in gone:
+            del self._pending[optimizer]
+        return gone
+
+    def settled(self, optimizer: int) -> None:
+        """An optimizer stepped, or its gradients were freed or zeroed."""
+        self._pending.pop(optimizer, None)
+
+    def backward_ended(self, *, roles: bool) -> int:
+        """Say which parameters got a gradient.
+
+        Args:
+            roles: Also give gradients their role.
+
+        Returns:
+            Number of the profile.
+        """
+        owners = self._owners()
+        sums: dict[_Key, list[int]] = {}
+        live = self._tracker.live
+        for root, module, module_id, name, parameter in self._named():
+            gradient = parameter.grad
+            if roles:
+                # Again: lazy layers have made theirs by now, and assigning `.data` changes the storage.
+                self._tracker.found(parameter, Role.PARAMETER, name)
+                if gradient is not None:
+                    self._tracker.found(gradient, Role.GRADIENT)
+            optimizer = owners.get(id(parameter))
+            written = self._got_gradient(parameter)
+            if written and optimizer is not None:
+                self._pending.setdefault(optimizer, id(parameter))
+            booked = live.get(storage_key(parameter))
+            by_hand = booked is not None and bool(booked.role & Role.WRITTEN)
+            version = parameter._version
+            changed = by_hand or version != self._first_version.setdefault(id(parameter), version)
+            entered = module_id in self.entered
+            key = (root, module, optimizer, parameter.requires_grad, entered, changed, by_hand)
+            row = sums.setdefault(key, [0, 0, 0])
+            nbytes = parameter.numel() * parameter.element_size()
+            row[0] += 1
+            row[1] += nbytes
+            row[2] += nbytes if written else 0
+        shares = tuple(
+            ParameterShare(root, module, optimizer, requires_grad, row[0], row[1], row[2], entered, changed, by_hand)
+            for (root, module, optimizer, requires_grad, entered, changed, by_hand), row in sums.items()
+        )
+        number = self._known.get(shares, NONE)
+        if number == NONE:
+            number = self._known[shares] = len(self._known)
+            self._write(ParameterProfile(number, shares))
+        return number
+
+    def _got_gradient(self, parameter: torch.Tensor) -> bool:
+        gradient = parameter.grad
+        if gradient is None:
+            return False
+        return self._before.get(id(parameter)) != (gradient._cdata, gradient._version)
+
+    def _named(self) -> Iterator[tuple[int, ModuleRef, int, str, torch.nn.Parameter]]:
+        """Every parameter once, with its root's number, the module that has it, that one's id and its name."""
+        seen: set[int] = set()
+        for reference in self._roots:
+            root = reference()
+            if root is None:
+                continue
+            number = self.number(root)
+            for path, module in root.named_modules():
+                own = [
+                    (name, item)
+                    for name, item in module._parameters.items()
+                    if item is not None and id(item) not in seen and not is_lazy(item)
+                ]
+                if not own:
+                    continue
+                known = self._module_refs.get((number, path))
+                if known is None:
+                    ref = ModuleRef(path, type(module).__name__)
+                    known = self._module_refs[number, path] = (ref, self._tracker.module(ref))
+                for name, parameter in own:
+                    seen.add(id(parameter))
+                    yield number, *known, f"{path}.{name}" if path else name, parameter
