@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
@@ -25,6 +25,8 @@ from memprof.record.events import RunInfo
 from memprof.record.reader import Recording, open_recording
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from memprof.capture.session import CaptureSession
     from memprof.capture.simulated.cuda import SimulatedCuda
     from memprof.simulate.gpus import Gpu
@@ -128,6 +130,31 @@ class Profiler:
         if session is None:
             raise UsageError("prof.step() is for inside the `with` block")
         session.step()
+
+    def storages_of(self, tensors: Iterable[Tensor]) -> set[int]:
+        """Find tensors in the recording, while it runs.
+
+        Args:
+            tensors: Any tensors of this process.
+
+        Returns:
+            Ids of their storages, as in `diagnosis.model.storages`; those that were not watched are left out.
+        """
+        session = self._session or self._outer
+        return set() if session is None else session.storages_of(tensors)
+
+    def holders_of(self, storages: Collection[int]) -> dict[int, str]:
+        """Say who keeps storages alive, while the recording runs.
+
+        Args:
+            storages: A few ids from `diagnosis.model.storages`.
+
+        Returns:
+            Storage -> holder in one phrase: "list `kept` of module `train` train.py:3". Those whose holder is out of
+            Python's reach are left out.
+        """
+        session = self._session or self._outer
+        return {} if session is None else {key: held.text for key, held in session.holders_of(storages).items()}
 
     @property
     def is_outermost(self) -> bool:

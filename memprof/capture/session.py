@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,19 @@ from memprof.capture import ticks
 from memprof.capture.census import CensusTaker
 from memprof.capture.counters import Counter, cpu_counter
 from memprof.capture.cuda import CudaWatch
-from memprof.capture.frames import UserCode, stack_key
+from memprof.capture.frames import UserCode, stack_key, tracked_objects
 from memprof.capture.graph import sequence_nr
+from memprof.capture.holders import UNKNOWN, HolderSearch
 from memprof.capture.hooks import Hooks
 from memprof.capture.parameters import ParameterBooks
 from memprof.capture.passes import PassLog
 from memprof.capture.simulated import active_simulation
-from memprof.capture.storages import StorageTracker
+from memprof.capture.storages import StorageTracker, storage_key
 from memprof.capture.ticks import TickClock
 from memprof.capture.windows import Level, WatchPlan
 from memprof.record.events import (
     DeviceState,
+    Holder,
     Location,
     ModuleRef,
     PassFlag,
@@ -227,6 +229,27 @@ class CaptureSession:
         """Write down everything there is about the ticks that have ended."""
         if self._running:
             self._guard(self._cuda.write_blocks)
+
+    def storages_of(self, tensors: Iterable[torch.Tensor]) -> set[int]:
+        """Ids of the storages behind tensors, as far as they are in the books."""
+        return {live.id for tensor in tensors if (live := self._tracker.live.get(storage_key(tensor))) is not None}
+
+    def holders_of(self, storages: Collection[int]) -> dict[int, Holder]:
+        """Who keeps storages alive; those of which no Python object or no holder is found are left out.
+
+        Args:
+            storages: Ids from the books; the search is made for all of them at once, so let there be few.
+        """
+        kinds = self._tracker.plain
+        found: dict[int, torch.Tensor] = {}
+        for item in tracked_objects():
+            if type(item) in kinds:
+                live = self._tracker.live.get(storage_key(item))  # type: ignore[arg-type]
+                if live is not None and live.id in storages:
+                    found[live.id] = item  # type: ignore[assignment]
+        targets = list(found.values())
+        holders = HolderSearch(self._code, ignore=[found, targets]).find(targets)
+        return {storage: holder for storage, holder in zip(found, holders, strict=True) if holder is not UNKNOWN}
 
     @property
     def running(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from memprof._errors import UsageError
 from memprof.detect.finding import Finding, Kind, Severity
+from memprof.model.simulated import source_of
 from memprof.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from memprof.record.events import Location
 
 _MOST_LINES = 5
+MOST_SEARCHED = 16
+"""Storages whose holders are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +41,17 @@ class LeakLimit:
 
 @dataclass(frozen=True, slots=True)
 class PeakLimit:
-    """The most memory a test may use at one time; `device` None is the device that uses most."""
+    """The most memory a test may use at one time.
 
-    nbytes: int
+    Attributes:
+        nbytes: The limit in bytes; None where it is only to fit on the simulated GPU.
+        device: None is the device that uses most.
+        simulated: Name of the GPU to simulate under the test; '' for none.
+    """
+
+    nbytes: int | None
     device: str | None
+    simulated: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +75,24 @@ def leak_limit(limit: str | int = "0 B", *, warmup: int = 1, repeat: int = 3) ->
     return LeakLimit(parse_bytes(str(limit)), warmup, repeat)
 
 
-def peak_limit(limit: str | int, *, device: str | None = None) -> PeakLimit:
+def peak_limit(limit: str | int | None = None, *, device: str | None = None, simulated: str = "") -> PeakLimit:
     """Read `@pytest.mark.memprof_peak(...)`.
 
     Raises:
-        UsageError: The limit is not a size.
+        UsageError: The limit is not a size, there is neither a limit nor a GPU, or no GPU of that name is known.
     """
-    return PeakLimit(parse_bytes(str(limit)), "cuda:0" if device == "cuda" else device)
+    if limit is None and not simulated:
+        raise UsageError(
+            'write a limit, as in memprof_peak("512 MiB"), or a GPU it must fit, as in simulated="A100-40GB"'
+        )
+    if simulated:
+        from memprof.simulate.gpus import find_gpu
+
+        find_gpu(simulated)
+        device = device or "cuda:0"
+    return PeakLimit(
+        None if limit is None else parse_bytes(str(limit)), "cuda:0" if device == "cuda" else device, simulated
+    )
 
 
 def rules_limit(*, ignore: Sequence[str] = (), fail_on: str = "warning") -> RulesLimit:
@@ -138,13 +159,18 @@ def exceeded_peak(limit: PeakLimit, diagnosis: Diagnosis) -> str | None:
     peaks = peak_bytes(diagnosis.model)
     device = limit.device or max(peaks, key=peaks.__getitem__, default="cpu")
     used = peaks.get(device, 0)
-    if used <= limit.nbytes:
+    if limit.simulated and not used:
+        return (
+            f"memprof: nothing was allocated on {device} of the simulated {limit.simulated}, so its peak says nothing; "
+            'let the test put its model and data on device "cuda"'
+        )
+    if limit.nbytes is None or used <= limit.nbytes:
         return None
     over = format_bytes(used - limit.nbytes)
     lines = [
         (
-            f"memprof: peak memory {format_bytes(used)} on {device} (measured) is {over} above the limit of "
-            f"{format_bytes(limit.nbytes)}"
+            f"memprof: peak memory {format_bytes(used)} on {device} ({source_of(diagnosis.model, device).value}) is "
+            f"{over} above the limit of {format_bytes(limit.nbytes)}"
         ),
     ]
     peak = diagnosis.model.peaks.get(device)
@@ -169,34 +195,59 @@ def broken_rules(limit: RulesLimit, findings: Sequence[Finding]) -> str | None:
     return "\n".join([f"memprof: {_counted(len(failing), 'finding')}", *_next_steps(failing)])
 
 
-def leaked(limit: LeakLimit, diagnosis: Diagnosis, ends_ns: Sequence[int]) -> str | None:
+def survivors(
+    limit: LeakLimit, model: MemoryModel, ends_ns: Sequence[int], *, own: Collection[int] = ()
+) -> list[list[Storage]]:
+    """What each repetition of a test left alive.
+
+    Args:
+        limit: The limit.
+        model: Of all repetitions.
+        ends_ns: When the first began, then when each ended, as `time.perf_counter_ns` says.
+        own: Ids of storages that go with the test, because its fixtures or its instance hold them.
+
+    Returns:
+        A list for each repetition that counts: not for those of the warm-up, nor for the last, whose remains may be
+        what the next would replace.
+    """
+    return [
+        [
+            storage
+            for storage in model.storages.values()
+            if storage.death_ns is None and start <= storage.birth_ns < end and storage.id not in own
+        ]
+        for start, end in list(pairwise(ends_ns))[limit.warmup : -1]
+    ]
+
+
+def leaked(
+    limit: LeakLimit,
+    diagnosis: Diagnosis,
+    left: Sequence[Sequence[Storage]],
+    *,
+    own: Collection[int] = (),
+    holders: Mapping[int, str] | None = None,
+) -> str | None:
     """What to say about a test that leaves more behind each time it runs, or None.
 
     Args:
         limit: The limit.
         diagnosis: Of all repetitions.
-        ends_ns: When the first began, then when each ended, as `time.perf_counter_ns` says.
+        left: What survived of each, from `survivors`.
+        own: As there.
+        holders: Storage -> who holds it, as far as that is known.
 
     Returns:
         What survived, how much, which line made it and who holds it.
     """
-    # What the last repetition left may be what the next would replace, so it does not count.
-    spans = list(pairwise(ends_ns))[limit.warmup : -1]
-    survivors = [
-        [
-            storage
-            for storage in diagnosis.model.storages.values()
-            if storage.death_ns is None and start <= storage.birth_ns < end
-        ]
-        for start, end in spans
-    ]
-    growth = min((sum(storage.nbytes for storage in left) for left in survivors), default=0)
-    leaks = [finding for finding in diagnosis.findings if finding.kind is Kind.LEAK]
+    growth = min((sum(storage.nbytes for storage in storages) for storages in left), default=0)
+    leaks = [finding for finding in diagnosis.findings if finding.kind is Kind.LEAK and not _about(finding, own)]
     times = f"each of the {limit.repeat} repetitions after {_counted(limit.warmup, 'repetition')} of warm-up"
     if growth > limit.nbytes:
         allowed = f" (limit {format_bytes(limit.nbytes)})" if limit.nbytes else ""
-        text = [f"memprof: {format_bytes(growth)} of tensors survive {times}{allowed}, measured"]
-        text += _by_line(survivors[-1])
+        source = source_of(diagnosis.model, left[-1][0].device).value
+        text = [f"memprof: {format_bytes(growth)} of tensors survive {times}{allowed}, {source}"]
+        text += _by_line(left[-1], holders or {})
     elif leaks and not limit.nbytes:
         text = [f"memprof: autograd graph grows with {times}, measured"]
     else:
@@ -207,12 +258,21 @@ def leaked(limit: LeakLimit, diagnosis: Diagnosis, ends_ns: Sequence[int]) -> st
     )
 
 
-def _by_line(survivors: Sequence[Storage]) -> Iterator[str]:
-    lines: dict[Location | None, list[int]] = defaultdict(list)
-    for storage in survivors:
-        lines[storage.location].append(storage.nbytes)
-    for location, sizes in sorted(lines.items(), key=lambda item: -sum(item[1]))[:_MOST_LINES]:
-        yield f"  {format_bytes(sum(sizes))} in {_counted(len(sizes), 'tensor')} made at {_place(location)}"
+def _about(finding: Finding, storages: Collection[int]) -> bool:
+    """Whether a finding is about these storages and no others."""
+    freed = {storage for remedy in finding.remedies for storage in remedy.frees}
+    return bool(freed) and freed <= set(storages)
+
+
+def _by_line(storages: Sequence[Storage], holders: Mapping[int, str]) -> Iterator[str]:
+    lines: dict[Location | None, list[Storage]] = defaultdict(list)
+    for storage in storages:
+        lines[storage.location].append(storage)
+    for location, made in sorted(lines.items(), key=lambda item: -sum(s.nbytes for s in item[1]))[:_MOST_LINES]:
+        held = next((holders[storage.id] for storage in made if storage.id in holders), "")
+        nbytes = format_bytes(sum(storage.nbytes for storage in made))
+        holder = f", held by {held}" if held else ""
+        yield f"  {nbytes} in {_counted(len(made), 'tensor')} made at {_place(location)}{holder}"
 
 
 def _next_steps(findings: Sequence[Finding]) -> list[str]:

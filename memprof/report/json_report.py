@@ -244,6 +244,19 @@ def _device_iteration(memory: DeviceIteration) -> JsonObject:
     }
 
 
+def finding_object(finding: Finding) -> JsonObject:
+    """A finding as it stands in the JSON report.
+
+    Args:
+        finding: What a rule found.
+
+    Returns:
+        JSON values only.
+    """
+    plain: JsonObject = _plain(_finding(finding))
+    return plain
+
+
 def _finding(finding: Finding) -> JsonObject:
     return {
         "code": finding.code,
