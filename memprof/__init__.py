@@ -13,6 +13,7 @@ from memprof._version import __version__
 if TYPE_CHECKING:
     import memprof.oom as oom
     from memprof._errors import (
+        DryRunStoppedError,
         MemprofError,
         OutputError,
         RecordingError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _HOME = {
     "CachingAllocator": "memprof.simulate.allocator",
     "Diagnosis": "memprof.advise.diagnosis",
+    "DryRunStoppedError": "memprof._errors",
     "Finding": "memprof.detect.finding",
     "MemprofError": "memprof._errors",
     "OutputError": "memprof._errors",
@@ -51,6 +53,7 @@ _HOME = {
 __all__ = [
     "CachingAllocator",
     "Diagnosis",
+    "DryRunStoppedError",
     "Finding",
     "MemprofError",
     "OutputError",

@@ -21,6 +21,10 @@ class TorchUnavailableError(MemprofError):
         )
 
 
+class DryRunStoppedError(MemprofError):
+    """A dry run needs a value that was not computed; the message names the operator and the line."""
+
+
 class RecordingError(MemprofError):
     """A recording cannot be read or written."""
 

@@ -243,7 +243,7 @@ def import_capture() -> Any:
     return session
 
 
-def simulate_gpu(gpu: str | Gpu, *, settings: str | None = None) -> SimulatedCuda:
+def simulate_gpu(gpu: str | Gpu, *, settings: str | None = None, dry: bool = False) -> SimulatedCuda:
     """Let CUDA code run on the CPU, with the memory it would take on a GPU booked block by block.
 
     ::
@@ -260,6 +260,9 @@ def simulate_gpu(gpu: str | Gpu, *, settings: str | None = None) -> SimulatedCud
     Args:
         gpu: Name (`A100-40GB`, `RTX 4090`) or size (`8GiB`) of the GPU, or one that `memprof.simulate.gpus` knows.
         settings: Of the caching allocator, as in `PYTORCH_ALLOC_CONF`; None is what the environment says.
+        dry: Leave the arithmetic out: tensors on "cuda" have shapes and no values, so that a model of billions of
+            parameters takes seconds and little host memory. A number that is read from one (`loss.item()`) is 0; where
+            the script would decide by a value that was not computed, `DryRunStoppedError` is raised.
 
     Returns:
         A context manager.
@@ -276,7 +279,7 @@ def simulate_gpu(gpu: str | Gpu, *, settings: str | None = None) -> SimulatedCud
     import_capture()
     from memprof.capture.simulated.cuda import SimulatedCuda
 
-    return SimulatedCuda(found, settings=parsed)
+    return SimulatedCuda(found, settings=parsed, dry=dry)
 
 
 def _calling_script() -> str | None:

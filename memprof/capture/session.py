@@ -107,6 +107,7 @@ class CaptureSession:
         self._code = UserCode(options.user_folders)
         simulated = active_simulation()
         run.simulated_gpu = "" if simulated is None else simulated.gpu.name
+        run.dry = simulated is not None and simulated.dry is not None
         self._tracker = StorageTracker(
             self.writer,
             self._code,
@@ -135,6 +136,7 @@ class CaptureSession:
         )
         # The host's memory holds what the simulated GPU does: its counter would count that twice.
         self._host: tuple[Counter, ...] = (cpu_counter(),) if simulated is None else ()
+        self._simulated = simulated
         self._modes_below = 0 if simulated is None else simulated.dispatch_modes
         self._modules: dict[int, int] = {}
         self._roots: weakref.WeakKeyDictionary[torch.nn.Module, int] = weakref.WeakKeyDictionary()
@@ -207,6 +209,7 @@ class CaptureSession:
         self._hooks.remove()
         self._guard(lambda: self._clock.turn(final=True))
         self._guard(self._cuda.end)
+        self._guard(self._note_simulation)
         self._watch(False)
         self._tracker.mode.silent = True  # where it could not be popped it does nothing from now on
         _active[:] = [item for item in _active if item() not in (None, self)]
@@ -284,6 +287,10 @@ class CaptureSession:
     def _note(self, sentence: str) -> None:
         if sentence not in self.run.notes:
             self.run.notes = (*self.run.notes, sentence)
+
+    def _note_simulation(self) -> None:
+        for sentence in () if self._simulated is None else self._simulated.notes():
+            self._note(sentence)
 
     def _warn(self, sentence: str) -> None:
         self._note(sentence)

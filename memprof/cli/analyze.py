@@ -52,6 +52,11 @@ if TYPE_CHECKING:
     metavar="GPU",
     help="Run on the CPU and book what the script puts on CUDA as this GPU would: a name (A100-40GB) or a size (8GiB).",
 )
+@click.option(
+    "--dry",
+    is_flag=True,
+    help="With --simulate: compute nothing, so that a large model takes seconds and little memory.",
+)
 @click.option("--fix", is_flag=True, help="Also show edits for what was found; `memprof fix` tries and writes them.")
 @report_options
 @click.argument("script", required=False)
@@ -63,6 +68,7 @@ def command(
     max_iterations: int | None,
     device: str,
     gpu: str | None,
+    dry: bool,
     fix: bool,
     report_format: str,
     output: str | None,
@@ -81,12 +87,14 @@ def command(
     folder, pid = os.getcwd(), os.getpid()
     if gpu is not None and device == "cpu":
         raise click.UsageError("--simulate is about the memory of a GPU: leave out --device cpu")
+    if dry and gpu is None:
+        raise click.UsageError("--dry leaves out the arithmetic of a simulated GPU: name one with --simulate")
     if fix and (report_format == "json" or output is not None):
         raise click.UsageError("--fix shows edits on the terminal; for JSON or a file use `memprof fix --no-verify`")
     program = load_program(module, script, args)
     check_writable(output, plot)
     path = Path(recording) if recording is not None else Path(f"{program.stem}.memprof")
-    simulation = None if gpu is None else simulated_gpu(gpu)
+    simulation = None if gpu is None else simulated_gpu(gpu, dry=dry)
     outcome, session = record(
         program,
         path.absolute(),

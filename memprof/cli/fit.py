@@ -54,6 +54,7 @@ _VARIABLE = re.compile(r"[A-Za-z_]\w*=.*\{\}.*")
     show_default=True,
     help="Share of the GPU to leave free.",
 )
+@click.option("--dry", is_flag=True, help="Compute nothing: quick, and large values need no memory here.")
 @click.option("--format", "fit_format", type=click.Choice(FORMATS), default="rich", show_default=True, help="Form.")
 @click.option("--output", type=click.Path(dir_okay=False), help="File for the answer instead of the terminal.")
 @click.argument("script", type=click.Path(exists=True, dir_okay=False))
@@ -67,6 +68,7 @@ def command(
     runs: int,
     max_iterations: int,
     safety: float,
+    dry: bool,
     fit_format: str,
     output: str | None,
     script: str,
@@ -91,7 +93,7 @@ def command(
         limit = round(gpu.total_bytes * (1 - safety))
         found.append(
             largest_that_fits(
-                _runner(given, gpu, limit, parameter, max_iterations, script, args),
+                _runner(given, gpu, limit, parameter, max_iterations, script, args, dry=dry),
                 gpu=gpu.name,
                 total_bytes=gpu.total_bytes,
                 limit_bytes=limit,
@@ -122,7 +124,15 @@ def _last_error(text: str) -> str:
 
 
 def _runner(
-    given: str, gpu: Gpu, limit: int, parameter: str, max_iterations: int, script: str, args: tuple[str, ...]
+    given: str,
+    gpu: Gpu,
+    limit: int,
+    parameter: str,
+    max_iterations: int,
+    script: str,
+    args: tuple[str, ...],
+    *,
+    dry: bool,
 ) -> Callable[[int], Trial]:
     """Runs SCRIPT with a value in a process of its own, and says whether it fits."""
     from memprof.advise.fit import Trial
@@ -140,6 +150,7 @@ def _runner(
         with tempfile.TemporaryDirectory(prefix="memprof-fit-") as folder:
             report = Path(folder, "report.json")
             options = ["--simulate", given, "--level", "steps", "--max-iterations", str(max_iterations)]
+            options += ["--dry"] if dry else []
             options += ["-o", str(Path(folder, "run.memprof")), "--format", "json", "--output", str(report)]
             command = [sys.executable, "-m", "memprof", "analyze", *options, script, *args, *extra]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

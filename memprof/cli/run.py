@@ -42,11 +42,11 @@ def load_program(module: str | None, script: str | None, args: tuple[str, ...]) 
         sys.exit(1)
 
 
-def simulated_gpu(gpu: str) -> SimulatedCuda:
+def simulated_gpu(gpu: str, *, dry: bool = False) -> SimulatedCuda:
     """The GPU of `--simulate`, not started yet."""
     from memprof.profiler import simulate_gpu
 
-    return simulate_gpu(gpu)
+    return simulate_gpu(gpu, dry=dry)
 
 
 def record(

@@ -515,4 +515,6 @@ class RunInfo:
     """What torch says its CUDA caching allocator is set to; {} where that was not recorded."""
     simulated_gpu: str = ""
     """Name of the GPU that was simulated under the run; '' where CUDA was real or not used."""
+    dry: bool = False
+    """The simulated run computed nothing."""
     extra: dict[str, Any] = field(default_factory=dict)

@@ -122,6 +122,7 @@ def _run(model: MemoryModel, main: str | None) -> JsonObject:
         "main_device": main,
         "counter": dict(run.counter),
         "simulated_gpu": run.simulated_gpu or None,
+        "dry": run.dry,
         "iterations": len(model.iterations),
         "started_unix_ns": run.started_unix_ns or None,
         "finished": run.finished,

@@ -224,7 +224,7 @@ def headline(model: MemoryModel) -> str:
         script_name(run),
         f"torch {escape_controls(run.torch)}" if run.torch else "torch version unknown",
         f"level {escape_controls(run.level)}" if run.level else "level unknown",
-        f"simulated {escape_controls(run.simulated_gpu)}" if run.simulated_gpu else "",
+        f"simulated {escape_controls(run.simulated_gpu)}{', dry' if run.dry else ''}" if run.simulated_gpu else "",
         ", ".join(escape_controls(device) for device in known_devices(model)) or "no device",
         counted(sum(iteration.kind != OTHER for iteration in model.iterations), "iteration"),
         outcome(run),

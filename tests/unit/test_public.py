@@ -17,6 +17,7 @@ from memprof.record.events import TickFlag
 PUBLIC = [
     "CachingAllocator",
     "Diagnosis",
+    "DryRunStoppedError",
     "Finding",
     "MemprofError",
     "OutputError",

@@ -24,6 +24,8 @@ EFFICIENT = "aten/src/ATen/native/transformers/cuda/attention.cu (_efficient_att
 FLASH = "aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, torch 2.14.1"
 _HALVES = (torch.float16, torch.bfloat16)
 _MASK_ALIGNMENT = 8
+ONLY_LAST = -1
+"""Among sizes of scratch blocks: those so far are freed, but the last."""
 Arguments = tuple[Any, ...]
 Named = dict[str, Any]
 
@@ -144,7 +146,7 @@ def _probabilities(
         scores += bias
     if causal:
         rows, columns = scores.shape[-2:]
-        scores.masked_fill_(torch.ones(rows, columns, dtype=torch.bool).triu_(1), -math.inf)
+        scores.masked_fill_(torch.ones(rows, columns, dtype=torch.bool, device=scores.device).triu_(1), -math.inf)
     sums = scores.logsumexp(-1)
     # A row that is masked throughout has no probabilities: 0, not NaN.
     return torch.exp(scores - sums.unsqueeze(-1)).nan_to_num_(0.0), sums, factor
@@ -154,6 +156,8 @@ def _kept(like: torch.Tensor, dropout: float, seed: int) -> torch.Tensor | None:
     """The dropout mask, scaled; the same one for the same seed."""
     if dropout <= 0:
         return None
+    if like.is_meta:  # a dry run
+        return like
     generator = torch.Generator().manual_seed(seed)
     return torch.bernoulli(torch.full_like(like, 1 - dropout), generator=generator) / (1 - dropout)
 
@@ -212,7 +216,7 @@ def efficient(args: Arguments, kwargs: Named) -> Any:
     seed = _seed(dropout)
     output, sums = _attend(args, bias, dropout, causal, kwargs.get("scale"), seed)
     batch, heads, rows = sums.shape
-    padded = torch.zeros(batch, heads, -(-rows // 32) * 32 if keeps else 0)
+    padded = torch.zeros(batch, heads, -(-rows // 32) * 32 if keeps else 0, device=sums.device)
     if keeps:
         padded[..., :rows] = sums
     return output, padded, OnHost(torch.tensor(seed)), OnHost(torch.tensor(0))
@@ -228,10 +232,61 @@ def efficient_backward(args: Arguments, kwargs: Named) -> Any:
     return *grads, grad_bias.to(bias.dtype) if bias is not None and wanted[3] else None
 
 
+def efficient_backward_before(gpu: Gpu, args: Arguments, kwargs: Named) -> tuple[int, ...]:
+    """A copy of the gradient, where it is not batch, sequence, head, channel in memory."""
+    grad: torch.Tensor = args[0]
+    return () if grad.transpose(1, 2).is_contiguous() else (grad.numel() * grad.element_size(),)
+
+
 def efficient_backward_scratch(gpu: Gpu, args: Arguments, kwargs: Named, output: Any) -> tuple[int, ...]:
-    """Row sums of output times gradient, float32."""
-    batch, heads, rows = args[1].shape[:3]
-    return (4 * batch * heads * rows,)
+    """Row sums of output times gradient, with what they are made from, and the workspace for sums of gradients."""
+    query, key, value = args[1:4]
+    batch, heads, rows, _ = query.shape
+    sums = 4 * batch * heads * rows
+    workspace = _efficient_workspace(gpu, query, key, value)
+    if query.dtype in _HALVES:  # the kernel computes them
+        return sums, workspace, ONLY_LAST
+    return value.element_size() * batch * heads * rows * value.shape[-1], sums, sums, ONLY_LAST, workspace, ONLY_LAST
+
+
+def _efficient_workspace(gpu: Gpu, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> int:
+    """Bytes of `Params::workspace_size` for the kernel that would be chosen.
+
+    Source:
+        mem_eff_attention/kernel_backward.h and the tiles of mem_eff_attention/kernels/cutlassB.h, torch 2.14.1; tiles
+        checked with sizes that the real allocator was asked for.
+    """
+    batch, heads, rows, width = query.shape
+    columns, value_width = key.shape[2], value.shape[-1]
+    widest = max(width, value_width)
+    halves = query.dtype in _HALVES
+    tile_rows, tile_columns = _backward_tile(gpu, widest, halves)
+    tiles = -(-rows // tile_rows) * -(-width // tile_columns)
+    floats = tiles * (tile_rows * tile_columns + 4)
+    # Sums of halves that do not stay in registers are kept in float32.
+    if halves and widest > tile_rows:
+        splits = -(-columns // tile_columns)
+        if batch * heads >= 256 and columns <= 2 * tile_columns:
+            splits = 1
+        splits = max(min(splits, 200 // (batch * heads)), 1)
+        if torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled():
+            splits = 1
+        for size in (width, value_width):
+            floats += splits * tile_columns * (-(-size // tile_rows) * tile_rows)
+    return 4 * batch * heads * (-(-floats // 4) * 4)
+
+
+def _backward_tile(gpu: Gpu, width: int, halves: bool) -> tuple[int, int]:
+    """Rows and columns of the tile of the kernel that would be chosen; what fits shared memory decides."""
+    small = gpu.compute_capability not in ((8, 0), (9, 0), (10, 0), (10, 3))
+    if width <= 64 or (small and not halves):
+        return 64, 64
+    if halves and width <= 128:
+        if not small:
+            return 128, 128
+        if gpu.compute_capability >= (8, 0) and width > 96:
+            return 64, 64
+    return 128, 64
 
 
 def flash(args: Arguments, kwargs: Named) -> Any:
@@ -241,16 +296,16 @@ def flash(args: Arguments, kwargs: Named) -> Any:
     causal = args[4] if len(args) > 4 else False
     seed = _seed(dropout)
     output, sums = _attend(args, None, dropout, causal, kwargs.get("scale"), seed)
-    state = torch.tensor([seed, 0]).view(torch.uint64)
-    unused = torch.empty((), dtype=torch.uint64)
-    return output, sums, None, None, query.shape[2], key.shape[2], state, unused, torch.empty(0, dtype=query.dtype)
+    state = torch.tensor([seed, 0], device=query.device).view(torch.uint64)
+    unused = torch.empty((), dtype=torch.uint64, device=query.device)
+    return output, sums, None, None, query.shape[2], key.shape[2], state, unused, query.new_empty(0)
 
 
 def flash_backward(args: Arguments, kwargs: Named) -> Any:
     """`_scaled_dot_product_flash_attention_backward`: gradients of query, key and value."""
     grad, query, key, value = args[:4]
     dropout, causal, state = args[10], args[11], args[12]
-    seed = int(state.view(torch.int64)[0]) if state.numel() else 0
+    seed = int(state.view(torch.int64)[0]) if state.numel() and not state.is_meta else 0
     return _attend_backward(grad, (query, key, value), None, dropout, causal, kwargs.get("scale"), seed)[:3]
 
 

@@ -18,6 +18,7 @@ from memprof.capture.simulated import _active, tensors
 from memprof.capture.simulated.attention import attention_function
 from memprof.capture.simulated.bindings import Patches, Runtime, install, settings_of_environment
 from memprof.capture.simulated.dispatch import Dispatcher, SimulationMode, in_threads
+from memprof.capture.simulated.dry import DryRun
 from memprof.capture.simulated.guard import ensure_guard, see_accelerator
 from memprof.capture.simulated.placement import Placement
 
@@ -32,13 +33,15 @@ class SimulatedCuda:
     Args:
         gpu: The GPU to simulate.
         settings: Of the caching allocator; None is what the environment says, as for CUDA.
+        dry: Compute nothing: tensors there have no values.
 
     Raises:
         UsageError: This process uses CUDA already, or runs under a simulation.
     """
 
-    def __init__(self, gpu: Gpu, *, settings: AllocatorSettings | None = None) -> None:
+    def __init__(self, gpu: Gpu, *, settings: AllocatorSettings | None = None, dry: bool = False) -> None:
         self.gpu = gpu
+        self.dry = DryRun() if dry else None
         self.settings = settings_of_environment(os.environ) if settings is None else settings
         self.runtime: Runtime | None = None
         self.placement: Placement | None = None
@@ -49,7 +52,7 @@ class SimulatedCuda:
             raise UsageError("a simulated GPU is in place already; one simulation at a time")
         runtime = Runtime(self.gpu, 1, self.settings)
         placement = Placement(runtime.devices, runtime.current.of)
-        dispatcher = Dispatcher(runtime, placement)
+        dispatcher = Dispatcher(runtime, placement, self.dry)
         with ExitStack() as stack:
             stack.callback(ensure_guard())
             stack.callback(see_accelerator(lambda: _backward_runs(self.gpu, self.settings)))
@@ -60,6 +63,8 @@ class SimulatedCuda:
             self._attention(patches)
             patches.put(torch, "load", _load_to_simulated(torch.load))
             self._optimizers(stack)
+            if self.dry is not None:
+                self._compute_nothing(self.dry, stack, patches)
             stack.callback(_lift_only_cpu_tensors())
             # cuDNN's operators have no counterpart on the CPU; torch's own stand in for them.
             stack.callback(torch._C._set_cudnn_enabled, torch._C._get_cudnn_enabled())
@@ -101,6 +106,16 @@ class SimulatedCuda:
         supported.append(tensors.SimulatedTensor)
         stack.callback(supported.remove, tensors.SimulatedTensor)
 
+    def _compute_nothing(self, dry: DryRun, stack: ExitStack, patches: Patches) -> None:
+        """Let a dry run have a say where Python asks for values."""
+        tensors.truth.append(dry.truth)
+        stack.callback(tensors.truth.pop)
+        tensors.position.append(dry.position)
+        stack.callback(tensors.position.pop)
+        patches.put(torch, "save", dry.saving(torch.save))
+        for owner, name, function in dry.initialisers():
+            patches.put(owner, name, function)
+
     # ---- what a session asks -----------------------------------------------------------
 
     dispatch_modes = 1
@@ -111,6 +126,10 @@ class SimulatedCuda:
         """Device and address of a storage; -1 as the address of one in host memory."""
         place = None if self.placement is None else self.placement.where(storage)
         return (storage.device, -1) if place is None else (place.device, place.address)
+
+    def notes(self) -> tuple[str, ...]:
+        """What a report must say of the simulation, in sentences."""
+        return () if self.dry is None else tuple(self.dry.notes())
 
     def process_bytes(self, index: int) -> int:
         """What this process takes of a device: context and reserved memory."""

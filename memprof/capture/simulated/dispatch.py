@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 import threading
 import weakref
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from memprof._errors import UsageError
+from memprof._errors import MemprofError, UsageError
+from memprof.capture.simulated.attention import ONLY_LAST
 from memprof.capture.simulated.bindings import Runtime
 from memprof.capture.simulated.devices import SimulatedDevice
+from memprof.capture.simulated.dry import DryRun
 from memprof.capture.simulated.heirs import Heirs
 from memprof.capture.simulated.kernels import KERNELS, Kernel, cublas_workspace_bytes, in_backward
 from memprof.capture.simulated.placement import Placement
@@ -61,10 +62,14 @@ class Dispatcher:
     Args:
         runtime: The simulated devices.
         placement: Which storage is where.
+        dry: Runs ops without their arithmetic; None computes.
     """
 
-    def __init__(self, runtime: Runtime, placement: Placement) -> None:
+    def __init__(self, runtime: Runtime, placement: Placement, dry: DryRun | None = None) -> None:
         self._runtime = runtime
+        self._dry = dry
+        self._host = _CPU if dry is None else dry.meta
+        """Where tensors of the simulated devices really are."""
         self._placement = placement
         self._pinned: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
         self._special = {
@@ -72,6 +77,10 @@ class Dispatcher:
             _aten.is_pinned.default: self._is_pinned,
             _aten._pin_memory.default: self._pin_memory,
         }
+        if dry is not None:
+            self._special[_aten._local_scalar_dense.default] = dry.scalar
+            self._special[_aten.equal.default] = dry.equal
+            self._special[_aten.copy_.default] = self._copy
         self.heirs = Heirs()
         self._kinds: dict[Any, tuple[bool, bool, Kernel | None]] = {}
         """Op -> it may mix devices, it writes to arguments, what CUDA does differently."""
@@ -97,17 +106,21 @@ class Dispatcher:
             return args[0].place
         special = self._special.get(func)
         if special is not None:
-            return special(func, args, kwargs)
+            done = special(func, args, kwargs)
+            if done is not NotImplemented:
+                return done
         call = _Call()
         plain_args = tuple(call.unwrap(args))
         plain_kwargs = call.unwrap_named(kwargs) if kwargs else kwargs
         wanted = kwargs.get("device") if kwargs else None
         if wanted is not None and wanted.type == "cuda":
             place = self._resolve(wanted)
-            plain_kwargs = {**plain_kwargs, "device": _CPU}
+            plain_kwargs = {**plain_kwargs, "device": self._host}
         elif wanted is not None or call.place is None:
             if plain_kwargs.get("pin_memory"):
                 return self._pin(func(*plain_args, **{**plain_kwargs, "pin_memory": False}))
+            if self._dry is not None and self._dry.skips(func, plain_args):
+                return plain_args[0]
             return func(*plain_args, **plain_kwargs)
         else:
             place = call.place
@@ -121,25 +134,37 @@ class Dispatcher:
         index = place.index
         device = self._placement.devices[index]
         heir = self.heirs.heir_of(args) if func is _ADD else None
+        needed: list[int] = []
+        if kernel is not None and kernel.before is not None:
+            stream = self._runtime.current.of(index)
+            needed = [device.allocate(nbytes, stream) for nbytes in kernel.before(device.gpu, plain_args, plain_kwargs)]
         # A tensor made from nothing may be too big for this machine too: its block comes first.
         reserved = None if wanted is None or call.outer else self._reserve(func, args, kwargs, device)
         try:
-            if kernel is None or kernel.run is None:
+            own = None if kernel is None else kernel.run
+            if self._dry is not None:
+                output = self._dry.compute(func, own, plain_args, plain_kwargs)
+            elif own is None:
                 output = func(*plain_args, **plain_kwargs)
             else:
-                output = kernel.run(plain_args, plain_kwargs)
-        except RuntimeError as error:
-            if reserved is not None:
-                device.free(reserved[0])
+                output = own(plain_args, plain_kwargs)
+        except (RuntimeError, MemprofError) as error:
+            for address in (*needed, *(reserved or ())[:1]):
+                device.free(address)
             self._explain(error, device)
             raise
         if reserved is not None:
             self._placement.adopt(output.untyped_storage(), index, *reserved)
         elif heir is not None:
             self._placement.hand_over(heir.untyped_storage(), output.untyped_storage())
+        if kernel is not None and kernel.order and isinstance(output, tuple):
+            for at in kernel.order:
+                self._placement.place(output[at].untyped_storage(), index)
         wrapped = self._wrap(output, index, place, call)
         if kernel is not None:
             self._take_scratch(kernel, device, plain_args, plain_kwargs, output)
+            for address in needed:
+                device.free(address)
         if writes:
             self._written(call, index)
         return wrapped
@@ -162,11 +187,19 @@ class Dispatcher:
             name = "cublas, backward" if in_backward() else "cublas"
             device.keep(name, cublas_workspace_bytes(device.gpu), stream)
         if kernel.scratch is not None:
-            with ExitStack() as taken:
+            taken: list[int] = []
+            try:
                 for nbytes in kernel.scratch(device.gpu, args, kwargs, output):
-                    taken.callback(device.free, device.allocate(nbytes, stream))
+                    if nbytes != ONLY_LAST:
+                        taken.append(device.allocate(nbytes, stream))
+                        continue
+                    while len(taken) > 1:
+                        device.free(taken.pop(-2))
+            finally:
+                while taken:
+                    device.free(taken.pop())
 
-    def _explain(self, error: RuntimeError, device: SimulatedDevice) -> None:
+    def _explain(self, error: Exception, device: SimulatedDevice) -> None:
         """Raise what fits better where this machine's own memory was too small."""
         found = _HOST_IS_FULL.search(str(error))
         if found is not None:
@@ -233,11 +266,26 @@ class Dispatcher:
         else:
             place = self._resolve(wanted) if wanted.type == "cuda" else None
         plain = {key: value for key, value in kwargs.items() if key not in ("device", "pin_memory")}
-        output = func(values, **plain)
+        if self._dry is None or (place is None and not isinstance(source, SimulatedTensor)):
+            output = func(values, **plain)
+        elif place is None:
+            output = self._dry.to_host(values, plain)
+        elif isinstance(source, SimulatedTensor):
+            output = self._dry.compute(func, None, (values,), plain)
+        else:
+            output = self._dry.from_host(values, plain)
         if place is None:
             return self._pin(output) if kwargs.get("pin_memory") else output
         self._placement.place(output.untyped_storage(), place.index)
         return SimulatedTensor(output, place)
+
+    def _copy(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """`copy_` of a dry run into host memory."""
+        target, source = args[:2]
+        if self._dry is None or isinstance(target, SimulatedTensor) or not isinstance(source, SimulatedTensor):
+            return NotImplemented
+        self._dry.onto(target, source.host)
+        return target
 
     def _is_pinned(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         tensor = args[0]

@@ -1,8 +1,8 @@
 """How CUDA's implementation of an operator allocates differently from the CPU's: a table, and how to add to it.
 
 An operator that is not here allocates its outputs and nothing else, as on the CPU. Entries are keyed by the name of
-the operator; each names where the fact comes from. Blocks are taken in CUDA's order: outputs first, then scratch,
-then the workspace that cuBLAS keeps.
+the operator; each names where the fact comes from. Blocks are taken in CUDA's order: what is needed before the outputs,
+outputs, scratch, then the workspace that cuBLAS keeps.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from memprof.capture.simulated import attention, recurrent
+from memprof.capture.simulated import attention, losses, recurrent
 from memprof.capture.simulated.reductions import reduction_scratch
 from memprof.capture.simulated.tensors import OnHost
 
@@ -32,13 +32,18 @@ class Kernel:
     Args:
         source: Where that is known from.
         run: Computes the outputs where the CPU has no such operator; None runs the CPU's.
-        scratch: Sizes in bytes of the blocks it takes for its own use and frees before it returns.
+        before: Sizes in bytes of blocks for its own use that it takes before its outputs.
+        scratch: Sizes of those that it takes after them; `ONLY_LAST` frees those so far but the last. All are freed
+            before it returns.
+        order: Numbers of its outputs in the order in which it takes their blocks; () is their own.
         uses_cublas: It goes through cuBLAS, whose handle keeps a workspace.
     """
 
     source: str
     run: Callable[[Arguments, Named], Any] | None = None
+    before: Callable[[Gpu, Arguments, Named], tuple[int, ...]] | None = None
     scratch: Callable[[Gpu, Arguments, Named, Any], tuple[int, ...]] | None = None
+    order: tuple[int, ...] = ()
     uses_cublas: bool = False
 
 
@@ -69,8 +74,13 @@ _FUSED_CELL = "aten/src/ATen/native/cuda/RNN.cu, torch 2.14.1"
 
 def _pack(args: Arguments, kwargs: Named) -> Any:
     """`_pack_padded_sequence`: the batch sizes stay in host memory."""
-    data, batch_sizes = torch.ops.aten._pack_padded_sequence(*args, **kwargs)
-    return data, OnHost(batch_sizes)
+    given, *rest = args
+    if not given.is_meta:
+        data, batch_sizes = torch.ops.aten._pack_padded_sequence(*args, **kwargs)
+        return data, OnHost(batch_sizes)
+    # A dry run: how many rows there are in all depends on the lengths, which are known, alone.
+    rows, batch_sizes = torch.ops.aten._pack_padded_sequence(torch.empty(given.shape[:2]), *rest, **kwargs)
+    return given.new_empty(len(rows), *given.shape[2:]), OnHost(batch_sizes)
 
 
 KERNELS: dict[str, Kernel] = {
@@ -82,6 +92,15 @@ KERNELS: dict[str, Kernel] = {
         f"aten::{name}": Kernel(_REDUCE, scratch=reduction_scratch)
         for name in ("sum", "mean", "prod", "amax", "amin", "any", "all", "linalg_vector_norm", "nansum")
     },
+    **{
+        f"aten::{name}": Kernel(losses.SOURCE, run=losses.shrunk(name), scratch=losses.scratch)
+        for name in ("mse_loss", "smooth_l1_loss")
+    },
+    "aten::huber_loss": Kernel(losses.SOURCE, before=losses.elementwise, scratch=losses.scratch_of_elementwise),
+    "aten::binary_cross_entropy": Kernel(
+        losses.BCE, run=losses.shrunk("binary_cross_entropy"), scratch=losses.scratch_beside_result
+    ),
+    "aten::native_dropout": Kernel("aten/src/ATen/native/cuda/Dropout.cu, torch 2.14.1", order=(1, 0)),
     "aten::_thnn_fused_lstm_cell": Kernel(_FUSED_CELL, run=recurrent.lstm_cell),
     "aten::_thnn_fused_lstm_cell_backward_impl": Kernel(_FUSED_CELL, run=recurrent.lstm_cell_backward),
     "aten::_thnn_fused_gru_cell": Kernel(_FUSED_CELL, run=recurrent.gru_cell),
@@ -90,7 +109,10 @@ KERNELS: dict[str, Kernel] = {
     "aten::_pack_padded_sequence": Kernel("aten/src/ATen/native/PackedSequence.cpp, torch 2.14.1", run=_pack),
     "aten::_scaled_dot_product_efficient_attention": Kernel(attention.EFFICIENT, run=attention.efficient),
     "aten::_scaled_dot_product_efficient_attention_backward": Kernel(
-        attention.EFFICIENT, run=attention.efficient_backward, scratch=attention.efficient_backward_scratch
+        attention.EFFICIENT,
+        run=attention.efficient_backward,
+        before=attention.efficient_backward_before,
+        scratch=attention.efficient_backward_scratch,
     ),
     "aten::_scaled_dot_product_flash_attention": Kernel(attention.FLASH, run=attention.flash),
     "aten::_scaled_dot_product_flash_attention_backward": Kernel(

@@ -20,6 +20,10 @@ _base_data: Any = TensorBase.__dict__.get("data", TensorBase.data)
 execute: list[Execute] = []
 """Runs an op of simulated tensors; the running simulation's, or nothing."""
 record_stream: list[Callable[[torch.Tensor, Any], None]] = []
+truth: list[Callable[[Any], None]] = []
+"""Asked before a tensor is taken for true or false; a dry run's."""
+position: list[Callable[[Any], None]] = []
+"""Asked before a tensor is taken for an index or a size; a dry run's."""
 _prim_device = torch.ops.prim.device.default
 
 
@@ -77,8 +81,18 @@ class SimulatedTensor(torch.Tensor):
         if record_stream:
             record_stream[-1](self.host, stream)
 
+    def __bool__(self) -> bool:
+        if truth:
+            truth[-1](self)
+        return super().__bool__()
+
+    def __index__(self) -> int:
+        if position:
+            position[-1](self)
+        return super().__index__()
+
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        text = repr(self.host)
+        text = repr(self.host).replace("device='meta', ", "")
         at = text.rfind(", dtype=")
         data, rest = (text[:-1], "") if at < 0 else (text[:at], text[at:-1])
         graph = ""

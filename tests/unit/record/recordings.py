@@ -68,6 +68,7 @@ RUN = RunInfo(
     has_optimizer=True,
     notes=("a note",),
     simulated_gpu="A100-40GB",
+    dry=True,
     allocator_settings={"max_split_size": -1, "roundup_power2_divisions": {"1": 4}},
     extra={"k": [1, None]},
 )

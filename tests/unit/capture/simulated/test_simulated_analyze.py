@@ -33,6 +33,17 @@ kept = []
 for step in range(100):
     kept.append(torch.empty(100 << 20, dtype=torch.uint8, device="cuda"))
 """
+LARGE = """
+import torch
+
+model = torch.nn.Sequential(*[torch.nn.Linear(4096, 4096) for _ in range(8)]).cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+for step in range(3):
+    loss = model(torch.randn(64, 4096, device="cuda")).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    print("loss", loss.item())"""
 
 
 def analyze(folder: Path, text: str, *options: str) -> tuple[subprocess.CompletedProcess[str], dict]:
@@ -80,3 +91,19 @@ def test_an_unknown_gpu_is_refused(tmp_path: Path, gpu: str) -> None:
     assert done.returncode != 0
     assert gpu in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_analyze_says_what_was_not_computed(tmp_path: Path) -> None:
+    done, report = analyze(tmp_path, LARGE, "--simulate", "A100-40GB", "--dry")
+    assert done.returncode == 0, done.stderr
+    assert report["run"]["dry"] is True
+    assert any(".item() (float(), int(), format)" in note and "3 times" in note for note in report["run"]["notes"])
+
+
+def test_analyze_says_what_stopped_it(tmp_path: Path) -> None:
+    script = LARGE.replace("    loss.backward()\n", "    if loss > 3:\n        break\n    loss.backward()\n")
+    done, report = analyze(tmp_path, script, "--simulate", "A100-40GB", "--dry")
+    assert done.returncode == 1
+    assert "DryRunStoppedError: the dry run cannot go on at the truth of a tensor at" in done.stderr
+    assert "train.py:9" in done.stderr
+    assert any("the dry run stopped at the truth of a tensor" in note for note in report["run"]["notes"])
