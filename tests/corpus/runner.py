@@ -63,7 +63,7 @@ class Runner:
     def __init__(self, *, jobs: int = 2, device: str = "cpu", level: str = "auto") -> None:
         self._jobs = jobs
         self._level = level
-        environment, self._env = _places(device)
+        environment, self._env = places(device)
         self._free: queue.SimpleQueue[Zygote] = queue.SimpleQueue()
         self._zygotes = [Zygote(environment) for _ in range(jobs)]
         for zygote in self._zygotes:
@@ -110,7 +110,7 @@ class Runner:
         return Run(**answer, seconds=time.monotonic() - start)
 
 
-def _places(device: str) -> tuple[dict[str, str], dict[str, str]]:
+def places(device: str) -> tuple[dict[str, str], dict[str, str]]:
     """The environment in which libraries are loaded, and what a child adds to it."""
     base = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     if device == "cpu":
@@ -133,7 +133,7 @@ def analyze_here(script: str, args: list[str], level: str) -> dict[str, Any]:
     report = Path("report.json").resolve()
     options = ["--format", "json", "--output", str(report), "-o", "run.memprof", "--level", level]
     sys.argv = ["memprof", "analyze", *options, script, *args]
-    answer = _captured(main)
+    answer = captured(main)
     if not report.exists():
         return {**answer, "failure": f"exit status {answer['exit_status']} and no report\n{answer['stderr']}"}
     loaded = json.loads(report.read_text(encoding="utf-8"))
@@ -144,10 +144,10 @@ def run_here(script: str, args: list[str]) -> dict[str, Any]:
     """Run a script as `python` would."""
     sys.argv = [script, *args]
     sys.path[0] = str(Path(script).parent)
-    return _captured(lambda: runpy.run_path(script, run_name="__main__"))
+    return captured(lambda: runpy.run_path(script, run_name="__main__"))
 
 
-def _captured(action: Callable[[], object]) -> dict[str, Any]:
+def captured(action: Callable[[], object]) -> dict[str, Any]:
     """Do something that ends as a command does, and collect what it printed."""
     files = {name: Path(name).resolve() for name in ("stdout", "stderr")}
     status = 0
