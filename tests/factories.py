@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from memprof.advise.diagnosis import Diagnosis
+from memprof.advise.savings import Combined
 from memprof.detect.finding import Finding, Kind, RelatedLocation, Remedy, Severity, Skipped
 from memprof.model.memory import (
     UNCATEGORISED,
@@ -286,6 +287,9 @@ def leaking() -> Diagnosis:
         ),
         findings=(leak_finding(growth, 38 * growth), peak_finding(peak.allocated_bytes // 2)),
         skipped=SKIPPED,
+        combined=Combined(
+            "cpu", (("MP101", "item", Location(SCRIPT, 41, "train")),), 38 * growth, Source.SIMULATED, float(growth)
+        ),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memprof.advise.savings import with_savings
+from memprof.advise.savings import Combined, Savings
 from memprof.advise.settings_advice import with_replayed_settings
 from memprof.detect import run_rules
 from memprof.detect.finding import Finding, Severity, Skipped
@@ -21,6 +21,8 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     """Most severe first, then by bytes."""
     skipped: tuple[Skipped, ...]
+    combined: Combined | None = None
+    """What the first remedies of all leaks and wastes save together; None where that is not known."""
 
     @property
     def worst(self) -> Severity | None:
@@ -39,8 +41,6 @@ def diagnose(recording: RecordingView) -> Diagnosis:
     """
     model = build(recording)
     findings, skipped = run_rules(model)
-    return Diagnosis(
-        model=model,
-        findings=tuple(with_replayed_settings(recording, with_savings(model, finding)) for finding in findings),
-        skipped=tuple(skipped),
-    )
+    savings = Savings(model)
+    valued = tuple(with_replayed_settings(recording, savings.valued(finding)) for finding in findings)
+    return Diagnosis(model=model, findings=valued, skipped=tuple(skipped), combined=savings.combined(valued))

@@ -48,6 +48,8 @@ class Remedy:
     saves_bytes: int | None = None
     source: Source | None = None
     """Where `saves_bytes` comes from; None with it."""
+    growth_removed_bytes: float | None = None
+    """Of the growth per iteration, what the remedy ends; None where nothing grows or it is not known."""
     frees: tuple[int, ...] = ()
     """Ids of the storages the remedy would free, for the replay that works out the saving."""
 

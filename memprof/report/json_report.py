@@ -18,6 +18,7 @@ from memprof.report.wording import known_devices, main_device
 
 if TYPE_CHECKING:
     from memprof.advise.diagnosis import Diagnosis
+    from memprof.advise.savings import Combined
     from memprof.detect.finding import Finding, Remedy, Skipped
     from memprof.model.memory import Account, DeviceIteration, IterationMemory, MemoryModel, Peak, Trend
     from memprof.model.snapshot import SnapshotTotals
@@ -104,6 +105,7 @@ def report_document(diagnosis: Diagnosis) -> JsonObject:
         "iterations": [_iteration(iteration, main) for iteration in model.iterations],
         "findings": [_finding(finding) for finding in diagnosis.findings],
         "skipped": [_skipped(skipped) for skipped in diagnosis.skipped],
+        "combined": None if diagnosis.combined is None else _combined(diagnosis.combined),
     }
     return {key: _plain(value) for key, value in document.items()}
 
@@ -283,6 +285,19 @@ def _remedy(remedy: Remedy) -> JsonObject:
         "text": remedy.text,
         "saves_bytes": remedy.saves_bytes,
         "source": remedy.source,
+        "growth_removed_bytes": remedy.growth_removed_bytes,
+    }
+
+
+def _combined(combined: Combined) -> JsonObject:
+    return {
+        "device": combined.device,
+        "remedies": [
+            {"code": code, "slug": slug, "location": _location(location)} for code, slug, location in combined.remedies
+        ],
+        "saves_bytes": combined.saves_bytes,
+        "source": combined.source,
+        "growth_removed_bytes": combined.growth_removed_bytes,
     }
 
 

@@ -17,7 +17,7 @@ from memprof.report.iteration_table import iteration_block
 from memprof.report.page import Page
 from memprof.report.peak_block import peak_block
 from memprof.report.snapshot_block import snapshot_block
-from memprof.report.wording import headline, is_empty, known_devices, main_device, verdict
+from memprof.report.wording import headline, is_empty, known_devices, main_device, together, verdict
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -105,6 +105,9 @@ class TerminalReporter:
         for finding in diagnosis.findings:
             yield ""
             yield from finding_block(finding, page)
+        if diagnosis.combined is not None and len(diagnosis.combined.remedies) > 1:
+            yield ""
+            yield page.text(together(diagnosis.combined), "green")
         yield from self._memory(diagnosis, page)
         yield from self._skipped(diagnosis, page)
         notes = diagnosis.model.run.notes

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from memprof.advise.diagnosis import Diagnosis
+from memprof.advise.savings import Combined
 from memprof.detect.finding import Remedy, Severity
 from memprof.model.memory import MemoryModel, Source, Trend
 from memprof.record.events import RunInfo
@@ -121,6 +122,25 @@ def saving(remedy: Remedy) -> str:
     if remedy.saves_bytes < 0:
         return f"costs about {format_bytes(-remedy.saves_bytes)} more ({source})"
     return f"saves about {format_bytes(remedy.saves_bytes)} of the peak ({source})"
+
+
+def together(combined: Combined) -> str:
+    """Say what the first remedies of several findings save together.
+
+    Args:
+        combined: The saving; `remedies` has at least two.
+
+    Returns:
+        For example `The first remedies of these 2 leaks and wastes together save about 113 MiB of the peak on cpu
+        (estimated).`.
+    """
+    saved = f"about {format_bytes(combined.saves_bytes)}" if combined.saves_bytes > 0 else "nothing"
+    ends = combined.growth_removed_bytes
+    growth = f" and end {per_iteration(ends)}" if ends is not None and ends >= 1 else ""
+    return (
+        f"The first remedies of {len(combined.remedies)} leaks and wastes together save {saved} of the peak on "
+        f"{escape_controls(combined.device)}{growth} ({combined.source.value})."
+    )
 
 
 def duration(duration_ns: int) -> str:

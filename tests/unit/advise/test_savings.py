@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from memprof.advise.diagnosis import diagnose
-from memprof.advise.savings import activations_at_peak, peak_bytes, with_savings
+from memprof.advise.replay import Growth, LifetimeReplay, peak_without_growth
+from memprof.advise.savings import Savings, ranked
 from memprof.detect.finding import Finding, Kind, RelatedLocation, Remedy, Severity
 from memprof.model.build import build
 from memprof.model.memory import Category, MemoryModel, Source
@@ -34,7 +35,7 @@ def finding(kind: Kind, *remedies: Remedy, growth: float | None = None, **change
 
 
 def valued(model: MemoryModel, found: Finding) -> Remedy:
-    return with_savings(model, found).remedies[0]
+    return Savings(model).valued(found).remedies[0]
 
 
 @pytest.fixture
@@ -52,12 +53,13 @@ def three() -> tuple[MemoryModel, tuple[int, int, int]]:
 
 def test_peak_by_replay(three: tuple[MemoryModel, tuple[int, int, int]]) -> None:
     model, (a, b, c) = three
-    assert peak_bytes(model, "cpu") == 160
-    assert peak_bytes(model, "cpu", without={a}) == 60
-    assert peak_bytes(model, "cpu", without={b}) == 150
-    assert peak_bytes(model, "cpu", without={c}) == 160
-    assert peak_bytes(model, "cpu", without={a, b, c}) == 0
-    assert peak_bytes(model, "cuda:0") == 0
+    replay = LifetimeReplay(model, "cpu")
+    assert replay.peak_bytes == 160
+    assert replay.peak_without({a}) == 60
+    assert replay.peak_without({b}) == 150
+    assert replay.peak_without({c}) == 160
+    assert replay.peak_without({a, b, c}) == 0
+    assert LifetimeReplay(model, "cuda:0").peak_bytes == 0
 
 
 @pytest.mark.parametrize(("freed", "saved"), [((0,), 100), ((1,), 10), ((2,), 0), ((1, 2), 60), ((0, 1, 2), 160)])
@@ -104,15 +106,52 @@ def test_a_leak_watched_throughout_is_simulated_also_beyond_the_last_census() ->
     remedy = valued(model, finding(Kind.LEAK, Remedy("item", "", frees=leaks[:4]), growth=1000.0))
     # The leak of the last iteration may still die: only what outlived its iteration for certain counts.
     assert remedy.source is Source.SIMULATED
-    assert remedy.saves_bytes == peak_bytes(model, "cpu") - peak_bytes(model, "cpu", without=set(leaks))
+    replay = LifetimeReplay(model, "cpu")
+    assert remedy.saves_bytes == replay.peak_bytes - replay.peak_without(leaks)
 
 
-def test_a_leak_watched_for_a_while_is_growth_times_iterations() -> None:
+def test_a_leak_watched_for_a_while_lowers_each_iteration_by_what_had_grown_before() -> None:
     model, leaks = leaky(watched=range(4), count=50)
     related = (RelatedLocation("allocated", LINE),)
     remedy = valued(model, finding(Kind.LEAK, Remedy("item", "", frees=leaks), growth=1000.0, related=related))
+    peaks = [iteration.devices["cpu"].peak_allocated_bytes or 0 for iteration in model.iterations]
     trains = sum(iteration.kind == "train" for iteration in model.iterations)
-    assert (remedy.saves_bytes, remedy.source) == (1000 * trains, Source.ESTIMATED)
+    assert remedy.source is Source.ESTIMATED
+    assert remedy.growth_removed_bytes == 1000.0
+    assert remedy.saves_bytes is not None
+    assert 1000 * (trains - 2) <= remedy.saves_bytes <= 1000 * trains
+    assert remedy.saves_bytes < max(peaks)
+
+
+def test_growth_does_not_explain_a_peak_that_has_another_reason() -> None:
+    fake = FakeRecording()
+    big = fake.birth(1_000_000)
+    fake.death(big)
+    carried: tuple[int, ...] = ()
+    for _ in range(10):
+        carried = fake.step(carried=carried, leak=1000)
+    model = build(fake)
+    found = peak_without_growth(model, "cpu", [Growth(1000.0, frozenset({"train"}))])
+    assert found is not None
+    before, after = found
+    assert before == after
+
+
+def test_growth_counts_for_no_more_than_was_seen_to_stay() -> None:
+    model, _ = leaky(watched=range(10))
+    once = peak_without_growth(model, "cpu", [Growth(1000.0, frozenset({"train"}))])
+    thrice = peak_without_growth(model, "cpu", [Growth(1000.0, frozenset({"train"}))] * 3)
+    assert once == thrice
+    assert peak_without_growth(model, "cuda:0", [Growth(1000.0, frozenset({"train"}))]) is None
+
+
+def test_what_is_freed_after_a_while_grows_no_further() -> None:
+    model, _ = leaky(watched=range(10))
+    long = peak_without_growth(model, "cpu", [Growth(1000.0, frozenset({"train"}))])
+    short = peak_without_growth(model, "cpu", [Growth(1000.0, frozenset({"train"}), kept_for=2)])
+    assert long is not None
+    assert short is not None
+    assert short[0] - short[1] == 2000 < long[0] - long[1]
 
 
 def test_detaching_what_has_no_graph_behind_it_is_not_promised_anything() -> None:
@@ -125,7 +164,71 @@ def test_detaching_what_has_no_graph_behind_it_is_not_promised_anything() -> Non
 
 def test_leaving_out_retain_graph_alone_is_not_promised_anything() -> None:
     model, leaks = leaky(watched=range(10))
-    assert valued(model, finding(Kind.LEAK, Remedy("remove_retain_graph", ""), growth=1000.0)).saves_bytes is None
+    state = finding(Kind.LEAK, Remedy("remove_retain_graph", ""), growth=1000.0, code="MP104")
+    assert valued(model, state).saves_bytes is None
+
+
+# ---- which first, and all together -----------------------------------------------------------
+
+
+def test_what_saves_more_comes_first_and_the_unknown_keeps_its_place() -> None:
+    remedies = [Remedy(slug, "", saves) for slug, saves in (("detach", 1000), ("gc", None), ("item", 90_000))]
+    assert [remedy.slug for remedy in ranked(remedies)] == ["item", "gc", "detach"]
+
+
+@pytest.mark.parametrize("saves", [(100_000, 100_004), (10, 500)])
+def test_about_the_same_stays_as_the_rule_has_it(saves: tuple[int, int]) -> None:
+    remedies = [Remedy("detach", "", saves[0]), Remedy("item", "", saves[1])]
+    assert ranked(remedies) == tuple(remedies)
+
+
+def test_growth_removed_decides_where_the_peak_does_not() -> None:
+    remedies = [
+        Remedy("detach", "", 0, growth_removed_bytes=100.0),
+        Remedy("item", "", 0, growth_removed_bytes=5000.0),
+    ]
+    assert [remedy.slug for remedy in ranked(remedies)] == ["item", "detach"]
+
+
+def test_a_remedy_that_frees_a_part_ends_a_part_of_the_growth() -> None:
+    model, leaks = leaky(watched=range(10))
+    found = finding(Kind.LEAK, Remedy("detach", "", frees=leaks[:5]), Remedy("item", "", frees=leaks), growth=1000.0)
+    first, second = Savings(model).valued(found).remedies
+    removed = {remedy.slug: remedy.growth_removed_bytes for remedy in (first, second)}
+    assert removed == {"item": 1000.0, "detach": 500.0}
+
+
+def test_together_nothing_counts_twice(three: tuple[MemoryModel, tuple[int, int, int]]) -> None:
+    model, (a, b, c) = three
+    savings = Savings(model)
+    first = savings.valued(finding(Kind.WASTE, Remedy("no_grad", "", frees=(a, b))))
+    second = savings.valued(finding(Kind.WASTE, Remedy("del", "", frees=(a, c))))
+    combined = savings.combined([first, second])
+    assert combined is not None
+    assert (first.remedies[0].saves_bytes, second.remedies[0].saves_bytes) == (110, 100)
+    assert (combined.saves_bytes, combined.source) == (160, Source.SIMULATED)
+    assert [(code, slug) for code, slug, _ in combined.remedies] == [("MP000", "no_grad"), ("MP000", "del")]
+    assert combined.growth_removed_bytes is None
+
+
+def test_together_two_holders_of_one_growth_save_it_once() -> None:
+    model, leaks = leaky(watched=range(4), count=50)
+    savings = Savings(model)
+    related = (RelatedLocation("allocated", LINE),)
+    one = savings.valued(finding(Kind.LEAK, Remedy("item", "", frees=leaks), growth=1000.0, related=related))
+    alone, both = savings.combined([one]), savings.combined([one, one])
+    assert alone is not None
+    assert both is not None
+    assert alone.source is Source.ESTIMATED
+    assert alone.saves_bytes <= both.saves_bytes <= 1.01 * alone.saves_bytes
+
+
+def test_pressure_and_unknown_savings_are_not_added() -> None:
+    model = with_activations(1000, 500)
+    savings = Savings(model)
+    assert savings.combined([savings.valued(finding(Kind.PRESSURE, Remedy("smaller_batch", "")))]) is None
+    assert savings.combined([savings.valued(finding(Kind.WASTE, Remedy("del", "")))]) is None
+    assert savings.combined([]) is None
 
 
 # ---- activations -----------------------------------------------------------------------------
@@ -151,7 +254,7 @@ def with_activations(*sizes: int, modules: tuple[str, ...] = ()) -> MemoryModel:
 
 def test_half_the_activations_for_half_the_batch() -> None:
     model = with_activations(1000, 500)
-    assert [item.category for item in activations_at_peak(model, "cpu")] == [Category.ACTIVATION] * 2
+    assert [item.category for item in LifetimeReplay(model, "cpu").activations_at_peak()] == [Category.ACTIVATION] * 2
     for slug in ("smaller_batch", "mixed_precision"):
         remedy = valued(model, finding(Kind.PRESSURE, Remedy(slug, "")))
         assert (remedy.saves_bytes, remedy.source) == (750, Source.ESTIMATED)

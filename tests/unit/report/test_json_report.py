@@ -96,7 +96,8 @@ def test_slugs_of_the_schema_are_those_of_the_code() -> None:
 
 
 def test_finding_has_exactly_the_agreed_keys() -> None:
-    finding = parsed(factories.leaking())["findings"][0]
+    document = parsed(factories.leaking())
+    finding = document["findings"][0]
 
     assert list(finding) == FINDING_KEYS
     assert finding["location"] == {"file": "/project/train.py", "line": 41, "function": "train"}
@@ -109,13 +110,21 @@ def test_finding_has_exactly_the_agreed_keys() -> None:
     assert finding["kind"] == "leak"
     assert finding["severity"] == "error"
     assert finding["bytes_per_iteration"] == 40_055_603.0
-    assert [list(remedy) for remedy in finding["remedies"]] == [["slug", "text", "saves_bytes", "source"]] * 2
+    assert [list(remedy) for remedy in finding["remedies"]] == [
+        ["slug", "text", "saves_bytes", "source", "growth_removed_bytes"]
+    ] * 2
     assert finding["remedies"][0]["source"] == "simulated"
     assert finding["remedies"][1] == {
         "slug": "detach",
         "text": "append `loss.detach()` where the tensor itself is needed",
         "saves_bytes": None,
         "source": None,
+        "growth_removed_bytes": None,
+    }
+    assert document["combined"]["remedies"][0] == {
+        "code": "MP101",
+        "slug": "item",
+        "location": {"file": "/project/train.py", "line": 41, "function": "train"},
     }
 
 

@@ -263,3 +263,16 @@ def test_evidence_is_shown_in_its_units_and_stays_short() -> None:
         "evidence truncated yes, wait 2.50 ms, bytes per iteration +2 KiB, shape [8, 3], ends (50 values), "
         "nodes 12,345 remedy"
     ) in text
+
+
+def test_what_remedies_save_together_is_said_of_several() -> None:
+    leaking = factories.leaking()
+    combined = leaking.combined
+    assert combined is not None
+    both = replace(combined, remedies=combined.remedies * 2)
+
+    assert "together" not in text_of(leaking)
+    assert (
+        "The first remedies of 2 leaks and wastes together save about 1.42 GiB of the peak on cpu "
+        "and end +38.2 MiB/iteration (simulated)." in words(text_of(replace(leaking, combined=both)))
+    )
