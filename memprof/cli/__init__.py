@@ -17,6 +17,7 @@ COMMANDS = MappingProxyType(
         "fix": ("memprof.cli.fix", "Edit what eats a script's memory, and try the edits."),
         "report": ("memprof.cli.report", "Show the diagnosis of a recording again."),
         "whatif": ("memprof.cli.whatif", "Replay a recording under other allocator settings or on another GPU."),
+        "lint": ("memprof.cli.lint", "Say what will eat memory, from the source alone."),
         "fit": ("memprof.cli.fit", "Find the largest batch with which a script fits a GPU, without one."),
         "export": ("memprof.cli.export", "Turn a recording into a file that other tools open."),
         "status": ("memprof.cli.status", "Show every GPU and who holds its memory."),

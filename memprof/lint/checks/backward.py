@@ -1,0 +1,149 @@
+"""Graphs kept by the arguments of a backward pass: MP105, MP106."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from memprof.lint.checks.recurrent import carried_state
+from memprof.lint.context import Context, shown
+from memprof.lint.finding import Confidence, LintFinding
+from memprof.lint.flow import Loop
+from memprof.lint.names import inside, is_backward, is_constant, keyword, path_of
+from memprof.lint.program import FunctionInfo
+
+_SECOND_ORDER = ("hessian", "hvp", "hutchinson", "sophia", "maml", "penalty")
+
+
+def check(context: Context) -> Iterator[LintFinding]:
+    """Find them."""
+    for function in context.program.functions:
+        for call in function.calls:
+            if is_backward(call):
+                if is_constant(keyword(call, "retain_graph"), True):
+                    yield from _retained(context, function, call)
+                if is_constant(keyword(call, "create_graph"), True):
+                    yield from _created(context, function, call)
+            elif function.module.qualified(call.func) == "torch.autograd.grad":
+                if is_constant(keyword(call, "create_graph"), True):
+                    yield from _gradients(context, function, call)
+
+
+def _retained(context: Context, function: FunctionInfo, call: ast.Call) -> Iterator[LintFinding]:
+    around = context.flow.iteration_loop(function, call)
+    if around is None or is_constant(keyword(call, "create_graph"), True):
+        return
+    loop = around[0]
+    if call not in list(inside(loop)) or _conditional(function, call, loop) or _inner_loop(function, call, loop):
+        return
+    if _another_pass(context, function, call, loop) or _graph_from_outside(context, function, loop):
+        return
+    message = (
+        "`retain_graph=True` keeps every saved activation after the only backward pass that uses them, until "
+        f"`{shown(call.func.value, 30) if isinstance(call.func, ast.Attribute) else 'the loss'}` is rebound. "
+        "Leave it out."
+    )
+    yield context.finding(function, call, "MP105", message, "remove_retain_graph", Confidence.MEDIUM)
+
+
+def _conditional(function: FunctionInfo, call: ast.Call, loop: Loop) -> bool:
+    for parent in function.module.parents_of(call):
+        if parent is loop:
+            return False
+        if isinstance(parent, (ast.If, ast.IfExp, ast.Try)):
+            return True
+    return False
+
+
+def _inner_loop(function: FunctionInfo, call: ast.Call, loop: Loop) -> bool:
+    return function.module.loops_of(call)[:1] != [loop]
+
+
+def _another_pass(context: Context, function: FunctionInfo, call: ast.Call, loop: Loop) -> bool:
+    """Whether another backward pass follows in the same iteration, or could."""
+    for item in inside(loop):
+        if not isinstance(item, ast.Call) or item is call:
+            continue
+        name = function.module.qualified(item.func)
+        if is_backward(item) or name.startswith("torch.autograd."):
+            if (item.lineno, item.col_offset) > (call.lineno, call.col_offset):
+                return True
+        callee = context.flow.callees.get(item)
+        if callee is not None and callee in context.flow.trains:
+            return True
+        if callee is None and "loss" in _arguments(item) and item.lineno > call.lineno and "backward" in name:
+            return True
+    return False
+
+
+def _arguments(call: ast.Call) -> set[str]:
+    return {path_of(item) for item in call.args}
+
+
+def _graph_from_outside(context: Context, function: FunctionInfo, loop: Loop) -> bool:
+    """Whether the loss depends on a graph built before the loop, or on one that iterations hand on."""
+    bound: set[str] = set()
+    for item in inside(loop):
+        if isinstance(item, ast.Assign) and carried_state(context, function, item) is not None:
+            return True
+        if isinstance(item, (ast.Name, ast.Attribute)) and isinstance(item.ctx, ast.Store):
+            bound.add(path_of(item))
+    first_use: dict[str, tuple[int, int, bool]] = {}
+    for item in inside(loop):
+        if isinstance(item, (ast.Name, ast.Attribute)) and path_of(item):
+            path, place = path_of(item), (item.lineno, item.col_offset)
+            if path not in first_use or place < first_use[path][:2]:
+                first_use[path] = (*place, isinstance(item.ctx, ast.Store))
+    for item in inside(loop):
+        if isinstance(item, (ast.Name, ast.Attribute)) and isinstance(item.ctx, ast.Load):
+            path = path_of(item)
+            outside = path not in bound or not first_use.get(path, (0, 0, True))[2]
+            if path and outside and context.value(item).has_graph:
+                return True
+    return False
+
+
+def _created(context: Context, function: FunctionInfo, call: ast.Call) -> Iterator[LintFinding]:
+    """`loss.backward(create_graph=True)`; PyTorch warns of it as well."""
+    text = ast.unparse(function.node).lower()
+    if any(word in text for word in _SECOND_ORDER) or text.count("backward(") > 1 or "autograd.grad(" in text:
+        return
+    optimizer_file = ast.unparse(function.module.tree).lower()
+    if "hessian" in optimizer_file or "sophia" in optimizer_file:
+        return
+    message = (
+        "`create_graph=True` stores gradients that have a graph in `.grad`: a cycle with the parameters that holds "
+        "every activation until the gradients are freed. No later pass differentiates them here: leave it out."
+    )
+    yield context.finding(function, call, "MP106", message, "remove_retain_graph", Confidence.MEDIUM)
+
+
+def _gradients(context: Context, function: FunctionInfo, call: ast.Call) -> Iterator[LintFinding]:
+    """`torch.autograd.grad(..., create_graph=True)` whose result nothing differentiates."""
+    statement = function.module.statement_of(call)
+    if not isinstance(statement, ast.Assign):
+        return
+    targets = [item for target in statement.targets for item in ast.walk(target) if isinstance(item, ast.Name)]
+    if not targets or context.flow.iteration_loop(function, call) is None:
+        return
+    for target in targets:
+        if context.flow.reaches_backward(function, target) or _used_on(function, target.id, statement):
+            return
+    message = (
+        f"`create_graph=True` builds a graph of `{targets[0].id}` that no backward pass goes through; it holds every "
+        "activation as long as the gradients. Leave it out."
+    )
+    yield context.finding(function, call, "MP106", message, "remove_retain_graph", Confidence.MEDIUM)
+
+
+def _used_on(function: FunctionInfo, name: str, statement: ast.stmt) -> bool:
+    """Whether gradients go where the check cannot follow: into a call, out of the function, into another grad."""
+    for part in function.body:
+        for item in inside(part):
+            if isinstance(item, (ast.Return, ast.Yield)) and item.value is not None:
+                if any(isinstance(one, ast.Name) and one.id == name for one in ast.walk(item.value)):
+                    return True
+            if isinstance(item, ast.Call) and item.lineno > statement.lineno:
+                if function.module.qualified(item.func).startswith("torch.autograd."):
+                    return True
+    return False

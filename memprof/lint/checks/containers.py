@@ -1,0 +1,217 @@
+"""What lists, dicts, queues, and objects keep of every iteration: MP102, MP103, MP107, MP113, MP116, MP205."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from memprof.lint.context import Context, shown, sure
+from memprof.lint.finding import Confidence, LintFinding
+from memprof.lint.flow import Loop
+from memprof.lint.names import base_of, inside, path_of
+from memprof.lint.program import FunctionInfo
+from memprof.lint.values import Kind, Value
+from memprof.lint.vocabulary import EXTENDING_METHODS, STORING_METHODS
+
+_REDUCED = frozenset("argmax argmin topk max min sum mean std norm eq ne item tolist numpy size bool long int".split())
+_JOINING = frozenset(f"torch.{name}" for name in "cat concat concatenate stack vstack hstack".split())
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """Something stored: where, by what, and what it is."""
+
+    function: FunctionInfo
+    node: ast.stmt | ast.expr
+    holder: ast.expr
+    kept: ast.expr
+    value: Value
+
+
+def check(context: Context) -> Iterator[LintFinding]:
+    """Find them."""
+    for function in context.program.functions:
+        for stored in _stored(context, function):
+            finding = _judge(context, stored)
+            if finding is not None:
+                yield finding
+
+
+def _stored(context: Context, function: FunctionInfo) -> Iterator[_Stored]:
+    for call in function.calls:
+        if not isinstance(call.func, ast.Attribute) or not call.args:
+            continue
+        holder, kept = call.func.value, call.args[-1]
+        base = context.value(holder)
+        if base.kind not in (Kind.CONTAINER, Kind.UNKNOWN) or base.bounded:
+            continue
+        if call.func.attr in STORING_METHODS or (
+            call.func.attr in EXTENDING_METHODS and base.kind is Kind.CONTAINER and base.shape != "dict"
+        ):
+            yield _Stored(function, call, holder, kept, context.value(kept))
+    for statement in function.statements:
+        if isinstance(statement, ast.AugAssign) and context.value(statement.target).kind is Kind.CONTAINER:
+            yield _Stored(function, statement, statement.target, statement.value, context.value(statement.value))
+        elif isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+            target = statement.targets[0]
+            if isinstance(target, ast.Subscript) and _new_key(context, function, statement, target):
+                yield _Stored(function, statement, target, statement.value, context.value(statement.value))
+            elif isinstance(statement.value, ast.BinOp) and isinstance(statement.value.op, ast.Add):
+                both = (statement.value.left, statement.value.right)
+                if context.value(target).kind is Kind.CONTAINER and path_of(target) == path_of(both[0]) != "":
+                    yield _Stored(function, statement, target, both[1], context.value(both[1]))
+
+
+def _new_key(context: Context, function: FunctionInfo, statement: ast.stmt, target: ast.Subscript) -> bool:
+    """Whether `d[key] = x` has another key in each iteration."""
+    base = context.value(target.value)
+    around = context.flow.iteration_loop(function, statement)
+    if base.kind is not Kind.CONTAINER or base.shape != "dict" or base.bounded or around is None:
+        return False
+    changing = _changing(around[0])
+    return any(isinstance(item, ast.Name) and item.id in changing for item in ast.walk(target.slice))
+
+
+def _changing(loop: Loop) -> set[str]:
+    """Names that count a loop's turns."""
+    found: set[str] = set()
+    if isinstance(loop, (ast.For, ast.AsyncFor)):
+        target = loop.target
+        if isinstance(loop.iter, ast.Call) and getattr(loop.iter.func, "id", "") == "enumerate":
+            target = target.elts[0] if isinstance(target, ast.Tuple) else target
+        elif not (isinstance(loop.iter, ast.Call) and getattr(loop.iter.func, "id", "") in ("range", "trange")):
+            return found | _counters(loop)
+        found |= {item.id for item in ast.walk(target) if isinstance(item, ast.Name)}
+    return found | _counters(loop)
+
+
+def _counters(loop: Loop) -> set[str]:
+    return {
+        item.target.id
+        for item in inside(loop)
+        if isinstance(item, ast.AugAssign)
+        and isinstance(item.target, ast.Name)
+        and isinstance(item.value, ast.Constant)
+        and isinstance(item.op, ast.Add)
+    }
+
+
+def _judge(context: Context, stored: _Stored) -> LintFinding | None:
+    function, value, flow = stored.function, stored.value, context.flow
+    if not value.tensors and not _copies_weights(context, stored):
+        return None
+    outlives = flow.outlives(function, stored.holder, stored.node)
+    if outlives is None:
+        return None
+    around = flow.iteration_loop(function, stored.node)
+    emptied = flow.emptied(function, stored.holder, around[0] if around is not None else None)
+    if emptied == "iteration":
+        return None
+    if _copies_weights(context, stored):
+        return _weights(context, stored) if emptied is None else None
+    if value.has_graph:
+        if flow.reaches_backward(function, stored.holder):
+            return None
+        return _with_graph(context, stored)
+    if emptied is not None or not value.tensors:
+        return None
+    return _without_graph(context, stored, outlives)
+
+
+def _with_graph(context: Context, stored: _Stored) -> LintFinding | None:
+    function, name, kept = stored.function, shown(base_of(stored.holder)), shown(stored.kept, 40)
+    confidence = sure(stored.value)
+    if context.value(stored.holder).shape == "queue":
+        message = (
+            f"`{name}` has no limit and is given `{kept}` with its autograd graph, which stays until it is taken out. "
+            "Put `.detach().cpu()` of it, and give the queue a `maxsize`."
+        )
+        return context.finding(function, stored.node, "MP116", message, "detach", Confidence.MEDIUM)
+    hooked = _hooked(context, function)
+    if hooked is not None:
+        message = (
+            f"The hook `{function.name}` stores `{kept}` in `{name}` in every forward pass, with its autograd graph. "
+            "Store `.detach().cpu()` of it, and clear the store once it is used."
+        )
+        return context.finding(function, stored.node, "MP107", message, "detach", hooked)
+    scalar = all(item.scalar for item in stored.value.tensors if item.kind is Kind.GRAPH)
+    how = "`.item()` of a loss, or `.detach()`," if scalar else "`.detach()` of it, or `.detach().cpu()`,"
+    message = f"`{name}` keeps `{kept}` of every iteration together with its autograd graph. Store {how} instead."
+    return context.finding(function, stored.node, "MP102", message, "item" if scalar else "detach", confidence)
+
+
+def _hooked(context: Context, function: FunctionInfo) -> Confidence | None:
+    """How sure it is that a hook stays: low where the handles are removed where it is registered; None for no hook."""
+    where = context.knowledge.hooks.get(function)
+    if where is None:
+        return None
+    removed = any(isinstance(call.func, ast.Attribute) and call.func.attr == "remove" for call in where.calls)
+    return Confidence.LOW if removed else Confidence.HIGH
+
+
+def _without_graph(context: Context, stored: _Stored, outlives: str) -> LintFinding | None:
+    function, value = stored.function, stored.value
+    kept = [item for item in value.tensors if not item.host and not item.scalar]
+    if not kept or value.guessed or _is_reduced(stored.kept):
+        return None
+    name = shown(base_of(stored.holder))
+    joined = _joined(function, stored.holder)
+    activation = any(item.activation for item in kept)
+    if outlives == "evaluation" and joined is not None and activation:
+        message = (
+            f"`{name}` gathers `{shown(stored.kept, 40)}` of the whole data set on the device, and "
+            f"`{shown(joined.func)}` copies it once more. Store `.cpu()` of each."
+        )
+        # Small outputs are gathered so on purpose, and the source does not tell their size.
+        return context.finding(function, stored.node, "MP205", message, "move_to_cpu", Confidence.LOW)
+    if not activation and outlives == "evaluation":
+        return None
+    message = (
+        f"`{name}` keeps `{shown(stored.kept, 40)}` of every iteration on the device, and nothing is ever taken out. "
+        "Store `.cpu()` of it, or limit the container."
+    )
+    confidence = Confidence.MEDIUM if activation and outlives == "training" else Confidence.LOW
+    return context.finding(function, stored.node, "MP103", message, "move_to_cpu", confidence)
+
+
+def _is_reduced(node: ast.expr) -> bool:
+    """Whether a tensor is much smaller than what it is made of."""
+    for item in ast.walk(node):
+        if isinstance(item, ast.Call) and isinstance(item.func, ast.Attribute) and item.func.attr in _REDUCED:
+            return True
+        if isinstance(item, ast.Compare):
+            return True
+    return False
+
+
+def _joined(function: FunctionInfo, holder: ast.expr) -> ast.Call | None:
+    """The call that makes one tensor of a container."""
+    path = path_of(base_of(holder))
+    for call in function.calls:
+        if function.module.qualified(call.func) in _JOINING and call.args:
+            if any(path_of(item) == path for item in ast.walk(call.args[0])):
+                return call
+    return None
+
+
+def _copies_weights(context: Context, stored: _Stored) -> bool:
+    """Whether a copy of a model's weights on their device is stored."""
+    if stored.value.kind is Kind.STATE_DICT:
+        return stored.value.copied
+    node = stored.kept
+    if isinstance(node, ast.Call) and stored.function.module.qualified(node.func) == "copy.deepcopy" and node.args:
+        return context.value(node.args[0]).kind is Kind.MODULE
+    if isinstance(node, ast.DictComp) and isinstance(node.value, ast.Call):
+        text = ast.unparse(node)
+        return ".state_dict()" in text and ".clone()" in text and ".cpu()" not in text and "'cpu'" not in text
+    return False
+
+
+def _weights(context: Context, stored: _Stored) -> LintFinding:
+    name = shown(base_of(stored.holder))
+    message = (
+        f"`{name}` keeps a copy of the weights of every iteration on their device. Keep the best one only, or write "
+        "each to disk or to the host."
+    )
+    return context.finding(stored.function, stored.node, "MP113", message, "bound_container", sure(stored.value))

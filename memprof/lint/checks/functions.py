@@ -1,0 +1,149 @@
+"""Custom autograd functions and cached functions that keep tensors: MP108, MP111."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from memprof.lint.context import Context, shown, sure
+from memprof.lint.finding import Confidence, LintFinding
+from memprof.lint.names import inside, path_of
+from memprof.lint.program import ClassInfo, FunctionInfo
+from memprof.lint.values import Kind
+
+_CACHES = frozenset(("functools.lru_cache", "functools.cache", "lru_cache", "cache", "cachetools.cached"))
+_TENSOR_METHODS = frozenset(
+    "size dim view reshape permute transpose clone detach contiguous unsqueeze squeeze expand new_zeros new_empty exp "
+    "log sigmoid tanh clamp sum mean pow mul add sub div matmul mm t numel neg sqrt abs relu".split()
+)
+_TENSOR_NAMES = frozenset("input x inputs tensor weight".split())
+
+
+def check(context: Context) -> Iterator[LintFinding]:
+    """Find them."""
+    for cls in context.program.classes:
+        if "torch.autograd.Function" in context.program.base_names(cls) or "Function" in cls.bases:
+            yield from _on_context(context, cls)
+    for function in context.program.functions:
+        if _CACHES & set(function.decorators):
+            yield from _cached(context, function)
+        yield from _dict_keys(context, function)
+
+
+# ---- MP108 -----------------------------------------------------------------------------------
+
+
+def _on_context(context: Context, cls: ClassInfo) -> Iterator[LintFinding]:
+    forward = cls.methods.get("forward")
+    if forward is None or isinstance(forward.node, ast.Module):
+        return
+    parameters = [*forward.node.args.posonlyargs, *forward.node.args.args]
+    if len(parameters) < 2:
+        return
+    ctx = parameters[0].arg
+    tensors = _tensors(context, forward, parameters[1:])
+    for statement in forward.statements:
+        if not isinstance(statement, ast.Assign):
+            continue
+        for target in statement.targets:
+            if not isinstance(target, ast.Attribute) or path_of(target.value) != ctx:
+                continue
+            if not _made_of(forward, statement.value, tensors):
+                continue
+            what = f"`{shown(statement.value, 30)}`"
+            message = (
+                f"`{ctx}.{target.attr}` keeps {what} outside of what autograd knows: if it is an output or has a "
+                f"graph, the two hold each other until the garbage collector comes. Use `{ctx}.save_for_backward(...)`."
+            )
+            yield context.finding(forward, statement, "MP108", message, "save_for_backward", Confidence.MEDIUM)
+
+
+def _tensors(context: Context, forward: FunctionInfo, parameters: list[ast.arg]) -> set[str]:
+    """Names in `forward` that are tensors for certain."""
+    found = {
+        parameter.arg
+        for parameter in parameters
+        if (parameter.annotation is not None and ast.unparse(parameter.annotation).endswith("Tensor"))
+        or (parameter.annotation is None and parameter.arg in _TENSOR_NAMES)
+        or context.value_of_parameter(forward, parameter.arg).is_tensor
+    }
+    for item in (node for statement in forward.body for node in inside(statement)):
+        if isinstance(item, ast.Attribute) and item.attr in _TENSOR_METHODS and isinstance(item.value, ast.Name):
+            if item.value.id in {parameter.arg for parameter in parameters}:
+                found.add(item.value.id)
+        if isinstance(item, ast.Call) and isinstance(item.func, ast.Attribute):
+            if item.func.attr in ("save_for_backward", "mark_dirty", "mark_non_differentiable"):
+                found |= {path_of(argument) for argument in item.args}
+    for _ in range(3):
+        for statement in forward.statements:
+            if isinstance(statement, ast.Assign) and _made_of(forward, statement.value, found):
+                found |= {path_of(target) for target in statement.targets if isinstance(target, ast.Name)}
+    return found - {""}
+
+
+def _made_of(function: FunctionInfo, node: ast.expr, tensors: set[str]) -> bool:
+    """Whether an expression is a tensor because it is computed by torch or from tensors."""
+    if isinstance(node, ast.Call):
+        name = function.module.qualified(node.func)
+        if name.startswith("torch.") and name.rpartition(".")[2] not in (
+            "Size",
+            "device",
+            "is_tensor",
+            "is_grad_enabled",
+        ):
+            return not name.startswith(("torch.cuda.", "torch.get_", "torch.is_", "torch.distributed."))
+        if isinstance(node.func, ast.Attribute) and path_of(node.func.value) in tensors:
+            return node.func.attr in _TENSOR_METHODS - {"size", "dim", "numel"}
+        return False
+    if isinstance(node, ast.BinOp):
+        return _made_of(function, node.left, tensors) or _made_of(function, node.right, tensors)
+    if isinstance(node, ast.UnaryOp):
+        return _made_of(function, node.operand, tensors)
+    return isinstance(node, ast.Name) and node.id in tensors
+
+
+# ---- MP111 -----------------------------------------------------------------------------------
+
+
+def _cached(context: Context, function: FunctionInfo) -> Iterator[LintFinding]:
+    for parameter in function.parameters:
+        annotated = parameter.annotation is not None and ast.unparse(parameter.annotation).endswith("Tensor")
+        passed = function.arguments.get(parameter.arg)
+        if not annotated and (passed is None or not passed.is_tensor):
+            continue
+        decorator = next(item for item in function.decorators if item in _CACHES).rpartition(".")[2]
+        message = (
+            f"`@{decorator}` keeps every tensor that `{function.name}` was called with, and what it returned: a tensor "
+            "equals only itself as a key, so the cache never hits. Cache by a number or a string."
+        )
+        assert not isinstance(function.node, ast.Module)
+        node = function.node.decorator_list[0]
+        confidence = Confidence.HIGH if passed is None or annotated else sure(passed)
+        yield context.finding(function, node, "MP111", message, "bound_container", confidence)
+        return
+
+
+def _dict_keys(context: Context, function: FunctionInfo) -> Iterator[LintFinding]:
+    """`cache[x] = ...`, `cache[id(x)] = ...` with a tensor x."""
+    for statement in function.statements:
+        if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Subscript):
+            continue
+        target = statement.targets[0]
+        holder = context.value(target.value)
+        if holder.kind is not Kind.CONTAINER or holder.shape != "dict":
+            continue
+        key = target.slice
+        if isinstance(key, ast.Call) and function.module.qualified(key.func) == "id" and key.args:
+            key = key.args[0]
+        if not context.value(key).is_tensor or context.value(key).scalar:
+            continue
+        if context.flow.outlives(function, target, statement) is None:
+            continue
+        around = context.flow.iteration_loop(function, statement)
+        if context.flow.emptied(function, target, around[0] if around is not None else None) is not None:
+            continue
+        message = (
+            f"`{shown(target.value)}` is keyed by the tensor `{shown(key, 30)}`, which equals only itself: it never "
+            "hits and keeps an entry for every iteration. Key it by what the tensor was made from."
+        )
+        yield context.finding(function, statement, "MP111", message, "bound_container", sure(context.value(key)))

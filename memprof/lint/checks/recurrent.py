@@ -1,0 +1,102 @@
+"""Hidden states that are carried from iteration to iteration with their history: MP104."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from memprof.lint.context import Context, sure
+from memprof.lint.finding import LintFinding
+from memprof.lint.flow import Loop
+from memprof.lint.names import inside, path_of
+from memprof.lint.program import FunctionInfo
+from memprof.lint.values import Kind
+
+
+def check(context: Context) -> Iterator[LintFinding]:
+    """Find them."""
+    for function in context.program.functions:
+        for statement in function.statements:
+            if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
+                path = carried_state(context, function, statement)
+                if path is not None:
+                    message = (
+                        f"`{path}` goes into the next iteration with its history: the graph grows with every one. "
+                        f"Detach it where an iteration begins: `{path} = {path}.detach()`, each tensor of a tuple."
+                    )
+                    confidence = sure(context.value(statement.value.func))
+                    yield context.finding(function, statement, "MP104", message, "detach", confidence)
+
+
+def carried_state(context: Context, function: FunctionInfo, statement: ast.Assign) -> str | None:
+    """The state that a statement takes in, gives out, and leaves attached for the next iteration."""
+    call = statement.value
+    if not isinstance(call, ast.Call):
+        return None
+    called = context.value(call.func)
+    if called.kind not in (Kind.MODULE, Kind.FUNCTION):
+        return None
+    given = {path_of(item): item for item in _parts_of([*call.args, *(item.value for item in call.keywords)])}
+    made = {path_of(item) for item in _parts_of(statement.targets)}
+    around = context.flow.iteration_loop(function, statement)
+    for path, argument in given.items():
+        if not path or not context.value(argument).has_graph or (around is None and "." not in path):
+            continue
+        source = path if path in made else _handed_on(around[0], path, made) if around is not None else None
+        if source is None or _detached(around[0] if around is not None else None, function, path, statement, source):
+            continue
+        if context.flow.outlives(function, argument, statement) is None and not _is_carried(around, path, argument):
+            continue
+        training = around is not None and around[1] == "training"
+        if training or not context.flow.reaches_backward(function, argument):
+            return path
+    return None
+
+
+def _is_carried(around: tuple[Loop, str] | None, path: str, argument: ast.expr) -> bool:
+    """A name that the loop itself rebinds, and that is there before it."""
+    if around is None or "." in path:
+        return False
+    first = min(
+        (item.lineno for item in inside(around[0]) if isinstance(item, ast.Name) and item.id == path), default=0
+    )
+    return first == argument.lineno
+
+
+def _parts_of(nodes: list[ast.expr]) -> Iterator[ast.expr]:
+    for node in nodes:
+        if isinstance(node, (ast.Tuple, ast.List)):
+            yield from _parts_of(node.elts)
+        else:
+            yield node
+
+
+def _handed_on(loop: Loop, path: str, made: set[str]) -> str | None:
+    """The name whose value a later `path = name` carries on."""
+    for item in inside(loop):
+        if isinstance(item, ast.Assign) and any(path_of(target) == path for target in item.targets):
+            if path_of(item.value) in made:
+                return path_of(item.value)
+    return None
+
+
+def _detached(loop: Loop | None, function: FunctionInfo, path: str, statement: ast.Assign, source: str) -> bool:
+    """Whether the state is rebound or cut off anywhere else in an iteration."""
+    nodes = inside(loop) if loop is not None else (item for part in function.body for item in inside(part))
+    for item in nodes:
+        if item is statement:
+            continue
+        if isinstance(item, ast.Assign):
+            targets = {path_of(part) for part in _parts_of(item.targets)}
+            if path in targets and path_of(item.value) != source:
+                return True
+            if source in targets and source != path:
+                return True
+        elif isinstance(item, ast.Call) and isinstance(item.func, ast.Attribute):
+            if item.func.attr == "detach_":
+                return True
+            if item.func.attr in ("detach", "clear", "pop") and path_of(item.func.value) in (path, source):
+                return True
+        elif isinstance(item, ast.Delete) and any(path_of(target) in (path, source) for target in item.targets):
+            return True
+    return False

@@ -1,0 +1,105 @@
+"""Settings and calls that cost memory or time by themselves: MP207, MP208, MP312."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import PurePath
+
+from memprof.lint.context import Context
+from memprof.lint.finding import Confidence, LintFinding
+from memprof.lint.names import is_constant, keyword
+from memprof.lint.program import FunctionInfo
+
+
+def check(context: Context) -> Iterator[LintFinding]:
+    """Find them."""
+    yield from _zeroed(context)
+    yield from _anomaly_mode(context)
+    yield from _emptied_cache(context)
+
+
+def _zeroed(context: Context) -> Iterator[LintFinding]:
+    for function in context.program.functions:
+        for call in function.calls:
+            if not isinstance(call.func, ast.Attribute) or call.func.attr != "zero_grad":
+                continue
+            kept = keyword(call, "set_to_none") or (call.args[0] if len(call.args) == 1 else None)
+            if not is_constant(kept, False) or _captures_graphs(function):
+                continue
+            message = (
+                "`set_to_none=False` fills gradients with zeros instead of freeing them: they take as much as the "
+                "parameters through the next forward pass and any evaluation. Leave the argument out."
+            )
+            yield context.finding(function, call, "MP207", message, "zero_grad")
+
+
+def _captures_graphs(function: FunctionInfo) -> bool:
+    """CUDA graphs need gradients that stay where they are."""
+    return any(
+        isinstance(item, ast.Attribute) and item.attr in ("CUDAGraph", "make_graphed_callables")
+        for item in ast.walk(function.module.tree)
+    )
+
+
+def _anomaly_mode(context: Context) -> Iterator[LintFinding]:
+    message = (
+        "Anomaly mode is on for good: each node of the graph keeps the traceback of its forward, and every backward is "
+        "checked for NaN. Turn it on while debugging only."
+    )
+    for function, call in context.calls("torch.autograd.set_detect_anomaly", "torch.autograd.detect_anomaly"):
+        in_test = PurePath(function.module.path).name.startswith(("test_", "conftest")) or function.name.startswith(
+            "test"
+        )
+        if in_test or is_conditional(function, call):
+            continue
+        mode = call.args[0] if call.args else keyword(call, "mode")
+        if function.module.qualified(call.func).endswith("set_detect_anomaly"):
+            if not is_constant(mode, True):
+                continue
+            if not isinstance(function.module.parents.get(call), (ast.Expr, ast.withitem)):
+                continue
+        elif not isinstance(function.module.parents.get(call), ast.withitem):
+            continue
+        yield context.finding(function, call, "MP208", message, "del", Confidence.MEDIUM)
+
+
+def is_conditional(function: FunctionInfo, node: ast.AST) -> bool:
+    """Whether a node runs only sometimes: under a condition, or when something failed."""
+    below = node
+    for parent in function.module.parents_of(node):
+        if isinstance(parent, ast.If) and ast.unparse(parent.test) != "__name__ == '__main__'":
+            return True
+        if isinstance(parent, (ast.ExceptHandler, ast.IfExp, ast.Match)):
+            return True
+        if isinstance(parent, ast.Try) and below in parent.orelse:
+            return True
+        below = parent
+    return False
+
+
+def _emptied_cache(context: Context) -> Iterator[LintFinding]:
+    for function, call in context.calls("torch.cuda.empty_cache"):
+        loops = function.module.loops_of(call)
+        around = context.flow.iteration_loop(function, call)
+        if around is not None:
+            each = loops[0] is around[0] and context.flow.is_innermost(around[0])
+        else:
+            each = not loops and _called_in_iterations(context, function)
+        if not each or is_conditional(function, call):
+            continue
+        message = (
+            "`torch.cuda.empty_cache()` runs in every iteration: it frees no tensor, and the allocator must ask the "
+            "driver for the same memory again and wait for it. Remove it."
+        )
+        yield context.finding(function, call, "MP312", message, "del")
+
+
+def _called_in_iterations(context: Context, function: FunctionInfo) -> bool:
+    if any(context.flow.iteration_loop(function, loop.body[0]) is not None for loop in function.loops):
+        return False  # it runs after a loop of its own
+    for site in function.sites:
+        around = context.flow.iteration_loop(site.caller, site.call)
+        if around is not None and context.flow.is_innermost(around[0]):
+            return not is_conditional(site.caller, site.call)
+    return False

@@ -1,0 +1,462 @@
+"""What expressions are worth: tensors with a graph or without, modules, containers.
+
+Each expression is given a `Value` from what is known of the names in it. Where the source does not tell,
+the answer is UNKNOWN, and nothing is ever found about it.
+"""
+
+from __future__ import annotations
+
+import ast
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from memprof.lint.names import path_of
+from memprof.lint.program import ClassInfo, FunctionInfo, Program, Site
+from memprof.lint.values import (
+    GRAPH,
+    MODULE,
+    PARAMETER,
+    PLAIN,
+    TENSOR,
+    UNKNOWN,
+    Kind,
+    Value,
+    container,
+    element_of,
+    join,
+    join_all,
+    unpack,
+)
+from memprof.lint.vocabulary import guess
+
+
+@dataclass(slots=True)
+class Knowledge:
+    """What one round over the whole program found out.
+
+    Attributes:
+        values: Value of each expression.
+        grad: Whether autograd was on at each call; None: as a variable says.
+        arguments: What callers pass to each function.
+        sites: Where each function is called.
+        hooks: Functions given to `register_forward_hook`, and where.
+        evaluating: Functions that evaluate, by their name or because all their callers do.
+    """
+
+    values: dict[ast.AST, Value] = field(default_factory=dict)
+    grad: dict[ast.AST, bool | None] = field(default_factory=dict)
+    arguments: dict[FunctionInfo, dict[str, Value]] = field(default_factory=dict)
+    sites: dict[FunctionInfo, list[Site]] = field(default_factory=dict)
+    hooks: dict[FunctionInfo, FunctionInfo] = field(default_factory=dict)
+    evaluating: set[FunctionInfo] = field(default_factory=set)
+    grad_off: bool = False
+    """A module turns autograd off for good."""
+
+
+class ExpressionReader(ABC):
+    """Values of expressions in one function, at one point of it.
+
+    Args:
+        program: All files.
+        function: Where the expressions are.
+        knowledge: What is noted down.
+    """
+
+    def __init__(self, program: Program, function: FunctionInfo, knowledge: Knowledge) -> None:
+        self.program = program
+        self.function = function
+        self.module = function.module
+        self.knowledge = knowledge
+        self.env: dict[str, Value] = {}
+        self.grad: bool | None = True
+        self.evaluating = False
+
+    @abstractmethod
+    def call(self, node: ast.Call) -> Value:
+        """Value of a call."""
+
+    def value(self, node: ast.expr | None) -> Value:
+        """Value of an expression, noted down."""
+        if node is None:
+            return PLAIN
+        reader = _READERS.get(type(node))
+        found = reader(self, node) if reader is not None else UNKNOWN
+        self.knowledge.values[node] = found
+        return found
+
+    def graph(self, *, scalar: bool = False, output: bool = False, guess: bool = False) -> Value:
+        """A tensor as autograd makes it here."""
+        kind = Kind.TENSOR if self.grad is False else Kind.GRAPH
+        return Value(kind, scalar=scalar, output=output, guess=guess)
+
+    def without_graph(self, value: Value) -> Value:
+        """A value as it is where autograd is off."""
+        if value.kind in (Kind.GRAPH, Kind.PARAMETER):
+            return replace(value, kind=Kind.TENSOR)
+        if value.kind is Kind.TUPLE:
+            return replace(value, items=tuple(self.without_graph(item) for item in value.items))
+        if value.kind is Kind.CONTAINER and value.element is not None:
+            return replace(value, element=self.without_graph(value.element))
+        return value
+
+    # ---- names -------------------------------------------------------------------------------
+
+    def lookup(self, name: str) -> Value:
+        """What a name stands for here."""
+        if name in self.env:
+            return self.env[name]
+        outer = self.function.outer
+        while outer is not None:
+            if name in outer.environment:
+                return outer.environment[name]
+            outer = outer.outer
+        if self.function is not self.module.body and name in self.module.body.environment:
+            return self.module.body.environment[name]
+        scope: FunctionInfo | None = self.function
+        while scope is not None:
+            if name in scope.inner:
+                return Value(Kind.FUNCTION, function=scope.inner[name])
+            scope = scope.outer
+        dotted = self.module.imports.get(name, name)
+        found = self.program.find(dotted, self.module)
+        if found is not None:
+            return _definition(found)
+        return UNKNOWN if dotted != name else guess(name)
+
+    def _name(self, node: ast.Name) -> Value:
+        return self.lookup(node.id)
+
+    def _attribute(self, node: ast.Attribute) -> Value:
+        path = path_of(node)
+        if path in self.env:
+            return self.env[path]
+        base = self.value(node.value)
+        if base.is_tensor:
+            return self._tensor_attribute(base, node.attr)
+        if base.kind is Kind.TUPLE:  # a result with fields, or a named tuple
+            return join_all(base.items)
+        if base.cls is not None and base.kind in (Kind.OBJECT, Kind.MODULE):
+            known = self.program.attribute(base.cls, node.attr)
+            if known is not None:
+                return replace(known, frozen=True) if base.frozen and known.kind is Kind.MODULE else known
+            method = self.program.method(base.cls, node.attr)
+            if method is not None:
+                if "property" in method.decorators:
+                    return method.returns
+                return Value(Kind.FUNCTION, function=method)
+        if base.kind is Kind.MODULE:
+            return self._module_attribute(base, node.attr)
+        if base.kind is Kind.UNKNOWN:
+            found = self.program.find(self.module.qualified(node), self.module)
+            if found is not None:
+                return _definition(found)
+            root = path.partition(".")[0]
+            if root not in self.module.imports and root not in _SETTINGS:
+                return guess(node.attr)
+        return UNKNOWN
+
+    def _tensor_attribute(self, base: Value, name: str) -> Value:
+        if name in ("data", "grad"):
+            return replace(base, kind=Kind.TENSOR, output=False)
+        if name in ("T", "mT", "H", "mH", "real", "imag"):
+            return base
+        if name in _TENSOR_PROPERTIES:
+            return PLAIN
+        if base.output:  # a result with fields: `outputs.loss`
+            return replace(base, scalar=name == "loss")
+        return UNKNOWN
+
+    def _module_attribute(self, base: Value, name: str) -> Value:
+        if name == "module":
+            return base
+        if name in ("weight", "bias"):
+            return TENSOR if base.frozen else PARAMETER
+        if name in ("training", "device", "dtype"):
+            return PLAIN
+        found = guess(name)
+        if found.kind is Kind.MODULE and not found.loss:
+            return replace(MODULE, guess=base.guess, frozen=base.frozen, evaluating=base.evaluating)
+        return found
+
+    # ---- literals ----------------------------------------------------------------------------
+
+    def _constant(self, node: ast.expr) -> Value:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.expr):
+                self.value(child)
+        return PLAIN
+
+    def _list(self, node: ast.List | ast.Set) -> Value:
+        shape = "list" if isinstance(node, ast.List) else "set"
+        items = [self.value(item) for item in node.elts]
+        return container(shape, join_all(items) if items else None)
+
+    def _tuple(self, node: ast.Tuple) -> Value:
+        return Value(Kind.TUPLE, items=tuple(self.value(item) for item in node.elts))
+
+    def _dict(self, node: ast.Dict) -> Value:
+        for key in node.keys:
+            if key is not None:
+                self.value(key)
+        items = [
+            self.value(item) if key is not None else element_of(self.value(item))
+            for key, item in zip(node.keys, node.values, strict=True)
+        ]
+        return container("dict", join_all(items) if items else None)
+
+    def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp) -> Value:
+        before = dict(self.env)
+        for generator in node.generators:
+            self.bind(generator.target, element_of(self.value(generator.iter)))
+            for condition in generator.ifs:
+                self.value(condition)
+        if isinstance(node, ast.DictComp):
+            self.value(node.key)
+            result = container("dict", self.value(node.value))
+        else:
+            shape = {ast.ListComp: "list", ast.SetComp: "set"}.get(type(node), "iterator")
+            result = container(shape, self.value(node.elt))
+        self.env = before
+        return result
+
+    def _lambda(self, node: ast.Lambda) -> Value:
+        before = dict(self.env)
+        for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
+            self.env[argument.arg] = UNKNOWN
+        self.value(node.body)
+        self.env = before
+        return UNKNOWN
+
+    # ---- operators ---------------------------------------------------------------------------
+
+    def arithmetic(self, *operands: Value) -> Value:
+        """What comes out of an operator, or of an op of torch, on some values."""
+        tensors = [item for item in operands if item.is_tensor]
+        with_graph = [item for item in tensors if item.kind is not Kind.TENSOR]
+        if with_graph:
+            return replace(
+                self.graph(),
+                scalar=all(item.scalar for item in tensors),
+                host=all(item.host for item in tensors),
+                guess=all(item.guess for item in with_graph),
+                weights=all(item.weights or item.kind is Kind.PARAMETER for item in with_graph),
+                activation=any(item.activation for item in tensors),
+            )
+        if any(item.kind is Kind.UNKNOWN for item in operands):
+            return UNKNOWN
+        if tensors:
+            return Value(
+                Kind.TENSOR,
+                scalar=all(item.scalar for item in tensors),
+                host=all(item.host for item in tensors),
+                guess=any(item.guess for item in tensors),
+                activation=any(item.activation for item in tensors),
+            )
+        return PLAIN if all(item.kind is Kind.PLAIN for item in operands) else UNKNOWN
+
+    def _binary(self, node: ast.BinOp) -> Value:
+        left, right = self.value(node.left), self.value(node.right)
+        if left.kind is Kind.CONTAINER or right.kind is Kind.CONTAINER:
+            if left.kind is right.kind and isinstance(node.op, ast.Add):
+                return join(left, right)
+            return left if left.kind is Kind.CONTAINER else right
+        return self.arithmetic(left, right)
+
+    def _unary(self, node: ast.UnaryOp) -> Value:
+        operand = self.value(node.operand)
+        return PLAIN if isinstance(node.op, ast.Not) else self.arithmetic(operand)
+
+    def _compare(self, node: ast.Compare) -> Value:
+        operands = [self.value(node.left), *(self.value(item) for item in node.comparators)]
+        if all(isinstance(op, (ast.Is, ast.IsNot, ast.In, ast.NotIn)) for op in node.ops):
+            return PLAIN
+        tensors = [item for item in operands if item.is_tensor]
+        if tensors:
+            return Value(
+                Kind.TENSOR, host=all(item.host for item in tensors), scalar=all(item.scalar for item in tensors)
+            )
+        return UNKNOWN if any(item.kind is Kind.UNKNOWN for item in operands) else PLAIN
+
+    def _bool_op(self, node: ast.BoolOp) -> Value:
+        return join_all([self.value(item) for item in node.values])
+
+    def _if_expression(self, node: ast.IfExp) -> Value:
+        self.value(node.test)
+        before = dict(self.env)
+        self.narrow(node.test, holds=True)
+        positive = self.value(node.body)
+        self.env = dict(before)
+        self.narrow(node.test, holds=False)
+        negative = self.value(node.orelse)
+        self.env = before
+        return join(positive, negative)
+
+    def _subscript(self, node: ast.Subscript) -> Value:
+        base = self.value(node.value)
+        self.value(node.slice)
+        if base.kind is Kind.TUPLE:
+            index = node.slice.value if isinstance(node.slice, ast.Constant) else None
+            if isinstance(index, int) and -len(base.items) <= index < len(base.items):
+                return base.items[index]
+            return base if isinstance(node.slice, ast.Slice) else join_all(base.items)
+        if base.kind is Kind.CONTAINER:
+            return base if isinstance(node.slice, ast.Slice) else base.element or UNKNOWN
+        if base.is_tensor:
+            scalar = base.output and isinstance(node.slice, ast.Constant) and node.slice.value == "loss"
+            kind = Kind.TENSOR if base.kind is Kind.TENSOR or self.grad is False else Kind.GRAPH
+            return replace(base, kind=kind, scalar=scalar)
+        if base.kind is Kind.MODULE:
+            return replace(MODULE, frozen=base.frozen, guess=base.guess, evaluating=base.evaluating)
+        if base.kind is Kind.STATE_DICT:
+            return replace(TENSOR, host=base.host)
+        return UNKNOWN
+
+    def _named(self, node: ast.NamedExpr) -> Value:
+        found = self.value(node.value)
+        self.bind(node.target, found)
+        return found
+
+    def _inside(self, node: ast.Await | ast.Starred) -> Value:
+        return self.value(node.value)
+
+    def _yield(self, node: ast.Yield | ast.YieldFrom) -> Value:
+        found = self.value(node.value)
+        self.returned(container("iterator", found if isinstance(node, ast.Yield) else element_of(found)))
+        return UNKNOWN
+
+    @abstractmethod
+    def returned(self, value: Value) -> None:
+        """Take note of what the function gives back."""
+
+    # ---- binding -----------------------------------------------------------------------------
+
+    def bind(self, target: ast.expr, value: Value) -> None:
+        """Let a target of an assignment stand for a value."""
+        self.knowledge.values[target] = value
+        if isinstance(target, ast.Name):
+            self.set_path(target.id, value)
+        elif isinstance(target, (ast.Tuple, ast.List)):
+            for part, item in zip(target.elts, unpack(value, len(target.elts)), strict=True):
+                if isinstance(part, ast.Starred):
+                    self.bind(part.value, container("list", element_of(value)))
+                else:
+                    self.bind(part, item)
+        elif isinstance(target, ast.Attribute):
+            self.value(target.value)
+            path = path_of(target)
+            if path and target.attr not in ("data", "grad", "requires_grad"):
+                self.set_path(path, value)
+        elif isinstance(target, ast.Subscript):
+            self.value(target.slice)
+            self.value(target.value)
+            self.store(target.value, value)
+
+    def set_path(self, path: str, value: Value) -> None:
+        """Let a name or an attribute stand for a value; what hung on the old one is forgotten."""
+        if value.kind is Kind.UNKNOWN:
+            named = guess(path.rpartition(".")[2])
+            value = named if named.kind is not Kind.UNKNOWN else value
+        for known in [known for known in self.env if known.startswith(f"{path}.")]:
+            del self.env[known]
+        self.env[path] = value
+
+    def store(self, holder: ast.expr, value: Value, shape: str = "") -> None:
+        """Put a value into a container, or write it into a tensor."""
+        current = self.value(holder)
+        if current.kind is Kind.CONTAINER:
+            kept = value if current.element is None else join(current.element, value)
+            self._replace(holder, container(current.shape or shape, kept, bounded=current.bounded))
+        elif current.kind is Kind.TENSOR and value.has_graph and self.grad is not False:
+            self._replace(holder, replace(GRAPH, host=current.host))
+        elif current.kind is Kind.UNKNOWN and shape:
+            self._replace(holder, container(shape, value))
+
+    def _replace(self, holder: ast.expr, value: Value) -> None:
+        path = path_of(holder)
+        if path:
+            self.env[path] = value
+        elif isinstance(holder, ast.Subscript):
+            self.store(holder.value, value)
+        elif isinstance(holder, ast.Call) and isinstance(holder.func, ast.Attribute):  # d.setdefault(k, []).append(x)
+            self.store(holder.func.value, value)
+
+    # ---- narrowing ---------------------------------------------------------------------------
+
+    def narrow(self, test: ast.expr, *, holds: bool) -> None:
+        """Use what a condition says of a name: after `not isinstance(x, torch.Tensor)` x is a number."""
+        if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+            self.narrow(test.operand, holds=not holds)
+            return
+        if isinstance(test, ast.BoolOp):
+            if isinstance(test.op, ast.And) == holds:
+                for part in test.values:
+                    self.narrow(part, holds=holds)
+            return
+        asked = tensor_asked(test, self.module.qualified)
+        if asked is not None and not holds and path_of(asked):
+            self.env[path_of(asked)] = PLAIN
+
+
+def tensor_asked(test: ast.expr, qualified: Callable[[ast.AST], str]) -> ast.expr | None:
+    """The expression of which a condition asks whether it is a tensor, or one with a graph."""
+    if isinstance(test, ast.Attribute) and test.attr == "requires_grad":
+        return test.value
+    if isinstance(test, ast.Compare) and isinstance(test.left, ast.Attribute) and test.left.attr == "grad_fn":
+        return test.left.value
+    if not isinstance(test, ast.Call) or not test.args:
+        return None
+    called = qualified(test.func)
+    if called == "torch.is_tensor":
+        return test.args[0]
+    if called == "isinstance" and len(test.args) == 2:
+        kinds = test.args[1].elts if isinstance(test.args[1], ast.Tuple) else [test.args[1]]
+        if any(qualified(kind).rpartition(".")[2] in ("Tensor", "Variable") for kind in kinds):
+            return test.args[0]
+    if called == "hasattr" and len(test.args) == 2 and isinstance(test.args[1], ast.Constant):
+        if test.args[1].value in ("item", "detach", "cpu", "requires_grad", "grad_fn"):
+            return test.args[0]
+    return None
+
+
+def _definition(found: FunctionInfo | ClassInfo) -> Value:
+    if isinstance(found, ClassInfo):
+        return Value(Kind.CLASS, cls=found)
+    return Value(Kind.FUNCTION, function=found)
+
+
+_SETTINGS = frozenset("args cfg config opt opts options hparams flags params settings conf FLAGS".split())
+
+_TENSOR_PROPERTIES = frozenset(
+    "shape dtype device ndim layout names is_cuda is_leaf is_sparse requires_grad grad_fn itemsize nbytes".split()
+)
+
+_READERS: dict[type[ast.AST], Callable[..., Value]] = {
+    ast.Name: ExpressionReader._name,
+    ast.Attribute: ExpressionReader._attribute,
+    ast.Call: lambda reader, node: reader.call(node),
+    ast.Constant: ExpressionReader._constant,
+    ast.JoinedStr: ExpressionReader._constant,
+    ast.FormattedValue: ExpressionReader._constant,
+    ast.Slice: ExpressionReader._constant,
+    ast.List: ExpressionReader._list,
+    ast.Set: ExpressionReader._list,
+    ast.Tuple: ExpressionReader._tuple,
+    ast.Dict: ExpressionReader._dict,
+    ast.ListComp: ExpressionReader._comprehension,
+    ast.SetComp: ExpressionReader._comprehension,
+    ast.GeneratorExp: ExpressionReader._comprehension,
+    ast.DictComp: ExpressionReader._comprehension,
+    ast.Lambda: ExpressionReader._lambda,
+    ast.BinOp: ExpressionReader._binary,
+    ast.UnaryOp: ExpressionReader._unary,
+    ast.Compare: ExpressionReader._compare,
+    ast.BoolOp: ExpressionReader._bool_op,
+    ast.IfExp: ExpressionReader._if_expression,
+    ast.Subscript: ExpressionReader._subscript,
+    ast.NamedExpr: ExpressionReader._named,
+    ast.Await: ExpressionReader._inside,
+    ast.Starred: ExpressionReader._inside,
+    ast.Yield: ExpressionReader._yield,
+    ast.YieldFrom: ExpressionReader._yield,
+}

@@ -1,0 +1,157 @@
+"""Checks files: reads, parses, follows values through them, asks every check."""
+
+from __future__ import annotations
+
+import ast
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from memprof.lint.checks import CHECKS
+from memprof.lint.context import Context
+from memprof.lint.files import SourceFile, find_files, matches, read
+from memprof.lint.finding import LintFinding, Unreadable
+from memprof.lint.interpret import interpret
+from memprof.lint.options import LintOptions
+from memprof.lint.program import Program, SourceModule
+from memprof.lint.suppression import is_suppressed, suppressed
+
+
+@dataclass(frozen=True, slots=True)
+class LintResult:
+    """What a check found.
+
+    Attributes:
+        findings: In order of files and lines.
+        unreadable: Files that could not be checked.
+        files: Number of files that were.
+    """
+
+    findings: tuple[LintFinding, ...]
+    unreadable: tuple[Unreadable, ...]
+    files: int
+
+
+def lint_paths(paths: Sequence[str | os.PathLike[str]], options: LintOptions | None = None) -> list[LintFinding]:
+    """Check files and all files below folders.
+
+    Args:
+        paths: Files and folders.
+        options: What to report; None: everything of medium confidence and more.
+
+    Returns:
+        Findings in order of files and lines. Files that cannot be read or parsed are passed over; `check_paths`
+        tells them.
+
+    Raises:
+        UsageError: There is no such path.
+    """
+    return list(check_paths(paths, options).findings)
+
+
+def check_paths(paths: Sequence[str | os.PathLike[str]], options: LintOptions | None = None) -> LintResult:
+    """As `lint_paths`, with the files that could not be checked.
+
+    Raises:
+        UsageError: There is no such path.
+    """
+    chosen = options or LintOptions()
+    return check_sources([read(path) for path in find_files(paths, chosen.exclude, chosen.folder)], chosen)
+
+
+def check_sources(sources: Sequence[SourceFile | Unreadable], options: LintOptions) -> LintResult:
+    """Check files that have been read, as one program.
+
+    Args:
+        sources: The files, and those that could not be read.
+        options: What to report.
+    """
+    unreadable = [source for source in sources if isinstance(source, Unreadable)]
+    files = {source.path: source for source in sources if isinstance(source, SourceFile)}
+    modules: list[SourceModule] = []
+    for source in files.values():
+        parsed = _parse(source)
+        if isinstance(parsed, Unreadable):
+            unreadable.append(parsed)
+        else:
+            modules.append(parsed)
+    program = Program(_concerned(modules, files))
+    context = Context(program, interpret(program))
+    found = {finding for check in CHECKS for finding in check(context)}
+    kept = [finding for finding in found if _is_reported(finding, options)]
+    comments = {path: suppressed(files[path].text) for path in {finding.file for finding in kept}}
+    findings = [
+        _placed(finding, files[finding.file])
+        for finding in kept
+        if not is_suppressed(finding.code, comments[finding.file], finding.line, finding.end_line)
+    ]
+    order = {path: number for number, path in enumerate(files)}
+    findings.sort(key=lambda item: (order[item.file], item.cell or 0, item.line, item.column, item.code))
+    return LintResult(tuple(findings), tuple(sorted(unreadable)), len(modules))
+
+
+def _parse(source: SourceFile) -> SourceModule | Unreadable:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(source.text, filename=source.path)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None) or 1
+        place, cell = source.place(line)
+        where = f"cell {cell}: " if cell is not None else ""
+        return Unreadable(source.path, place, f"cannot be parsed: {where}{getattr(error, 'msg', None) or error}")
+    return SourceModule(source.path, _dotted(source.path), tree)
+
+
+def _dotted(path: str) -> str:
+    """Dotted name a file may be imported by: its path with dots."""
+    parts = list(Path(path).with_suffix("").parts)
+    if parts and parts[-1] == "__init__":
+        parts.pop()
+    return ".".join(part for part in parts if part not in ("/", ".", ".."))
+
+
+def _concerned(modules: list[SourceModule], files: dict[str, SourceFile]) -> list[SourceModule]:
+    """Files that use torch, and what they import."""
+    chosen = {module.path for module in modules if "torch" in files[module.path].text}
+    waiting = [module for module in modules if module.path in chosen]
+    by_tail: dict[str, list[SourceModule]] = {}
+    for module in modules:
+        by_tail.setdefault(module.name.rpartition(".")[2], []).append(module)
+    while waiting:
+        for name in waiting.pop().imports.values():
+            for part in name.split(".")[-2:]:
+                for module in by_tail.get(part, ()):
+                    if module.path not in chosen:
+                        chosen.add(module.path)
+                        waiting.append(module)
+    return [module for module in modules if module.path in chosen]
+
+
+def _is_reported(finding: LintFinding, options: LintOptions) -> bool:
+    if finding.confidence.rank < options.confidence.rank or not options.reports(finding.code):
+        return False
+    return not any(
+        finding.code.startswith(codes) and matches(Path(finding.file), (pattern,), options.folder)
+        for pattern, codes in options.per_file_ignores.items()
+        if codes
+    )
+
+
+def _placed(finding: LintFinding, source: SourceFile) -> LintFinding:
+    """A finding with its line in the notebook's cell, and its columns in characters."""
+    lines = source.text.splitlines()
+    start = _characters(lines, finding.line, finding.column)
+    end = _characters(lines, finding.end_line, finding.end_column)
+    line, cell = source.place(finding.line)
+    shift = finding.line - line
+    return replace(finding, line=line, end_line=finding.end_line - shift, column=start, end_column=end, cell=cell)
+
+
+def _characters(lines: list[str], line: int, column: int) -> int:
+    """A column of the syntax tree, in bytes of UTF-8, as one in characters."""
+    if line > len(lines) or lines[line - 1].isascii():
+        return column
+    return len(lines[line - 1].encode()[: column - 1].decode(errors="ignore")) + 1

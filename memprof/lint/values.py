@@ -1,0 +1,226 @@
+"""What a name may stand for, as far as the source tells."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from memprof.lint.program import ClassInfo, FunctionInfo
+
+_DEPTH = 4
+"""How deep containers are followed into each other."""
+
+
+class Kind(enum.Enum):
+    """What sort of object a value is."""
+
+    UNKNOWN = "unknown"
+    PLAIN = "plain"
+    """A number, a string, None, a NumPy array: no tensor."""
+    TENSOR = "tensor"
+    """A tensor without a graph behind it."""
+    GRAPH = "graph"
+    """A tensor with a graph behind it."""
+    PARAMETER = "parameter"
+    MODULE = "module"
+    OPTIMIZER = "optimizer"
+    LOADER = "loader"
+    CONTAINER = "container"
+    """A list, dict, set, deque, or what iterates over one."""
+    TUPLE = "tuple"
+    STATE_DICT = "state_dict"
+    OBJECT = "object"
+    """An instance of a class of the project."""
+    CLASS = "class"
+    FUNCTION = "function"
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One abstract value.
+
+    Attributes:
+        kind: What sort of object it is.
+        scalar: A tensor known to have one element.
+        host: A tensor known to lie in host memory.
+        guess: Rests on how something is called, not on where it comes from.
+        frozen: A module whose parameters take no gradient, or that has none.
+        loss: A module or function that compares outputs with targets.
+        output: Came straight out of a module, and so may be any structure of tensors.
+        weights: A tensor computed from parameters and nothing else.
+        activation: A tensor computed by a module.
+        evaluating: A module in evaluation mode.
+        copied: A state dict that was copied.
+        bounded: A container that forgets.
+        shape: For containers: list, dict, set, deque, queue, iterator.
+        cls: Class of a module, object, or the class itself.
+        function: The function itself.
+        items: Elements of a tuple.
+        element: What a container or loader gives.
+    """
+
+    kind: Kind
+    scalar: bool = False
+    host: bool = False
+    guess: bool = False
+    frozen: bool = False
+    loss: bool = False
+    output: bool = False
+    weights: bool = False
+    activation: bool = False
+    evaluating: bool = False
+    copied: bool = False
+    bounded: bool = False
+    shape: str = ""
+    cls: ClassInfo | None = None
+    function: FunctionInfo | None = None
+    items: tuple[Value, ...] = ()
+    element: Value | None = None
+
+    @property
+    def is_tensor(self) -> bool:
+        """Whether it is a tensor for certain."""
+        return self.kind in (Kind.TENSOR, Kind.GRAPH, Kind.PARAMETER)
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether it is, or holds, a tensor with a graph."""
+        if self.kind is Kind.GRAPH:
+            return True
+        if self.kind is Kind.TUPLE:
+            return any(item.has_graph for item in self.items)
+        return self.kind is Kind.CONTAINER and self.element is not None and self.element.has_graph
+
+    @property
+    def tensors(self) -> list[Value]:
+        """The tensors it is or holds."""
+        if self.is_tensor:
+            return [self]
+        parts = self.items if self.kind is Kind.TUPLE else (self.element,) if self.kind is Kind.CONTAINER else ()
+        return [tensor for part in parts if part is not None for tensor in part.tensors]
+
+    @property
+    def guessed(self) -> bool:
+        """Whether it, or a part of it, rests on a guess."""
+        parts = (*self.items, *((self.element,) if self.element is not None else ()))
+        return self.guess or any(part.guessed for part in parts)
+
+
+UNKNOWN = Value(Kind.UNKNOWN)
+PLAIN = Value(Kind.PLAIN)
+TENSOR = Value(Kind.TENSOR)
+GRAPH = Value(Kind.GRAPH)
+PARAMETER = Value(Kind.PARAMETER)
+MODULE = Value(Kind.MODULE)
+
+
+def join(first: Value, second: Value, depth: int = 0) -> Value:
+    """What may be either of two values; a tensor with a graph wins over all else."""
+    if first is second or first == second:
+        return first
+    if first.kind is not second.kind:
+        for kind in _STRENGTH:
+            if first.kind is kind:
+                return first
+            if second.kind is kind:
+                return second
+        return UNKNOWN
+    if depth > _DEPTH:
+        return Value(first.kind)
+    if first.kind is Kind.TUPLE:
+        if len(first.items) == len(second.items):
+            pairs = zip(first.items, second.items, strict=True)
+            return replace(first, items=tuple(join(one, other, depth + 1) for one, other in pairs))
+        return container("iterator", join_all((*first.items, *second.items)))
+    if first.kind in (Kind.OBJECT, Kind.CLASS, Kind.FUNCTION):
+        return first
+    element = first.element if second.element is None else second.element
+    if first.element is not None and second.element is not None:
+        element = join(first.element, second.element, depth + 1)
+    return replace(
+        first,
+        scalar=first.scalar and second.scalar,
+        host=first.host and second.host,
+        guess=first.guess and second.guess,
+        frozen=first.frozen or second.frozen,
+        loss=first.loss or second.loss,
+        output=first.output or second.output,
+        weights=first.weights and second.weights,
+        activation=first.activation or second.activation,
+        evaluating=first.evaluating and second.evaluating,
+        copied=first.copied or second.copied,
+        bounded=first.bounded or second.bounded,
+        shape=first.shape or second.shape,
+        cls=first.cls or second.cls,
+        element=element,
+    )
+
+
+_STRENGTH = (
+    Kind.GRAPH,
+    Kind.MODULE,
+    Kind.CONTAINER,
+    Kind.TUPLE,
+    Kind.STATE_DICT,
+    Kind.OPTIMIZER,
+    Kind.LOADER,
+    Kind.PARAMETER,
+    Kind.TENSOR,
+    Kind.OBJECT,
+    Kind.CLASS,
+    Kind.FUNCTION,
+    Kind.PLAIN,
+    Kind.UNKNOWN,
+)
+"""Which kind is kept where two meet: `total = 0` and then `total += loss` is a tensor with a graph."""
+
+
+def join_all(values: Iterable[Value]) -> Value:
+    """The join of several values; UNKNOWN of none."""
+    result: Value | None = None
+    for value in values:
+        result = value if result is None else join(result, value)
+    return result or UNKNOWN
+
+
+def container(shape: str, element: Value | None = None, *, bounded: bool = False) -> Value:
+    """A container of a shape with an element."""
+    return Value(Kind.CONTAINER, shape=shape, element=_cut(element, 0), bounded=bounded)
+
+
+def _cut(value: Value | None, depth: int) -> Value | None:
+    """Keeps containers in containers finite."""
+    if value is None or (value.element is None and not value.items):
+        return value
+    if depth >= _DEPTH:
+        return UNKNOWN
+    return replace(
+        value,
+        element=_cut(value.element, depth + 1),
+        items=tuple(_cut(item, depth + 1) or UNKNOWN for item in value.items),
+    )
+
+
+def element_of(value: Value) -> Value:
+    """What iterating over a value gives."""
+    if value.kind is Kind.TUPLE:
+        return join_all(value.items)
+    if value.kind in (Kind.CONTAINER, Kind.LOADER):
+        return value.element or UNKNOWN
+    if value.kind in (Kind.GRAPH, Kind.TENSOR, Kind.PARAMETER):
+        return replace(value, scalar=False, kind=Kind.GRAPH if value.has_graph else Kind.TENSOR)
+    if value.kind is Kind.STATE_DICT:
+        return PLAIN
+    if value.kind is Kind.MODULE:  # ModuleList, Sequential
+        return replace(MODULE, frozen=value.frozen, guess=value.guess)
+    return UNKNOWN
+
+
+def unpack(value: Value, count: int) -> list[Value]:
+    """The values of `a, b, ... = value`."""
+    if value.kind is Kind.TUPLE and len(value.items) == count:
+        return list(value.items)
+    return [element_of(value)] * count

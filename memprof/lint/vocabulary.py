@@ -1,0 +1,145 @@
+"""What functions, methods, and names of PyTorch and its users mean to the graph of a tensor."""
+
+from __future__ import annotations
+
+import re
+
+from memprof.lint.values import MODULE, UNKNOWN, Kind, Value
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+PLAIN_METHODS = _words(
+    "item tolist numpy size dim ndimension numel nelement data_ptr element_size stride storage_offset get_device "
+    "is_contiguous is_floating_point is_complex type storage untyped_storage requires_grad_ register_hook backward "
+    "retain_grad __len__ __bool__"
+)
+"""Methods of a tensor that give no tensor."""
+
+DETACHING_METHODS = _words(
+    "detach detach_ argmax argmin argsort eq ne gt lt ge le greater less bool long int short byte nonzero isnan isinf "
+    "isfinite sign any all histc bincount unique count_nonzero logical_and logical_or logical_not new_zeros new_ones "
+    "new_tensor new_full new_empty floor ceil round multinomial bernoulli"
+)
+"""Methods of a tensor, and functions of torch, whose result has no graph."""
+
+PAIR_METHODS = _words("max min topk sort median mode kthvalue cummax cummin")
+"""With a dimension they give values, with a graph, and indices, without."""
+
+REDUCTIONS = _words("mean sum norm std var prod max min logsumexp median nanmean")
+"""Without a dimension they give one element."""
+
+FACTORIES = _words(
+    "tensor as_tensor from_numpy zeros ones full empty rand randn randint randperm arange linspace logspace eye "
+    "zeros_like ones_like full_like empty_like rand_like randn_like randint_like normal bernoulli tril_indices "
+    "triu_indices one_hot complex get_rng_state"
+)
+"""Functions of torch that make a tensor without a graph."""
+
+PLAIN_FUNCTIONS = _words(
+    "float int str bool len repr round format print isinstance issubclass hasattr id hash type ord chr abs range open "
+    "input divmod vars dir callable"
+)
+"""Builtins that give no tensor; `abs` and `round` of one are looked at before."""
+
+PASSING_FUNCTIONS = _words(
+    "torch.compile torch.jit.script torch.jit.trace torch.nn.DataParallel torch.nn.parallel.DataParallel "
+    "torch.nn.parallel.DistributedDataParallel torch.distributed.fsdp.FullyShardedDataParallel copy.deepcopy copy.copy "
+    "torch.nn.utils.spectral_norm torch.nn.utils.weight_norm torch.nn.utils.parametrizations.spectral_norm "
+    "torch.nn.SyncBatchNorm.convert_sync_batchnorm typing.cast"
+)
+"""Functions that give their first argument, or what stands for it."""
+
+WITHOUT_PARAMETERS = _words(
+    "ReLU ReLU6 LeakyReLU Sigmoid Tanh Softmax LogSoftmax Softplus GELU SiLU Mish ELU SELU CELU Hardtanh Hardswish "
+    "Hardsigmoid Dropout Dropout1d Dropout2d Dropout3d MaxPool1d MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d "
+    "AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d "
+    "Flatten Unflatten Identity Upsample UpsamplingNearest2d UpsamplingBilinear2d ZeroPad2d ReflectionPad2d "
+    "PixelShuffle ReplicationPad2d CosineSimilarity PairwiseDistance Fold Unfold"
+)
+"""Layers of torch.nn that have no parameters."""
+
+GRAD_SWITCHES = {
+    "torch.no_grad": False,
+    "torch.inference_mode": False,
+    "torch.enable_grad": True,
+    "torch.set_grad_enabled": None,
+}
+"""Context managers and decorators that switch autograd; None: as their argument says."""
+
+FRAMEWORK_EVALUATION = _words(
+    "validation_step test_step predict_step validation_epoch_end test_epoch_end on_validation_epoch_end "
+    "on_test_epoch_end on_validation_batch_end on_test_batch_end prediction_step"
+)
+"""Methods that trainers call with autograd off."""
+
+FRAMEWORK_STEPS = _words("training_step optimizer_step train_step closure")
+"""Methods that trainers call once an iteration."""
+
+STORING_METHODS = _words("append appendleft add insert put put_nowait push")
+"""Methods that store their last argument."""
+
+EXTENDING_METHODS = _words("extend extendleft update")
+"""Methods that store what their argument holds."""
+
+CLEARING_METHODS = _words("clear pop popleft popitem get get_nowait remove")
+"""Methods after which a container holds less."""
+
+_MODULE_NAME = re.compile(
+    r"(?:.*_)?(?:model|net|network|backbone|encoder|decoder|generator|discriminator|classifier|teacher|student|policy"
+    r"|actor|critic|resnet|unet|vgg|transformer|lstm|gru|rnn|cnn|mlp|autoencoder|vae)(?:_?[a-z0-9]{0,2})?"
+    r"|(?:net|model)_?[A-Z]\w*|[GD]|[GD]_[A-Za-z]\w*"
+)
+_LOSS_NAME = re.compile(r"(?:.*_)?(?:criterion|criteria|loss_?fn|loss_?func|loss_?function)(?:_?\w{0,4})?")
+_OPTIMIZER_NAME = re.compile(r"(?:.*_)?(?:optimizer|optim|opt)(?:_?[A-Za-z0-9]{0,4})?")
+_LOADER_NAME = re.compile(r"(?:.*_)?(?:data_?loader|loader|dl|batches)(?:_?\w{0,5})?")
+
+BATCH = Value(Kind.TENSOR, host=True, output=True, guess=True)
+"""What a loader gives: tensors in host memory, in any structure."""
+
+
+def guess(name: str) -> Value:
+    """What a name usually stands for where its origin is not known."""
+    if _LOSS_NAME.fullmatch(name):
+        return Value(Kind.MODULE, loss=True, guess=True, frozen=True)
+    if _OPTIMIZER_NAME.fullmatch(name):
+        return Value(Kind.OPTIMIZER, guess=True)
+    if _LOADER_NAME.fullmatch(name):
+        return Value(Kind.LOADER, element=BATCH, guess=True)
+    if _MODULE_NAME.fullmatch(name):
+        return Value(Kind.MODULE, guess=True)
+    return UNKNOWN
+
+
+_EVALUATION_NAME = re.compile(
+    r"(?:.*_)?(?:evaluate|evaluation|validate|validation|infer|inference|predict)(?:_\w+)?|(?:do_|run_)?(?:eval|val|valid|test)"
+    r"(?:_(?:epoch|loop|model|network|net|one_epoch|step|pass|fn|batch))?|(?:eval|val|valid)_\w+"
+)
+
+
+def names_evaluation(function: str) -> bool:
+    """Whether a function is called as those that evaluate a model."""
+    return _EVALUATION_NAME.fullmatch(function.lower()) is not None
+
+
+def of_annotation(name: str) -> Value:
+    """What an annotation, as a dotted name, says of a parameter."""
+    last = name.rpartition(".")[2]
+    if name in ("torch.nn.Module", "nn.Module"):
+        return MODULE
+    if last == "DataLoader":
+        return Value(Kind.LOADER, element=BATCH)
+    if last == "Optimizer" or name.startswith("torch.optim."):
+        return Value(Kind.OPTIMIZER)
+    if name in ("float", "int", "str", "bool", "bytes"):
+        return Value(Kind.PLAIN)
+    return UNKNOWN
+
+
+def layer(name: str) -> Value:
+    """What a class of torch.nn, by its last name, makes."""
+    if name.endswith("Loss"):
+        return Value(Kind.MODULE, loss=True, frozen=True)
+    return Value(Kind.MODULE, frozen=name in WITHOUT_PARAMETERS)

@@ -1,0 +1,336 @@
+"""Running sums: MP101, MP112."""
+
+from __future__ import annotations
+
+import pytest
+
+from memprof.lint import Confidence
+from tests.unit.lint.programs import findings, lines
+
+STEP = """
+for x, y in loader:
+    loss = criterion(model(x), y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+
+LEAKY = {
+    "augmented": ("total = 0.0" + STEP + "    total += loss\n", "total += loss"),
+    "assigned": ("total = 0.0" + STEP + "    total = total + loss\n", "total = total + loss"),
+    "average": ("mean = 0.0" + STEP + "    mean = 0.9 * mean + 0.1 * loss\n", "mean = 0.9 * mean + 0.1 * loss"),
+    "dict entry": ("sums = {'a': 0.0}" + STEP + "    sums['a'] += loss\n", "sums['a'] += loss"),
+    "dict entry with get": (
+        "sums = {}" + STEP + "    sums['a'] = sums.get('a', 0) + loss\n",
+        "sums['a'] = sums.get('a', 0) + loss",
+    ),
+    "weighted": ("total = 0.0" + STEP + "    total += loss * x.size(0)\n", "total += loss * x.size(0)"),
+    "evaluation": (
+        """
+        def evaluate(model, loader):
+            total = 0.0
+            for x, y in loader:
+                total += criterion(model(x), y)  # noqa: MP201
+            return total / len(loader)
+        """,
+        "total += criterion(model(x), y)  # noqa: MP201",
+    ),
+    "attribute": (
+        """
+        class Trainer:
+            def __init__(self, model):
+                self.model = model
+                self.total = 0.0
+
+            def step(self, x, y):
+                loss = criterion(self.model(x), y)
+                loss.backward()
+                optimizer.step()
+                self.total += loss
+
+            def fit(self):
+                for x, y in loader:
+                    self.step(x, y)
+        """,
+        "self.total += loss",
+    ),
+    "meter": (
+        """
+        class Meter:
+            def __init__(self):
+                self.sum = 0
+
+            def update(self, value, n=1):
+                self.sum += value * n
+
+        meter = Meter()
+        for x, y in loader:
+            loss = criterion(model(x), y)
+            loss.backward()
+            optimizer.step()
+            meter.update(loss, x.size(0))
+        """,
+        "self.sum += value * n",
+    ),
+    "helper returns the loss": (
+        """
+        def compute(x, y):
+            return F.mse_loss(model(x), y)
+
+        def step(x, y):
+            loss = compute(x, y)
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        total = 0.0
+        for x, y in loader:
+            total += step(x, y)
+        """,
+        "total += step(x, y)",
+    ),
+    "a field of the output": (
+        """
+        total = 0.0
+        for batch in loader:
+            outputs = model(**batch)
+            outputs.loss.backward()
+            optimizer.step()
+            total += outputs.loss
+        """,
+        "total += outputs.loss",
+    ),
+    "a global": (
+        """
+        total = 0.0
+
+        def step(x, y):
+            global total
+            loss = criterion(model(x), y)
+            loss.backward()
+            total += loss
+
+        for x, y in loader:
+            step(x, y)
+        """,
+        "total += loss",
+    ),
+    "unknown loss that is differentiated": (
+        """
+        from losses import contrastive
+
+        total = 0.0
+        for x, y in loader:
+            loss = contrastive(model(x), y)
+            loss.backward()
+            total += loss
+        """,
+        "total += loss",
+    ),
+    "at the end of an epoch": (
+        "history = 0.0\nfor epoch in range(3):\n    " + STEP.replace("\n", "\n    ") + "\n    history += loss\n",
+        "history += loss",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEAKY)
+def test_a_sum_of_losses_keeps_their_graphs(name: str) -> None:
+    text, line = LEAKY[name]
+
+    assert lines(text, findings(text)) == [("MP101", line)]
+
+
+CLEAN = {
+    "item": "total = 0.0" + STEP + "    total += loss.item()\n",
+    "float": "total = 0.0" + STEP + "    total += float(loss)\n",
+    "detach": "total = 0.0" + STEP + "    total += loss.detach()\n",
+    "data": "total = 0.0" + STEP + "    total += loss.data\n",
+    "detached name": "total = 0.0" + STEP + "    value = loss.detach()\n    total += value\n",
+    "no_grad": "total = 0.0" + STEP + "    with torch.no_grad():\n        total += criterion(model(x), y)\n",
+    "no tensor at all": "total = 0.0" + STEP + "    total += x.size(0)\n",
+    "a count of hits": "hits = 0" + STEP + "    hits += (model(x).argmax(1) == y).sum()\n",
+    "of one iteration": STEP.replace(
+        "    optimizer.zero_grad", "    total = 0.0\n    total += loss\n    optimizer.zero_grad"
+    ),
+    "differentiated": """
+        for x, y in loader:
+            total = 0.0
+            for part in x.chunk(4):
+                total += criterion(model(part), y)
+            total.backward()
+            optimizer.step()
+        """,
+    "differentiated every few iterations": """
+        total = 0.0
+        for i, (x, y) in enumerate(loader):
+            loss = criterion(model(x), y)
+            total += loss
+            if i % 4 == 3:
+                total.backward()
+                optimizer.step()
+                total = 0.0
+        """,
+    "differentiated elsewhere": """
+        def total_loss(parts):
+            total = 0.0
+            for x, y in parts:
+                total += criterion(model(x), y)
+            return total
+
+        for parts in loader:
+            loss = total_loss(parts)
+            loss.backward()
+            optimizer.step()
+        """,
+    "only if a tensor": """
+        class Meter:
+            def __init__(self):
+                self.sum = 0
+
+            def update(self, value):
+                if isinstance(value, torch.Tensor):
+                    value = value.item()
+                self.sum += value
+
+        meter = Meter()
+        for x, y in loader:
+            loss = criterion(model(x), y)
+            loss.backward()
+            meter.update(loss)
+        """,
+    "evaluation under a decorator": """
+        @torch.no_grad()
+        def evaluate(model, loader):
+            total = 0.0
+            for x, y in loader:
+                total += criterion(model(x), y)
+            return total
+        """,
+    "evaluation whose caller holds no_grad": """
+        def evaluate(model, loader):
+            total = 0.0
+            for x, y in loader:
+                total += criterion(model(x), y)
+            return total
+
+        with torch.no_grad():
+            evaluate(model, loader)
+        """,
+    "a loss function of several parts": """
+        class Loss(nn.Module):
+            def forward(self, outputs, targets):
+                total = 0.0
+                for output, target in zip(outputs, targets):
+                    total += F.mse_loss(output, target)
+                return total
+
+        multi = Loss()
+        for x, y in loader:
+            loss = multi(model(x), y)
+            loss.backward()
+            optimizer.step()
+        """,
+    "an average of numbers": """
+        class Meter:
+            def __init__(self):
+                self.sum = 0
+
+            def update(self, value, n=1):
+                self.sum += value * n
+
+        meter = Meter()
+        for x, y in loader:
+            loss = criterion(model(x), y)
+            loss.backward()
+            meter.update(loss.item(), x.size(0))
+        """,
+}
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_other_sums_are_left_alone(name: str) -> None:
+    assert findings(CLEAN[name], confidence=Confidence.LOW) == []
+
+
+def test_a_meter_of_another_file_is_followed() -> None:
+    text = """
+        from meters import Meter
+
+        meter = Meter()
+        for x, y in loader:
+            loss = criterion(model(x), y)
+            loss.backward()
+            meter.update(loss)
+        """
+    meters = """
+        class Meter:
+            def __init__(self):
+                self.sum = 0
+
+            def update(self, value):
+                self.sum += value
+        """
+    found = findings(text, others=[("meters.py", meters)])
+
+    assert [(item.file, item.code, item.line) for item in found] == [("meters.py", "MP101", 7)]
+
+
+def test_the_remedy_fits_what_is_summed() -> None:
+    (scalar,) = findings("total = 0.0" + STEP + "    total += loss\n")
+    (output,) = findings("total = 0.0" + STEP + "    total += model(x)\n")
+
+    assert (scalar.remedy, scalar.confidence) == ("item", Confidence.HIGH)
+    assert output.remedy == "detach"
+
+
+def test_what_rests_on_a_name_is_less_sure() -> None:
+    text = """
+        def train(net, loader, optimizer):
+            total = 0
+            for x, y in loader:
+                loss = net(x).mean()
+                loss.backward()
+                optimizer.step()
+                total += loss
+        """
+    (finding,) = findings(text, setup=False)
+
+    assert (finding.code, finding.confidence) == ("MP101", Confidence.MEDIUM)
+
+
+# ---- MP112 -----------------------------------------------------------------------------------
+
+AVERAGE = """
+    class Average:
+        def __init__(self, model):
+            self.shadow = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+        def update(self, model):
+            for name, p in model.named_parameters():
+                self.shadow[name] = 0.9 * self.shadow[name] + 0.1 * VALUE
+
+    average = Average(model)
+    for x, y in loader:
+        loss = criterion(model(x), y)
+        loss.backward()
+        optimizer.step()
+        average.update(model)
+    """
+
+
+def test_averaged_weights_keep_their_history() -> None:
+    (finding,) = findings(AVERAGE.replace("VALUE", "p"))
+
+    assert (finding.code, finding.remedy) == ("MP112", "no_grad")
+
+
+@pytest.mark.parametrize("value", ["p.detach()", "p.data"])
+def test_averages_of_detached_weights_are_left_alone(value: str) -> None:
+    assert findings(AVERAGE.replace("VALUE", value), confidence=Confidence.LOW) == []
+
+
+def test_averages_under_no_grad_are_left_alone() -> None:
+    text = AVERAGE.replace("VALUE", "p").replace("def update", "@torch.no_grad()\n        def update")
+
+    assert findings(text, confidence=Confidence.LOW) == []

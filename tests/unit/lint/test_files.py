@@ -1,0 +1,184 @@
+"""Finding and reading files; one program of several."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from memprof._errors import UsageError
+from memprof.lint import LintOptions, check_paths, lint_paths
+from memprof.lint.files import SourceFile, Unreadable, find_files, from_bytes, read
+from tests.unit.lint.programs import program
+
+LEAKY = program(
+    """
+    total = 0.0
+    for x, y in loader:
+        loss = criterion(model(x), y)
+        loss.backward()
+        total += loss
+    """
+)
+
+
+def write(folder: Path, name: str, text: str = LEAKY) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def found(folder: Path, *, exclude: tuple[str, ...] = ()) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in find_files([folder], exclude, folder)]
+
+
+def test_folders_are_walked_in_order_and_without_environments(tmp_path: Path) -> None:
+    for name in (
+        "b.py",
+        "a/z.py",
+        "a/n.ipynb",
+        ".venv/x.py",
+        "venv/y.py",
+        "build/z.py",
+        "notes.txt",
+        "__pycache__/c.py",
+    ):
+        write(tmp_path, name)
+
+    assert found(tmp_path) == ["b.py", "a/n.ipynb", "a/z.py"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "left"),
+    [("a", ["b.py"]), ("z.py", ["b.py", "a/y.py"]), ("a/*.py", ["b.py"]), ("a/z.py", ["b.py", "a/y.py"]), ("*.py", [])],
+)
+def test_patterns_leave_files_out(tmp_path: Path, pattern: str, left: list[str]) -> None:
+    for name in ("b.py", "a/y.py", "a/z.py"):
+        write(tmp_path, name)
+
+    assert found(tmp_path, exclude=(pattern,)) == left
+
+
+def test_a_file_that_is_named_is_taken_once_whatever_it_is_called(tmp_path: Path) -> None:
+    path = write(tmp_path, "build/script")
+
+    assert find_files([path, path], (), tmp_path) == [path]
+
+
+def test_a_path_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no file or folder"):
+        find_files([tmp_path / "missing.py"], (), tmp_path)
+
+
+def test_one_bad_file_does_not_stop_the_rest(tmp_path: Path) -> None:
+    write(tmp_path, "a.py", "import torch\nfor x in:\n")
+    (tmp_path / "b.py").write_bytes(b"# coding: utf-8\nx = '\xff'\n")
+    (tmp_path / "c.py").write_bytes(b"x = 1\0")
+    write(tmp_path, "d.ipynb", "{}")
+    write(tmp_path, "e.ipynb", "not JSON")
+    write(tmp_path, "good.py")
+
+    result = check_paths([tmp_path])
+
+    assert [Path(item.file).name for item in result.findings] == ["good.py"]
+    assert [(Path(item.file).name, item.line) for item in result.unreadable] == [
+        ("a.py", 2),
+        ("b.py", 1),
+        ("c.py", 1),
+        ("d.ipynb", 1),
+        ("e.ipynb", 1),
+    ]
+    assert all(item.reason.startswith("cannot be ") for item in result.unreadable)
+    assert result.files == 1
+    assert lint_paths([tmp_path]) == list(result.findings)
+
+
+def test_no_file_and_files_without_torch(tmp_path: Path) -> None:
+    assert check_paths([tmp_path]).files == 0
+    write(tmp_path, "plain.py", "total = 0\nfor i in range(3):\n    total += i\n")
+
+    assert check_paths([tmp_path]).findings == ()
+
+
+def test_very_deep_code_is_an_error_of_its_file(tmp_path: Path) -> None:
+    write(tmp_path, "deep.py", "import torch\nx = " + "(" * 5000 + ")" * 5000 + "\n")
+    write(tmp_path, "good.py")
+
+    result = check_paths([tmp_path])
+
+    assert [Path(item.file).name for item in result.findings] == ["good.py"]
+    assert [Path(item.file).name for item in result.unreadable] == ["deep.py"]
+
+
+def test_long_sums_are_followed_or_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, "long.py", "import torch\nx = " + " + ".join(["1"] * 3000) + "\n")
+    write(tmp_path, "good.py")
+
+    result = check_paths([tmp_path])
+
+    assert [Path(item.file).name for item in result.findings] == ["good.py"]
+
+
+def test_functions_of_other_files_are_followed(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "engine.py",
+        "def train(model, loader, criterion, optimizer):\n    total = 0\n    for x, y in loader:\n"
+        "        loss = criterion(model(x), y)\n        loss.backward()\n        optimizer.step()\n        total += loss\n",
+    )
+    write(tmp_path, "main.py", program("from engine import train\ntrain(model, loader, criterion, optimizer)\n"))
+
+    assert [(Path(item.file).name, item.line) for item in lint_paths([tmp_path])] == [("engine.py", 7)]
+
+
+# ---- notebooks -------------------------------------------------------------------------------
+
+
+def notebook(*cells: str) -> str:
+    return json.dumps(
+        {
+            "nbformat": 4,
+            "cells": [{"cell_type": "markdown", "source": ["# Title"]}]
+            + [{"cell_type": "code", "source": cell.splitlines(keepends=True)} for cell in cells],
+        }
+    )
+
+
+def test_notebooks_are_checked_by_cell(tmp_path: Path) -> None:
+    head, tail = LEAKY.split("total = 0.0")
+    write(
+        tmp_path, "n.ipynb", notebook("%matplotlib inline\n!pip install x\n" + head, "%%bash\nls", "total = 0.0" + tail)
+    )
+
+    (finding,) = lint_paths([tmp_path])
+
+    assert (finding.code, finding.cell, finding.line, finding.end_line) == ("MP101", 4, 5, 5)
+
+
+def test_a_cell_that_cannot_be_parsed_is_named() -> None:
+    source = from_bytes(notebook("import torch", "x = (").encode(), "n.ipynb")
+
+    assert isinstance(source, SourceFile)
+    from memprof.lint.run import check_sources
+
+    (error,) = check_sources([source], LintOptions()).unreadable
+    assert "cell 3" in error.reason
+
+
+def test_text_in_another_encoding_and_columns_in_characters(tmp_path: Path) -> None:
+    path = tmp_path / "latin.py"
+    text = "# -*- coding: latin-1 -*-\n" + LEAKY.replace("total += loss", "'é'; total += loss")
+    path.write_bytes(text.encode("latin-1"))
+
+    source = read(path)
+    (finding,) = lint_paths([path])
+
+    assert isinstance(source, SourceFile)
+    assert source.text.splitlines()[finding.line - 1][finding.column - 1 :] == "total += loss"
+
+
+def test_standard_input_that_is_no_text() -> None:
+    assert isinstance(from_bytes(b"\xff\xfe\xff", "x.py"), Unreadable)
+    assert isinstance(from_bytes(b"# coding: nonsense\n", "x.py"), Unreadable)

@@ -1,0 +1,311 @@
+"""Evaluation, networks that nothing trains, switches, leftovers, layers: MP2xx, MP110, MP114, MP115, MP312, MP403."""
+
+from __future__ import annotations
+
+import pytest
+
+from memprof.lint import Confidence
+from tests.unit.lint.programs import findings, lines
+
+# ---- MP201 -----------------------------------------------------------------------------------
+
+EVALUATE = """
+    def evaluate(model, loader):
+        model.eval()
+        hits = 0
+        for x, y in loader:
+            output = model(x)
+            hits += (output.argmax(1) == y).sum().item()
+        return hits
+
+    evaluate(model, loader)
+    """
+
+
+def test_evaluation_with_autograd() -> None:
+    (finding,) = findings(EVALUATE)
+
+    assert (finding.code, finding.remedy, finding.confidence) == ("MP201", "no_grad", Confidence.HIGH)
+    assert lines(EVALUATE, [finding]) == [("MP201", "output = model(x)")]
+
+
+def test_evaluation_in_the_training_loop() -> None:
+    text = """
+        for epoch in range(9):
+            model.train()
+            loss = criterion(model(x), y)
+            loss.backward()
+            optimizer.step()
+            model.eval()
+            prediction = model(x_val)
+            print(criterion(prediction, y_val).item())
+        """
+
+    assert lines(text, findings(text)) == [("MP201", "prediction = model(x_val)")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        EVALUATE.replace("def evaluate", "@torch.no_grad()\n    def evaluate"),
+        EVALUATE.replace("def evaluate", "@torch.inference_mode()\n    def evaluate"),
+        EVALUATE.replace("    evaluate(model, loader)", "    with torch.no_grad():\n        evaluate(model, loader)"),
+        "torch.set_grad_enabled(False)\n" + EVALUATE.replace("\n    ", "\n"),
+        # adversarial examples and saliency need gradients of a model in evaluation mode
+        EVALUATE.replace("output = model(x)", "x.requires_grad_()\n            output = model(x)"),
+        """
+        def saliency(model, loader):
+            model.eval()
+            for x, y in loader:
+                score = model(x).max()
+                score.backward()
+                show(x.grad)
+        """,
+        """
+        for p in model.parameters():
+            p.requires_grad = False
+        model.eval()
+        for x, y in loader:
+            print(model(x).argmax())
+        """,
+        """
+        for epoch in range(9):
+            for phase in ("train", "val"):
+                model.train() if phase == "train" else model.eval()
+                for x, y in loader:
+                    with torch.set_grad_enabled(phase == "train"):
+                        loss = criterion(model(x), y)
+                        if phase == "train":
+                            loss.backward()
+                            optimizer.step()
+        """,
+        """
+        class Net(nn.Module):
+            def predict(self, x):
+                return self.layer(x)
+        """,
+    ],
+)
+def test_other_evaluation_is_left_alone(text: str) -> None:
+    assert findings(text, confidence=Confidence.LOW) == []
+
+
+# ---- MP203 -----------------------------------------------------------------------------------
+
+BACKBONE = """
+    backbone = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+    head = nn.Linear(8, 1)
+    opt = torch.optim.SGD(PARAMETERS, lr=0.1)
+    SETUP
+    for x, y in loader:
+        features = FORWARD
+        loss = criterion(head(features), y)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    """
+
+
+def backbone(forward: str = "backbone(x)", parameters: str = "head.parameters()", setup: str = "pass") -> str:
+    text = BACKBONE.replace("FORWARD", forward).replace("PARAMETERS", parameters).replace("SETUP", setup)
+    return HEADLESS + "\n".join(line[4:] for line in text.splitlines())
+
+
+HEADLESS = """
+device = "cuda"
+criterion = nn.MSELoss()
+loader = DataLoader(data, batch_size=4)
+"""
+
+
+def test_a_backbone_that_no_optimizer_trains() -> None:
+    text = backbone()
+
+    assert lines(text, findings(text, setup=False), setup=False) == [("MP203", "features = backbone(x)")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        backbone(parameters="list(backbone.parameters()) + list(head.parameters())"),
+        backbone(parameters="[{'params': backbone.parameters()}, {'params': head.parameters()}]"),
+        backbone(setup="backbone.requires_grad_(False)"),
+        backbone(setup="for p in backbone.parameters(): p.requires_grad = False"),
+        backbone(setup="freeze(backbone)"),
+        backbone(setup="net = nn.Sequential(backbone, head)"),
+        backbone(parameters="parameters"),
+        backbone(forward="backbone(head(x))"),
+    ],
+)
+def test_a_backbone_that_is_trained_frozen_or_unknown_is_left_alone(text: str) -> None:
+    assert findings(text, setup=False, confidence=Confidence.LOW) == []
+
+
+# ---- MP204 -----------------------------------------------------------------------------------
+
+GAN = """
+netG = nn.Sequential(nn.Linear(8, 8))
+netD = nn.Sequential(nn.Linear(8, 1))
+bce = nn.BCEWithLogitsLoss()
+optG = torch.optim.Adam(netG.parameters())
+optD = torch.optim.Adam(netD.parameters())
+for real in loader:
+    fake = netG(torch.randn(4, 8))
+    optD.zero_grad()
+    errD = bce(netD(real), ones) + bce(netD(FAKE), zeros)
+    errD.backward(retain_graph=True)
+    optD.step()
+    optG.zero_grad()
+    errG = bce(netD(fake), ones)
+    errG.backward()
+    optG.step()
+"""
+
+
+def test_the_generator_is_differentiated_in_the_discriminators_step() -> None:
+    text = GAN.replace("FAKE", "fake")
+    (finding,) = findings(text, setup=False)
+
+    assert (finding.code, finding.remedy) == ("MP204", "detach")
+    assert lines(text, [finding], setup=False)[0][1].startswith("errD =")
+
+
+def test_a_detached_generator_is_left_alone() -> None:
+    assert findings(GAN.replace("FAKE", "fake.detach()"), setup=False, confidence=Confidence.LOW) == []
+
+
+def test_two_optimizers_stepped_together_are_left_alone() -> None:
+    text = """
+        encoder = nn.Linear(8, 8)
+        decoder = nn.Linear(8, 8)
+        opt1 = torch.optim.Adam(encoder.parameters())
+        opt2 = torch.optim.Adam(decoder.parameters())
+        for x in loader:
+            loss = F.mse_loss(decoder(encoder(x)), x)
+            loss.backward()
+            opt1.step()
+            opt2.step()
+        """
+
+    assert findings(text, setup=False, confidence=Confidence.LOW) == []
+
+
+# ---- switches --------------------------------------------------------------------------------
+
+LOOP = "for x, y in loader:\n    criterion(model(x), y).backward()\n    optimizer.step()\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("MP207", LOOP + "    optimizer.zero_grad(set_to_none=False)\n"),
+        ("MP208", "torch.autograd.set_detect_anomaly(True)\n" + LOOP),
+        ("MP208", "with torch.autograd.detect_anomaly():\n    " + LOOP.replace("\n", "\n    ")),
+        ("MP312", LOOP + "    torch.cuda.empty_cache()\n"),
+        ("MP209", "ckpt = torch.load('a.pt')\nmodel.load_state_dict(ckpt['model'])\n" + LOOP),
+        ("MP114", LOOP + "    optimizer.add_param_group({'params': [w]})\n"),
+        ("MP115", LOOP + "    model.append(nn.Linear(8, 8))\n"),
+    ],
+)
+def test_calls_that_cost(code: str, text: str) -> None:
+    assert [item.code for item in findings(text)] == [code]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LOOP + "    optimizer.zero_grad()\n",
+        LOOP + "    optimizer.zero_grad(set_to_none=True)\n",
+        "graph = torch.cuda.CUDAGraph()\n" + LOOP + "    optimizer.zero_grad(set_to_none=False)\n",
+        "torch.autograd.set_detect_anomaly(False)\n" + LOOP,
+        "torch.autograd.set_detect_anomaly(args.debug)\n" + LOOP,
+        "if args.debug:\n    torch.autograd.set_detect_anomaly(True)\n" + LOOP,
+        LOOP + "torch.cuda.empty_cache()\n",
+        LOOP + "    if step % 100 == 0:\n        torch.cuda.empty_cache()\n",
+        "for epoch in range(9):\n    " + LOOP.replace("\n", "\n    ") + "\n    torch.cuda.empty_cache()\n",
+        "ckpt = torch.load('a.pt', map_location='cpu')\nmodel.load_state_dict(ckpt['model'])\n" + LOOP,
+        "ckpt = torch.load('a.pt')\nmodel.load_state_dict(ckpt['model'])\ndel ckpt\n" + LOOP,
+        "model.load_state_dict(torch.load('a.pt'))\n" + LOOP,
+        "targets = torch.load('targets.pt')\n" + LOOP,
+        "optimizer.add_param_group({'params': [w]})\n" + LOOP,
+        "for epoch in range(9):\n    " + LOOP.replace("\n", "\n    ") + "\n    optimizer.add_param_group({})\n",
+        LOOP + "    if step == 5:\n        optimizer.add_param_group({'params': [w]})\n",
+    ],
+)
+def test_other_calls_are_left_alone(text: str) -> None:
+    assert findings(text, confidence=Confidence.LOW) == []
+
+
+# ---- MP110 -----------------------------------------------------------------------------------
+
+FAILING = """
+    errors = []
+    for x, y in loader:
+        try:
+            criterion(model(x), y).backward()
+        except RuntimeError as error:
+            HANDLE
+    """
+
+
+@pytest.mark.parametrize(
+    "handle", ["errors.append(error)", "errors.append((x.size(0), error))", "criterion(model(x[:2]), y[:2]).backward()"]
+)
+def test_tracebacks_that_keep_tensors(handle: str) -> None:
+    text = FAILING.replace("HANDLE", handle)
+
+    assert lines(text, findings(text)) == [("MP110", handle)]
+
+
+@pytest.mark.parametrize("handle", ["errors.append(str(error))", "print(error)", "failed = True", "raise"])
+def test_errors_kept_as_text_are_left_alone(handle: str) -> None:
+    assert findings(FAILING.replace("HANDLE", handle), confidence=Confidence.LOW) == []
+
+
+# ---- MP403 -----------------------------------------------------------------------------------
+
+NET = """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            BODY
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x)
+            return x
+    """
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        ("self.layers = [nn.Linear(8, 8) for _ in range(3)]", "self.layers = [nn.Linear(8, 8) for _ in range(3)]"),
+        ("self.layers = [nn.Linear(8, 8), nn.ReLU()]", "self.layers = [nn.Linear(8, 8), nn.ReLU()]"),
+        ("self.layers = []\n            self.layers.append(nn.Linear(8, 8))", "self.layers = []"),
+        ("self.scales = [nn.Parameter(torch.ones(1))]", "self.scales = [nn.Parameter(torch.ones(1))]"),
+    ],
+)
+def test_layers_in_a_plain_list(body: str, line: str) -> None:
+    text = NET.replace("BODY", body)
+
+    assert lines(text, findings(text)) == [("MP403", line)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "self.layers = nn.ModuleList([nn.Linear(8, 8) for _ in range(3)])",
+        "self.layers = nn.ModuleList()\n            self.layers.append(nn.Linear(8, 8))",
+        "layers = [nn.Linear(8, 8)]\n            self.layers = nn.Sequential(*layers)",
+        "self.layers = [nn.Linear(8, 8)]\n            self.body = nn.Sequential(*self.layers)",
+        "self.layers = [nn.ReLU(), nn.Tanh()]",
+        "self.first = nn.Linear(8, 8)\n            self.layers = [self.first]",
+        (
+            "self.layers = []\n            for i in range(3):\n                layer = nn.Linear(8, 8)\n"
+            "                self.add_module(str(i), layer)\n                self.layers.append(layer)"
+        ),
+    ],
+)
+def test_layers_that_are_registered_are_left_alone(body: str) -> None:
+    assert findings(NET.replace("BODY", body), confidence=Confidence.LOW) == []
