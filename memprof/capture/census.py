@@ -8,9 +8,11 @@ and referrers searched.
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter_ns
 
@@ -109,6 +111,10 @@ class CensusTaker:
             What was found, or None where nothing outlived its iteration.
         """
         self._first_tick = first_tick
+        with _no_collection():
+            return self._take(tick, first_tick, iteration_tick, call)
+
+    def _take(self, tick: int, first_tick: int, iteration_tick: int, call: Location | None) -> Census | None:
         alive = [(made, tensor) for made, ref in self._tensors if (tensor := ref()) is not None]
         chains = self._chains(alive, iteration_tick)
         piles = self._piles(alive, first_tick, iteration_tick)
@@ -355,3 +361,15 @@ class CensusTaker:
             for live in lives
             if live is not None and not live.role & _BY_DESIGN and live.birth_tick >= self._first_tick
         ]
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the cyclic collector from running: what it would free of the user's is what we look at."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

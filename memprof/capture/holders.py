@@ -110,9 +110,14 @@ class HolderSearch:
             One holder a target; `UNKNOWN` where nothing in Python refers to it.
         """
         self._ignored.add(id(targets))
+        asked = [_Target(many=bool(many) and many[index]) for index in range(len(targets))]
+        self._climb(targets, asked)
+        return [self._answer(target, item) for target, item in zip(targets, asked, strict=True)]
+
+    def _climb(self, targets: Sequence[object], asked: list[_Target]) -> None:
+        """Go up from the targets, level by level, until each has a holder or no way leads further."""
         names = self._names()
         deadline = perf_counter_ns() + BUDGET_NS
-        asked = [_Target(many=bool(many) and many[index]) for index in range(len(targets))]
         frontier = [Trail(index, target) for index, target in enumerate(targets)]
         for _ in range(_MAX_DEPTH):
             for trail in frontier:
@@ -137,8 +142,6 @@ class HolderSearch:
             frontier = [trail for trail in still if asked[trail.target].holder is None]
         for trail in frontier:
             asked[trail.target].complete = False
-        del frontier, names
-        return [self._answer(target, item) for target, item in zip(targets, asked, strict=True)]
 
     def _answer(self, target: object, item: _Target) -> Holder:
         if item.holder is not None:
@@ -351,8 +354,9 @@ def _cycle(above: dict[int, Any], target: object) -> str:
         return ""
     item = referent = None
     ours = 3  # `above`, the variable, the argument of getrefcount
-    for mark, item in above.items():
-        if sys.getrefcount(item) - ours > inside[mark]:
+    for mark, references in inside.items():
+        item = above[mark]  # an iterator over `above` would hold a reference of its own
+        if sys.getrefcount(item) - ours > references:
             return ""
     silent = (*CONTAINERS, types.CellType, types.MethodType)
     instances = [

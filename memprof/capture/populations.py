@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ import torch
 from memprof.record.events import Population
 
 _MAX_WATCHED = 16
+_ALL = -1
 
 
 class Populations:
@@ -23,7 +23,7 @@ class Populations:
         self._next = 0
 
     def take(
-        self, tick: int, optimizers: Iterable[torch.optim.Optimizer], modules: Iterable[torch.nn.Module]
+        self, tick: int, optimizers: list[torch.optim.Optimizer], modules: list[torch.nn.Module]
     ) -> tuple[Population, ...]:
         """Count.
 
@@ -37,21 +37,25 @@ class Populations:
         """
         result: list[Population] = []
         watched: list[torch.optim.Optimizer | torch.nn.Module] = [*optimizers, *modules]
+        self._compare(_ALL, _of_all(optimizers, tick), result)
         for item in watched[:_MAX_WATCHED]:
             number = self._numbers.get(item)
             if number is None:
                 number = self._numbers[item] = self._next
                 self._next += 1
             now = _count(item, number, tick)
-            before = self._last.get(number)
-            self._last[number] = now
-            if before is None or _size(before) == _size(now):
-                continue
-            if number not in self._told:
-                self._told.add(number)
-                result.append(before)
-            result.append(now)
+            self._compare(number, now, result)
         return tuple(result)
+
+    def _compare(self, number: int, now: Population, result: list[Population]) -> None:
+        before = self._last.get(number)
+        self._last[number] = now
+        if before is None or _size(before) == _size(now):
+            return
+        if number not in self._told:
+            self._told.add(number)
+            result.append(before)
+        result.append(now)
 
 
 def _size(item: Population) -> tuple[int, int, int]:
@@ -60,6 +64,21 @@ def _size(item: Population) -> tuple[int, int, int]:
 
 def _count(item: torch.optim.Optimizer | torch.nn.Module, number: int, tick: int) -> Population:
     return _of_module(item, number, tick) if isinstance(item, torch.nn.Module) else _of_optimizer(item, number, tick)
+
+
+def _of_all(optimizers: list[torch.optim.Optimizer], tick: int) -> Population:
+    """All optimizers that have state, as one."""
+    kept = [_of_optimizer(item, 0, tick) for item in optimizers if item.state]
+    return Population(
+        kind="optimizers",
+        name=kept[0].name if kept else "",
+        number=_ALL,
+        groups=len(kept),
+        parameters=0,
+        states=sum(item.states for item in kept),
+        nbytes=sum(item.nbytes for item in kept),
+        tick=tick,
+    )
 
 
 def _of_optimizer(optimizer: torch.optim.Optimizer, number: int, tick: int) -> Population:

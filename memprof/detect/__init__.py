@@ -5,15 +5,26 @@ from __future__ import annotations
 from dataclasses import replace
 
 from memprof.detect.allocator import AllocatorRetries, CacheEmptiedEveryIteration, ReservedFarAboveAllocated
+from memprof.detect.callbacks import DatasetKeepsTensors, HookStoresActivations, TensorStoredOnContext
 from memprof.detect.containers import OutputsKeptWithGraph, TensorsKeptInContainer
 from memprof.detect.devices import MemoryOnForeignDevice
 from memprof.detect.finding import Finding, Skipped
 from memprof.detect.graphs import GraphGrowsAcrossIterations, HiddenStateCarriedWithGraph
+from memprof.detect.keepers import (
+    CacheKeyedByTensors,
+    TensorsHeldByThread,
+    TensorsHeldByTraceback,
+    TensorsInReferenceCycle,
+)
+from memprof.detect.kept_graphs import GradientsKeptWithGraph, GraphRetainedWithoutNeed
 from memprof.detect.oom import OutOfMemoryRaised
 from memprof.detect.pools import PinnedMemoryGrows, PrivatePoolsGrow
+from memprof.detect.populations import ModulesGrow, OptimizerGrows
+from memprof.detect.precedence import without_explained
 from memprof.detect.pressure import ActivationsDominatePeak
 from memprof.detect.rule import Rule
 from memprof.detect.waste import EvaluationWithAutograd, PreviousIterationAlive
+from memprof.detect.weights import StateDictCopiesPileUp, WeightsUpdatedWithGraph
 from memprof.model.memory import MemoryModel, Source
 from memprof.model.simulated import source_of
 
@@ -22,6 +33,19 @@ RULES: tuple[type[Rule], ...] = (
     OutputsKeptWithGraph,
     TensorsKeptInContainer,
     HiddenStateCarriedWithGraph,
+    GraphRetainedWithoutNeed,
+    GradientsKeptWithGraph,
+    HookStoresActivations,
+    TensorStoredOnContext,
+    TensorsInReferenceCycle,
+    TensorsHeldByTraceback,
+    CacheKeyedByTensors,
+    WeightsUpdatedWithGraph,
+    StateDictCopiesPileUp,
+    OptimizerGrows,
+    ModulesGrow,
+    TensorsHeldByThread,
+    DatasetKeepsTensors,
     EvaluationWithAutograd,
     PreviousIterationAlive,
     ActivationsDominatePeak,
@@ -60,6 +84,7 @@ def run_rules(model: MemoryModel) -> tuple[list[Finding], list[Skipped]]:
         skipped.extend(Skipped(rule.code, _NOT_WATCHED) for rule in RULES if rule.code.startswith("MP1"))
     elif model.run.level == "blocks" and not model.censuses:
         skipped.extend(Skipped(rule.code, _NO_CENSUS) for rule in RULES if rule.code.startswith("MP1"))
+    findings = without_explained(model, findings)
     findings.sort(key=lambda item: (-item.severity.rank, -(item.bytes or 0), item.code))
     return findings, list(dict.fromkeys(skipped))
 

@@ -1,19 +1,24 @@
-"""MP101 and MP104: autograd graphs that reach from one iteration into the next."""
+"""MP101 and MP104: running totals and hidden states that carry their graph into the next iteration."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from statistics import median
 
+from memprof.detect.chains import (
+    Chain,
+    chain_finding,
+    chains,
+    enough,
+    is_collection,
+    is_hidden_state,
+    is_weight_average,
+)
 from memprof.detect.evidence import (
     KIB,
     MIN_ITERATIONS,
     device_of,
     growth_severity,
     holder_text,
-    iteration_of_ticks,
     place,
     related,
     size,
@@ -23,65 +28,7 @@ from memprof.detect.finding import Finding, Kind, Remedy, Skipped
 from memprof.detect.rule import Rule
 from memprof.detect.source import storing_statement
 from memprof.model.memory import MemoryModel, Source
-from memprof.record.events import GraphRoot, Location
-
-_RECURRENT = ("LSTM", "GRU", "RNN")
-
-
-@dataclass(slots=True)
-class _Chain:
-    """One graph root seen in several censuses, oldest first."""
-
-    sightings: list[tuple[int, GraphRoot]] = field(default_factory=list)
-    """(iteration, root)."""
-
-    @property
-    def last(self) -> GraphRoot:
-        return self.sightings[-1][1]
-
-    def per_iteration(self, values: list[int]) -> float:
-        """Growth of a figure per iteration between censuses."""
-        steps = [
-            (after - before) / (there - here)
-            for (here, _), (there, _), before, after in zip(
-                self.sightings, self.sightings[1:], values, values[1:], strict=False
-            )
-            if there > here
-        ]
-        return float(median(steps)) if steps else 0.0
-
-
-def _chains(model: MemoryModel) -> list[_Chain]:
-    """Graph roots that reach from one iteration into an earlier one, by what holds them."""
-    iterations = iteration_of_ticks(model)
-    ordinal = _ordinals(model)
-    chains: dict[tuple[str, str, Location | None], _Chain] = defaultdict(_Chain)
-    for census in model.censuses:
-        here, before = iterations.get(census.tick), iterations.get(census.since_tick)
-        if here is None or here == before:
-            continue  # ticks of one iteration: the graph is built across them on purpose
-        for root in census.roots:
-            chains[root.holder.name, root.holder.owner, root.location].sightings.append((ordinal[here], root))
-    return [chain for chain in chains.values() if chain.sightings]
-
-
-def _ordinals(model: MemoryModel) -> dict[int, int]:
-    """Index of an iteration -> its place among iterations of its kind."""
-    seen: dict[str, int] = defaultdict(int)
-    result = {}
-    for iteration in model.iterations:
-        result[iteration.index] = seen[iteration.kind]
-        seen[iteration.kind] += 1
-    return result
-
-
-def _is_hidden_state(root: GraphRoot, model: MemoryModel) -> bool:
-    """Whether the linking tensor is a state that goes back into a module, not a running sum."""
-    if root.carried:
-        return True
-    storage = model.storages.get(root.storage) if root.storage is not None else None
-    module = storage.module.type_name if storage is not None and storage.module is not None else ""
-    return root.in_forward and (any(name in module for name in _RECURRENT) or len(root.shape) > 1)
+from memprof.record.events import Location
 
 
 class GraphGrowsAcrossIterations(Rule):
@@ -144,61 +91,29 @@ class GraphGrowsAcrossIterations(Rule):
     kind = Kind.LEAK
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
-        files = user_files(model)
-        for chain in _chains(model):
-            root = chain.last
-            if _is_hidden_state(root, model):
+        for chain in chains(model):
+            if is_hidden_state(chain, model) or is_weight_average(chain) or is_collection(chain):
                 continue
-            nodes = chain.per_iteration([item.nodes for _, item in chain.sightings])
-            if len(chain.sightings) < 2 or (nodes <= 0 and not root.truncated):
-                if len(chain.sightings) < 2:
-                    yield Skipped(
-                        self.code,
-                        f"{root.holder.text} links two iterations, but not enough iterations were watched to "
-                        f"call it growth; run at least {MIN_ITERATIONS + 1}",
-                    )
-                continue
-            yield self._finding(model, chain, nodes, files)
+            reason = enough(chain)
+            if reason:
+                yield Skipped(self.code, reason)
+            elif reason is None:
+                yield self._finding(model, chain)
 
-    def _finding(self, model: MemoryModel, chain: _Chain, nodes: float, files: list[str]) -> Finding:
-        root = chain.last
-        saved = max(chain.per_iteration([item.saved_bytes for _, item in chain.sightings]), 0.0)
-        stored = storing_statement(root.holder, root.location, files) or root.location
-        holder = holder_text(root.holder, stored)
-        device = device_of(model, root.storage)
-        subject = f"`{root.holder.name}`" if root.holder.name else "a tensor"
-        if saved >= KIB:
-            cost = f"{size(saved)} of saved activations an iteration stay on {device}, because no backward frees them"
-        else:
-            cost = f"{nodes:.0f} autograd nodes an iteration stay in host memory; device memory hardly grows"
-        return Finding(
+    def _finding(self, model: MemoryModel, chain: Chain) -> Finding:
+        return chain_finding(
+            model,
+            chain,
             code=self.code,
             name=self.name(),
-            kind=self.kind,
-            severity=growth_severity(model, device, saved),
-            location=stored,
-            device=device,
-            bytes=root.saved_bytes,
-            bytes_per_iteration=saved,
-            source=Source.MEASURED,
-            message=(
-                f"{subject} keeps the autograd graph of every iteration: {cost}. {place(stored)} links each "
-                f"iteration to the last; held by {holder}. Add `.item()` (or `.detach()`) to what is added there."
+            words=lambda subject, growth, where, holder: (
+                f"{subject} keeps the autograd graph of every iteration: {growth}. {where} links each iteration to the "
+                f"last; held by {holder}. Add `.item()` (or `.detach()`) to what is added there."
             ),
-            holder=holder,
-            remedies=(
-                Remedy("item", f"add a number instead of a tensor at {place(stored)}: `.item()`"),
-                Remedy("detach", f"where a tensor is needed, add `.detach()` at {place(stored)}"),
+            remedies=lambda where: (
+                Remedy("item", f"add a number instead of a tensor at {where}: `.item()`"),
+                Remedy("detach", f"where a tensor is needed, add `.detach()` at {where}"),
             ),
-            related=related(root.location, stored),
-            evidence={
-                "nodes": root.nodes,
-                "nodes_per_iteration": round(nodes, 1),
-                "nodes_are_lower_bound": root.truncated,
-                "saved_bytes": root.saved_bytes,
-                "grad_fn": root.grad_fn,
-                "censuses": len(chain.sightings),
-            },
         )
 
 
@@ -263,9 +178,9 @@ class HiddenStateCarriedWithGraph(Rule):
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
         found: dict[Location | None, Finding] = {}
-        for chain in _chains(model):
+        for chain in chains(model):
             root = chain.last
-            if not _is_hidden_state(root, model):
+            if not is_hidden_state(chain, model):
                 continue
             if len(chain.sightings) < 2:
                 yield Skipped(
@@ -274,8 +189,7 @@ class HiddenStateCarriedWithGraph(Rule):
                     f"enough iterations were watched to call it growth; run at least {MIN_ITERATIONS + 1}",
                 )
                 continue
-            nodes = chain.per_iteration([item.nodes for _, item in chain.sightings])
-            if nodes <= 0 and not root.truncated:
+            if enough(chain) is not None:
                 continue  # the state is passed on, but the graph behind it stays as long as it is
             finding = self._finding(model, chain)
             known = found.get(finding.location)
@@ -283,10 +197,9 @@ class HiddenStateCarriedWithGraph(Rule):
                 found[finding.location] = finding
         yield from found.values()
 
-    def _finding(self, model: MemoryModel, chain: _Chain) -> Finding:
+    def _finding(self, model: MemoryModel, chain: Chain) -> Finding:
         root = chain.last
-        saved = max(chain.per_iteration([item.saved_bytes for _, item in chain.sightings]), 0.0)
-        nodes = chain.per_iteration([item.nodes for _, item in chain.sightings])
+        saved, nodes = chain.saved_per_iteration, chain.nodes_per_iteration
         where = root.call or storing_statement(root.holder, root.location, user_files(model)) or root.location
         device = device_of(model, root.storage)
         holder = holder_text(root.holder, where)

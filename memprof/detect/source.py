@@ -43,6 +43,11 @@ def storing_statement(holder: Holder, made: Location | None, files: Sequence[str
     Returns:
         The best statement, or None where no statement writes to that name.
     """
+    return _storing_statement(holder, made, tuple(files))
+
+
+@lru_cache(maxsize=256)
+def _storing_statement(holder: Holder, made: Location | None, files: tuple[str, ...]) -> Location | None:
     name = _terminal(holder.name)
     if not name:
         return None

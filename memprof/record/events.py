@@ -341,13 +341,13 @@ class Population:
     """How much there is of something that should stay as large as it is."""
 
     kind: str
-    """`optimizer` or `module`."""
+    """`optimizer`, `module`, or `optimizers` for all that are alive and have state."""
     name: str
     """Its class."""
     number: int
-    """Which of them, in order of appearance."""
+    """Which of them, in order of appearance; -1 for `optimizers`."""
     groups: int
-    """Parameter groups of an optimizer, submodules of a module."""
+    """Parameter groups of an optimizer, submodules of a module; how many optimizers there are."""
     parameters: int
     states: int
     """Parameters for which an optimizer keeps state, in its groups or not; 0 for a module."""

@@ -128,7 +128,7 @@ LEAKY = (
         "ema_weights_leaky.py",
         expected=(
             ExpectedFinding(
-                "MP101",
+                "MP112",
                 "self.shadow[name] = self.decay * self.shadow[name]",
                 frozenset({"no_grad", "detach"}),
                 holder="shadow",
@@ -212,7 +212,7 @@ LEAKY = (
         "transformer_hooks_leaky.py",
         expected=(
             ExpectedFinding(
-                "MP102",
+                "MP107",
                 "activations[name].append(output)",
                 RELEASE_OUTPUTS | RELEASE_TENSORS,
                 holder="activations",
@@ -296,7 +296,7 @@ LEAKY = (
         "early_stopping_leaky.py",
         expected=(
             ExpectedFinding(
-                "MP103",
+                "MP113",
                 "checkpoints.append(copy.deepcopy(model.state_dict()))",
                 RELEASE_TENSORS,
                 holder="checkpoints",

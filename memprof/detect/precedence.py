@@ -1,0 +1,47 @@
+"""One code for one problem: where a specific rule explains a waste, the general one is silent about it."""
+
+from __future__ import annotations
+
+from memprof.detect.finding import Finding
+from memprof.model.memory import MemoryModel
+from memprof.record.events import Location
+
+_SPEAKS_FOR = {"MP202": ("MP105", "MP106", "MP108")}
+"""General rule -> rules that say why; all are about tensors that live on into the next iteration."""
+
+_SHARE = 0.5
+
+
+def without_explained(model: MemoryModel, findings: list[Finding]) -> list[Finding]:
+    """Leave out general findings of which half the bytes are explained by a specific one.
+
+    Args:
+        model: The run.
+        findings: What all rules said.
+
+    Returns:
+        The findings that say something of their own, in the same order.
+    """
+    kept = []
+    for finding in findings:
+        explained: set[tuple[Location | None, str]] = set()
+        for other in findings:
+            if other.code in _SPEAKS_FOR.get(finding.code, ()) and other.device == finding.device:
+                explained |= set(_lines(model, other))
+        lines = _lines(model, finding) if explained else {}
+        total = sum(lines.values())
+        if total and sum(nbytes for line, nbytes in lines.items() if line in explained) >= _SHARE * total:
+            continue
+        kept.append(finding)
+    return kept
+
+
+def _lines(model: MemoryModel, finding: Finding) -> dict[tuple[Location | None, str], int]:
+    """Bytes of what a finding's remedies would free, by the line and op that made it."""
+    result: dict[tuple[Location | None, str], int] = {}
+    for identity in {storage for remedy in finding.remedies for storage in remedy.frees}:
+        storage = model.storages.get(identity)
+        if storage is not None:
+            line = storage.location, storage.op
+            result[line] = result.get(line, 0) + storage.nbytes
+    return result
