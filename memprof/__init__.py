@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from memprof.advise.diagnosis import Diagnosis, diagnose
     from memprof.advise.what_if import what_if
     from memprof.detect.finding import Finding, Remedy
+    from memprof.fitting import fit
     from memprof.profiler import Profiler, iterations, profile, simulate_gpu
     from memprof.record.reader import Recording, open_recording
     from memprof.simulate.allocator import CachingAllocator
@@ -43,6 +44,7 @@ _HOME = {
     "TorchUnavailableError": "memprof._errors",
     "UsageError": "memprof._errors",
     "diagnose": "memprof.advise.diagnosis",
+    "fit": "memprof.fitting",
     "iterations": "memprof.profiler",
     "open_recording": "memprof.record.reader",
     "profile": "memprof.profiler",
@@ -66,6 +68,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "diagnose",
+    "fit",
     "iterations",
     "oom",
     "open_recording",

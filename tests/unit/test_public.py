@@ -30,6 +30,7 @@ PUBLIC = [
     "UsageError",
     "__version__",
     "diagnose",
+    "fit",
     "iterations",
     "oom",
     "open_recording",
