@@ -12,12 +12,15 @@ import json
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tests.corpus.foreign import mldoct, torch_preflight
 from tests.corpus.labels import Expected, Script, load
-from tests.corpus.tools import TOOLS, Reported, Result
+from tests.corpus.tools import TOOLS, Reported, Result, Tool
+
+ALL_TOOLS: Mapping[str, Tool] = {**TOOLS, "torch-preflight": torch_preflight, "mldoct": mldoct}
 
 THRESHOLDS: Mapping[str, float] = {"precision": 0.97, "recall": 0.95, "lines": 0.95, "remedies": 0.95}
 """Below these `analyze` fails."""
@@ -30,6 +33,7 @@ class Tally:
     expected: int = 0
     found: int = 0
     right_lines: int = 0
+    with_remedy: int = 0
     right_remedies: int = 0
     reported: int = 0
     true: int = 0
@@ -49,7 +53,7 @@ class Tally:
             "precision": share(self.true, self.reported),
             "recall": share(self.found, self.expected),
             "lines": share(self.right_lines, self.found),
-            "remedies": share(self.right_remedies, self.found),
+            "remedies": share(self.right_remedies, self.with_remedy),
         }
 
 
@@ -89,13 +93,16 @@ class Score:
         ]
 
 
-def score(scripts: Sequence[Script], results: Iterable[Result], *, static: bool = False) -> Score:
+def score(
+    scripts: Sequence[Script], results: Iterable[Result], *, static: bool = False, remedies: bool = True
+) -> Score:
     """Compare what was reported with the labels.
 
     Args:
         scripts: The scripts.
         results: What the tool said of each, in the same order.
         static: The tool reads the source alone: findings that it could not see are not expected of it.
+        remedies: The tool offers remedies in our words.
     """
     whole = Score()
     for script, result in zip(scripts, results, strict=True):
@@ -106,18 +113,18 @@ def score(scripts: Sequence[Script], results: Iterable[Result], *, static: bool 
             whole.failures.append(
                 f"{script.name}: exit status {result.exit_status}, not {script.exit_status}\n{result.stderr[-2000:]}"
             )
-        _score_script(whole, script, result.findings, static)
+        _score_script(whole, script, result.findings, static, remedies)
     return whole
 
 
-def _score_script(whole: Score, script: Script, findings: Sequence[Reported], static: bool) -> None:
+def _score_script(whole: Score, script: Script, findings: Sequence[Reported], static: bool, remedies: bool) -> None:
     expected = [item for item in script.expected if item.lint or not static]
     alarms = Counter(_false_alarms(script, findings))
     if not script.expected:
         whole.clean += 1
         whole.silent += not alarms
     for item in expected:
-        _score_expected(whole, script, item, [one for one in findings if one.code == item.code])
+        _score_expected(whole, script, item, [one for one in findings if one.code == item.code], remedies)
     optional = {item.code for item in (*script.expected, *script.allowed)}
     wanted = {item.code for item in expected}
     for finding in findings:
@@ -134,7 +141,7 @@ def _score_script(whole: Score, script: Script, findings: Sequence[Reported], st
             tally.true += 1
 
 
-def _score_expected(whole: Score, script: Script, item: Expected, same: Sequence[Reported]) -> None:
+def _score_expected(whole: Score, script: Script, item: Expected, same: Sequence[Reported], remedies: bool) -> None:
     tally = whole.by_rule[item.code]
     tally.expected += 1
     where = f"{item.code} at line {' or '.join(map(str, item.lines)) or '?'}"
@@ -147,12 +154,15 @@ def _score_expected(whole: Score, script: Script, item: Expected, same: Sequence
         tally.right_lines += 1
     else:
         whole.problems.append(f"{script.name}: wrong line: {where}, reported {_shown(script, same[0])}")
-    remedies = {one.remedy for one in right or same}
-    if not item.remedies or remedies & item.remedies:
+    if not remedies:
+        return
+    tally.with_remedy += 1
+    offered = {one.remedy for one in right or same}
+    if not item.remedies or offered & item.remedies:
         tally.right_remedies += 1
     else:
         whole.problems.append(
-            f"{script.name}: wrong remedy: {where}: {sorted(map(str, remedies))}, not one of {sorted(item.remedies)}"
+            f"{script.name}: wrong remedy: {where}: {sorted(map(str, offered))}, not one of {sorted(item.remedies)}"
         )
 
 
@@ -205,7 +215,7 @@ def table(whole: Score) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Score a tool; 1 where a script failed or, for `analyze`, a share is too low."""
     parser = argparse.ArgumentParser(prog="python -m tests.corpus.score", description=__doc__)
-    parser.add_argument("--tool", choices=sorted(TOOLS), default="analyze")
+    parser.add_argument("--tool", choices=sorted(ALL_TOOLS), default="analyze")
     parser.add_argument("--only", default="", help="scripts whose path contains this, or of this rule")
     parser.add_argument("--jobs", type=int, default=2, help="scripts at a time [2]")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: the device without processors")
@@ -217,10 +227,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     scripts = [script for script in load(options.only) if script.runs_on(options.device)]
     if not scripts:
         parser.error(f"no script matches {options.only!r}")
-    run: Callable[..., Iterable[Result]] = TOOLS[options.tool]
     start = time.monotonic()
-    results = list(run(scripts, options))
-    whole = score(scripts, results, static=options.tool != "analyze")
+    results = list(ALL_TOOLS[options.tool](scripts, options))
+    whole = score(scripts, results, static=options.tool != "analyze", remedies=options.tool in TOOLS)
     print(table(whole))
     print(f"\n{len(scripts)} scripts, {whole.clean} of them clean, nothing false said of {whole.silent} of these")
     print(f"{time.monotonic() - start:.1f} s with {options.jobs} at a time")

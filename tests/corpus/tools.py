@@ -82,8 +82,7 @@ def lint(scripts: Sequence[Script], options: Namespace) -> Iterable[Result]:
         )
 
 
-TOOLS: Mapping[str, Callable[[Sequence[Script], Namespace], Iterable[Result]]] = {
-    "analyze": analyze,
-    "lint": lint,
-}
-"""Name -> tool."""
+Tool = Callable[[Sequence[Script], Namespace], Iterable[Result]]
+
+TOOLS: Mapping[str, Tool] = {"analyze": analyze, "lint": lint}
+"""Name -> tool, of our own."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from memprof.detect import RULES
+from tests.corpus.foreign import as_reported
 from tests.corpus.labels import LabelError, Script, load, load_folder
 from tests.corpus.runner import Run, Runner
 from tests.corpus.score import score, table
@@ -222,3 +223,12 @@ def test_scripts_print_the_same_without_memprof(runner: Runner, analyzed: tuple[
     ]
     assert different == []
     assert [script.name for script, run in zip(ON_CPU, plain, strict=True) if not run.stdout] == []
+
+
+def test_flag_of_another_tool_counts_at_the_labelled_statement() -> None:
+    at_label = tuple(as_reported(METER, [("TG001", RIGHT, "graph"), ("TG001", RIGHT + 30, "elsewhere")]))
+    in_twin = tuple(as_reported(METER_TWIN, [("TG001", RIGHT, "graph")]))
+
+    whole = score([METER, METER_TWIN], [Result(at_label), Result(in_twin)], static=True, remedies=False)
+
+    assert whole.total.shares == {"precision": 0.5, "recall": 1.0, "lines": 1.0, "remedies": None}
