@@ -44,26 +44,27 @@ class LifetimeReplay:
         """
         return self._peak(np.where(self._among(storages), 0.0, 1.0))
 
-    def peak_with_activations(self, factor: float, *, dtype: str | None = None) -> int:
-        """The peak of the device with every activation made smaller.
+    def peak_with(self, category: Category, factor: float, *, dtype: str | None = None) -> int:
+        """The peak of the device with everything of a category made smaller.
 
         Args:
+            category: For example activations.
             factor: New size by old size.
             dtype: Only those of this type.
 
         Returns:
             The peak in bytes.
         """
-        chosen = self._table.category == _ACTIVATION
+        chosen = self._table.category == CATEGORIES.index(category)
         if dtype is not None:
             types = self._table.lifetimes.dtypes
             chosen &= self._table.lifetimes.dtype == (types.index(dtype) if dtype in types else -1)
         return self._peak(np.where(chosen, factor, 1.0))
 
-    def activations_at_peak(self) -> list[Storage]:
-        """The activations alive when the watched storages were at their peak."""
+    def at_peak(self, category: Category) -> list[Storage]:
+        """What was alive of a category when the watched storages were at their peak."""
         rows = self._timeline.live_rows(int(np.argmax(self._timeline.running)))
-        return list(self._table.rows(rows[self._table.category[rows] == _ACTIVATION]))
+        return list(self._table.rows(rows[self._table.category[rows] == CATEGORIES.index(category)]))
 
     def made_like(self, storages: Collection[Storage]) -> set[int]:
         """Ids of all storages that the same ops of the same modules made, in any iteration.

@@ -4,8 +4,9 @@
   `estimated` where some iterations were not watched).
 * A leak that went on while nothing was watched: the peak of every iteration is lowered by what had grown before it
   (`estimated`), which is less than growth times iterations where the peak has other reasons, too.
-* A smaller batch, checkpointing, mixed precision: the lifetimes are replayed with smaller activations (`estimated`, on
-  the assumption stated at the remedy's function below).
+* A smaller batch, checkpointing, mixed precision, an optimizer with less state, stepping in backward: the lifetimes are
+  replayed with smaller activations, state or gradients (`estimated`, on the assumption stated at the remedy's
+  function below).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from memprof.advise.replay import Growth, LifetimeReplay, peak_without_growth
 from memprof.detect.finding import Finding, Kind, Remedy
-from memprof.model.memory import MemoryModel, Source, Storage
+from memprof.model.memory import Category, MemoryModel, Source, Storage
 from memprof.record.events import Location
 
 _MATERIAL = 1.1
@@ -88,7 +89,7 @@ class Savings:
     # ---- one remedy ------------------------------------------------------------------------
 
     def _remedy(self, finding: Finding, remedy: Remedy) -> Remedy:
-        estimate = _WITH_SMALLER_ACTIVATIONS.get(remedy.slug)
+        estimate = _WITH_SMALLER.get(remedy.slug)
         if finding.kind is Kind.PRESSURE and estimate is not None:
             saved = estimate(self._replay(finding.device))
             return replace(remedy, saves_bytes=saved, source=Source.ESTIMATED) if saved else remedy
@@ -252,17 +253,17 @@ def _outlives_iteration(storage: Storage) -> bool:
     return born is not None and (storage.death_iteration is None or storage.death_iteration > born + 1)
 
 
-# ---- activations -----------------------------------------------------------------------------
+# ---- smaller activations, state and gradients ------------------------------------------------
 
 
 def _half_batch(replay: LifetimeReplay) -> int:
     """Activations half as large, taken to be proportional to the batch."""
-    return replay.peak_bytes - replay.peak_with_activations(0.5)
+    return replay.peak_bytes - replay.peak_with(Category.ACTIVATION, 0.5)
 
 
 def _half_precision(replay: LifetimeReplay) -> int:
     """32-bit floating-point activations half as large, taken to be saved in 16 bits under autocast."""
-    return replay.peak_bytes - replay.peak_with_activations(0.5, dtype="float32")
+    return replay.peak_bytes - replay.peak_with(Category.ACTIVATION, 0.5, dtype="float32")
 
 
 def _checkpointed(replay: LifetimeReplay) -> int | None:
@@ -272,7 +273,7 @@ def _checkpointed(replay: LifetimeReplay) -> int | None:
     output; what it saves inside is recomputed, one block at a time, so the largest stays.
     """
     inside: dict[str, list[Storage]] = {}
-    for storage in replay.activations_at_peak():
+    for storage in replay.at_peak(Category.ACTIVATION):
         parts = storage.module.path.split(".") if storage.module is not None else []
         number = next((index for index, part in enumerate(parts) if part.isdigit()), None)
         if number is not None and len(parts) > number + 1:
@@ -284,10 +285,23 @@ def _checkpointed(replay: LifetimeReplay) -> int | None:
     return max(replay.peak_bytes - (replay.peak_without(recomputed) + max(freed.values())), 0)
 
 
-_WITH_SMALLER_ACTIVATIONS: dict[str, Callable[[LifetimeReplay], int | None]] = {
+def _eight_bits(replay: LifetimeReplay) -> int:
+    """32-bit floating-point optimizer state a quarter as large, taken to be kept in 8 bits."""
+    return replay.peak_bytes - replay.peak_with(Category.OPTIMIZER_STATE, 0.25, dtype="float32")
+
+
+def _one_gradient(replay: LifetimeReplay) -> int:
+    """No gradients but the largest, taken to be freed as soon as their parameter has stepped."""
+    largest = max((storage.nbytes for storage in replay.at_peak(Category.GRADIENT)), default=0)
+    return max(replay.peak_bytes - (replay.peak_with(Category.GRADIENT, 0.0) + largest), 0)
+
+
+_WITH_SMALLER: dict[str, Callable[[LifetimeReplay], int | None]] = {
     "smaller_batch": _half_batch,
     "mixed_precision": _half_precision,
     "checkpointing": _checkpointed,
+    "lean_optimizer": _eight_bits,
+    "step_in_backward": _one_gradient,
 }
 
 

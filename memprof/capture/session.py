@@ -25,6 +25,7 @@ from memprof.capture.frames import UserCode, stack_key, tracked_objects
 from memprof.capture.graph import sequence_nr
 from memprof.capture.holders import UNKNOWN, HolderSearch
 from memprof.capture.hooks import Hooks
+from memprof.capture.optimizers import OptimizerLog
 from memprof.capture.parameters import ParameterBooks
 from memprof.capture.passes import PassLog
 from memprof.capture.simulated import active_simulation
@@ -151,6 +152,7 @@ class CaptureSession:
         self._backwards = 0
         self._profiles = False
         """The backward that runs leaves a profile of the parameters."""
+        self._optimizer_log = OptimizerLog()
         self._stepped: set[int] = set()
         """Optimizers, by `id`, that have stepped in this tick."""
         self._hooks = Hooks(self, self._modules, self._enter_module)
@@ -184,7 +186,7 @@ class CaptureSession:
             self._guard(self._cuda.begin)
         for item in self._existing():
             if issubclass(type(item), torch.optim.Optimizer):
-                self.optimizer_made(item)  # type: ignore[arg-type]
+                self._know_optimizer(item, None)  # type: ignore[arg-type]
         self._hooks.install()
         self._clock.sample(ends=False)
         self._watch(self._plan.watching)
@@ -215,6 +217,7 @@ class CaptureSession:
         _active[:] = [item for item in _active if item() not in (None, self)]
         self.run.exit_status = exit_status
         self.run.exception = exception
+        self.run.optimizers = self._optimizer_log.made
         self.run.finished = True
         self._guard(lambda: self.writer.finish(self.run))
 
@@ -474,8 +477,13 @@ class CaptureSession:
         self._clock.enter(Phase.OPTIMIZER if self._clock.in_optimizer else Phase.OTHER)
 
     def optimizer_made(self, optimizer: torch.optim.Optimizer) -> None:
+        frame = self._code.innermost(sys._getframe(1))
+        self._guard(lambda: self._know_optimizer(optimizer, None if frame is None else self._code.location(frame)))
+
+    def _know_optimizer(self, optimizer: torch.optim.Optimizer, made: Location | None) -> None:
         self.run.has_optimizer = True
         self._optimizers.add(optimizer)
+        self._optimizer_log.add(optimizer, made)
 
     def optimizer_begins(self, optimizer: torch.optim.Optimizer) -> None:
         if self._running and not self.busy:
@@ -503,10 +511,13 @@ class CaptureSession:
         self._clock.in_optimizer = False
         self._clock.flags |= ticks.OPTIMIZER_STEP
         if self._finds_roles:
+            nbytes = 0
             for parameter, state in optimizer.state.items():
                 for name, value in state.items() if isinstance(state, dict) else ():
                     if isinstance(value, torch.Tensor) and value is not parameter:
                         self._tracker.found(value, Role.OPTIMIZER_STATE, str(name))
+                        nbytes += value.numel() * value.element_size()
+            self._optimizer_log.stepped(optimizer, nbytes)
         self._clock.enter(Phase.OTHER)
 
     def gradients_zeroed(self, owner: torch.nn.Module | torch.optim.Optimizer, *, freed: bool) -> None:

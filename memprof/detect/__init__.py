@@ -21,8 +21,9 @@ from memprof.detect.oom import OutOfMemoryRaised
 from memprof.detect.pools import PinnedMemoryGrows, PrivatePoolsGrow
 from memprof.detect.populations import ModulesGrow, OptimizerGrows
 from memprof.detect.precedence import without_explained
-from memprof.detect.pressure import ActivationsDominatePeak
+from memprof.detect.pressure import ActivationsDominatePeak, GradientsDominatePeak, OptimizerStateDominatesPeak
 from memprof.detect.rule import Rule
+from memprof.detect.single_tensor import SingleTensorDominatesPeak
 from memprof.detect.waste import EvaluationWithAutograd, PreviousIterationAlive
 from memprof.detect.weights import StateDictCopiesPileUp, WeightsUpdatedWithGraph
 from memprof.model.memory import MemoryModel, Source
@@ -49,6 +50,9 @@ RULES: tuple[type[Rule], ...] = (
     EvaluationWithAutograd,
     PreviousIterationAlive,
     ActivationsDominatePeak,
+    OptimizerStateDominatesPeak,
+    GradientsDominatePeak,
+    SingleTensorDominatesPeak,
     ReservedFarAboveAllocated,
     CacheEmptiedEveryIteration,
     AllocatorRetries,

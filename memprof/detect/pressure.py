@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from memprof.detect.evidence import MIB, place, size
 from memprof.detect.finding import Finding, Kind, Remedy, Severity, Skipped
 from memprof.detect.rule import Rule
 from memprof.model.memory import Category, MemoryModel, Peak
 from memprof.record.events import Location
+
+MIN_BYTES = 32 * MIB
+"""Below this nobody asks what the peak is made of."""
+
+_MIN_SHARE = 0.3
+"""Adam's averages are two of the five copies of the parameters alive in its step, and there are workspaces."""
 
 
 class ActivationsDominatePeak(Rule):
@@ -75,7 +81,6 @@ class ActivationsDominatePeak(Rule):
     code = "MP301"
     kind = Kind.PRESSURE
     _MIN_SHARE = 0.6
-    _MIN_BYTES = 32 * MIB
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
         for peak in model.peaks.values():
@@ -83,34 +88,23 @@ class ActivationsDominatePeak(Rule):
                 yield Skipped(self.code, f"what the peak of {peak.device} was made of was not watched")
                 continue
             held = peak.by_category.get(Category.ACTIVATION.value, 0)
-            if held >= self._MIN_BYTES and held >= self._MIN_SHARE * peak.allocated_bytes:
+            if held >= MIN_BYTES and held >= self._MIN_SHARE * peak.allocated_bytes:
                 yield self._finding(model, peak, held)
 
     def _finding(self, model: MemoryModel, peak: Peak, held: int) -> Finding:
-        by_line: Counter[Location] = Counter()
-        for line in peak.lines:
-            if line.category is Category.ACTIVATION and line.location is not None:
-                by_line[line.location] += line.nbytes
-        top = by_line.most_common(1)
+        top = _line_with_most(peak, Category.ACTIVATION)
         calls = {tick.call for tick in model.ticks if tick.call is not None}
-        where = top[0][0] if top else next(iter(calls), None)
-        share = held / peak.allocated_bytes
-        most = f"; {place(where)} made {size(top[0][1])} of them" if top else ""
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
-            severity=Severity.INFO,
-            location=where,
-            device=peak.device,
-            bytes=held,
-            bytes_per_iteration=None,
-            source=peak.source,
+        most = f"; {place(top[0])} made {size(top[1])} of them" if top is not None else ""
+        return _pressure(
+            self,
+            peak,
+            held,
+            where=top[0] if top is not None else next(iter(calls), None),
             message=(
-                f"Activations are {size(held)}, {share:.0%} of the peak of {size(peak.allocated_bytes)} on "
-                f"{peak.device}{most}. They are held by the autograd graph until backward. If it does not "
-                f"fit: a smaller "
-                f"batch with gradient accumulation, or checkpoint the repeated blocks."
+                f"Activations are {size(held)}, {held / peak.allocated_bytes:.0%} of the peak of "
+                f"{size(peak.allocated_bytes)} on {peak.device}{most}. They are held by the autograd graph until "
+                f"backward. If it does not fit: a smaller batch with gradient accumulation, or checkpoint the "
+                f"repeated blocks."
             ),
             holder="the autograd graph of the current iteration",
             remedies=(
@@ -118,5 +112,256 @@ class ActivationsDominatePeak(Rule):
                 Remedy("checkpointing", "wrap repeated blocks in `torch.utils.checkpoint.checkpoint`"),
                 Remedy("mixed_precision", "run the forward under `torch.autocast` to save activations in 16 bits"),
             ),
-            evidence={"activation_bytes": held, "share_of_peak": round(share, 3), "iteration": peak.iteration},
+            evidence={"activation_bytes": held},
         )
+
+
+class OptimizerStateDominatesPeak(Rule):
+    """The largest part of the peak is what the optimizer remembers.
+
+    ## What it detects
+    A run whose peak is made of optimizer state more than of anything else: averages of gradients and of their
+    squares, momentum buffers.
+
+    ## Why it costs memory
+    Adam keeps two tensors of the size of each parameter, usually in 32 bits, for as long as the optimizer lives:
+    twice the memory of the weights, whatever the batch. They appear at the first `step()`, so a run that fits for
+    one iteration may not fit for two.
+
+    ## Evidence
+    The composition of the peak by category, from storages that were watched; the tensors in the state of each
+    optimizer after its step.
+
+    ## Remedy
+    An optimizer with less state: Adam in 8 bits (torchao, bitsandbytes), `torch.optim.Adafactor`, SGD. Or train
+    fewer parameters: what is frozen has no state. Over several ranks, shard it (FSDP, `ZeroRedundancyOptimizer`).
+
+    ## Example
+    ```python
+    import torch
+
+    model = torch.nn.Sequential(torch.nn.Linear(1024, 2560), torch.nn.ReLU(), torch.nn.Linear(2560, 1024))
+    optimizer = torch.optim.Adam(model.parameters())
+    for _ in range(4):
+        loss = model(torch.randn(8, 1024)).pow(2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+
+    model = torch.nn.Sequential(torch.nn.Linear(1024, 2560), torch.nn.ReLU(), torch.nn.Linear(2560, 1024))
+    optimizer = torch.optim.Adafactor(model.parameters())
+    for _ in range(4):
+        loss = model(torch.randn(8, 1024)).pow(2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    ```
+
+    ## Not a problem when
+    The run fits. This is information about what to change first when it does not.
+    """
+
+    code = "MP302"
+    kind = Kind.PRESSURE
+
+    def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
+        for peak in model.peaks.values():
+            held = _dominating(peak, Category.OPTIMIZER_STATE)
+            if held is not None:
+                yield self._finding(model, peak, held)
+
+    def _finding(self, model: MemoryModel, peak: Peak, held: int) -> Finding:
+        # Whose state it is, the recording does not tell tensor by tensor: the largest optimizer stands for all.
+        kept = [made for made in model.run.optimizers if made.state_bytes]
+        largest = max(kept, key=lambda made: made.state_bytes or 0, default=None)
+        top = _line_with_most(peak, Category.OPTIMIZER_STATE)
+        where = largest.location if largest is not None and largest.location is not None else top and top[0]
+        name = largest.name if largest is not None else "the optimizer"
+        return _pressure(
+            self,
+            peak,
+            held,
+            where=where,
+            message=(
+                f"Optimizer state is {size(held)}, {held / peak.allocated_bytes:.0%} of the peak of "
+                f"{size(peak.allocated_bytes)} on {peak.device}, held by {name} ({place(where)}) for as long as it "
+                f"lives, whatever the batch. If it does not fit: an optimizer with less state (Adam in 8 bits, "
+                f"Adafactor, SGD), or train fewer parameters."
+            ),
+            holder=f"the state of {name} made at {place(where)}",
+            remedies=(
+                Remedy(
+                    "lean_optimizer",
+                    "use an optimizer with less state: Adam in 8 bits (torchao, bitsandbytes), Adafactor, SGD",
+                ),
+                Remedy("freeze", "train fewer parameters: freeze the rest, or add adapters (LoRA)"),
+            ),
+            evidence={
+                "state_bytes": held,
+                "optimizers": [{"name": made.name, "state_bytes": made.state_bytes} for made in kept],
+            },
+        )
+
+
+class GradientsDominatePeak(Rule):
+    """The largest part of the peak, apart from the parameters, is their gradients.
+
+    ## What it detects
+    A run whose peak is made of gradients more than of activations or optimizer state: every parameter's `.grad`, alive
+    at the end of backward all at once.
+
+    ## Why it costs memory
+    Gradients take as much as the parameters they belong to, from backward to `zero_grad()`. The gradient of an
+    embedding is as large as its whole table, though a batch touches few of its rows.
+
+    ## Evidence
+    The composition of the peak by category, from storages that were watched, and the ops that made the gradients.
+
+    ## Remedy
+    Step each parameter in backward, as soon as its gradient is there (`register_post_accumulate_grad_hook`), and free
+    the gradient. `sparse=True` for embeddings with a large table. Freeze what need not be trained.
+
+    ## Example
+    ```python
+    import torch
+
+    table = torch.nn.Embedding(160_000, 64)
+    optimizer = torch.optim.SGD(table.parameters(), lr=0.1)
+    for _ in range(4):
+        loss = table(torch.randint(0, 160_000, (256,))).pow(2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+
+    table = torch.nn.Embedding(160_000, 64, sparse=True)
+    optimizer = torch.optim.SGD(table.parameters(), lr=0.1)
+    for _ in range(4):
+        loss = table(torch.randint(0, 160_000, (256,))).pow(2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    ```
+
+    ## Not a problem when
+    The run fits. This is information about what to change first when it does not.
+    """
+
+    code = "MP303"
+    kind = Kind.PRESSURE
+    _EMBEDDING_SHARE = 0.5
+
+    def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
+        for peak in model.peaks.values():
+            held = _dominating(peak, Category.GRADIENT, also=_dense_on_their_way(model, peak))
+            if held is not None:
+                yield self._finding(model, peak, held)
+
+    def _finding(self, model: MemoryModel, peak: Peak, held: int) -> Finding:
+        top = _line_with_most(peak, Category.GRADIENT)
+        where = top[0] if top is not None else None
+        of_table = _embeddings_share(model, peak.device) >= self._EMBEDDING_SHARE
+        in_backward = Remedy(
+            "step_in_backward",
+            "step each parameter in `register_post_accumulate_grad_hook` and set its `.grad` to None there",
+        )
+        sparse = Remedy("sparse_gradients", "give the embedding `sparse=True`, and step it with SGD or SparseAdam")
+        step = "`sparse=True` for the embedding" if of_table else "step each parameter in a hook, as backward goes"
+        return _pressure(
+            self,
+            peak,
+            held,
+            where=where,
+            message=(
+                f"Gradients are {size(held)}, {held / peak.allocated_bytes:.0%} of the peak of "
+                f"{size(peak.allocated_bytes)} on {peak.device}"
+                f"{', most of it the gradient of an embedding table' if of_table else ''}. They are made by the "
+                f"backward at {place(where)} and held by their parameters until `zero_grad()`. If it "
+                f"does not fit: {step}."
+            ),
+            holder="the parameters, as `.grad`",
+            remedies=(*((sparse,) if of_table else ()), in_backward, Remedy("freeze", "train fewer parameters")),
+            evidence={"gradient_bytes": held, "of_an_embedding": of_table},
+        )
+
+
+def _pressure(
+    rule: Rule,
+    peak: Peak,
+    held: int,
+    *,
+    where: Location | None,
+    message: str,
+    holder: str,
+    remedies: tuple[Remedy, ...],
+    evidence: Mapping[str, object],
+) -> Finding:
+    return Finding(
+        code=rule.code,
+        name=rule.name(),
+        kind=rule.kind,
+        severity=Severity.INFO,
+        location=where,
+        device=peak.device,
+        bytes=held,
+        bytes_per_iteration=None,
+        source=peak.source,
+        message=message,
+        holder=holder,
+        remedies=remedies,
+        evidence={**evidence, "share_of_peak": round(held / peak.allocated_bytes, 3), "iteration": peak.iteration},
+    )
+
+
+def _embeddings_share(model: MemoryModel, device: str) -> float:
+    """Which part of all gradients, by bytes, are dense gradients of embedding tables."""
+    by_op: Counter[str] = Counter()
+    for storage in model.storages.values():
+        if storage.category is Category.GRADIENT and storage.device == device:
+            by_op[storage.op] += storage.nbytes
+    return sum(nbytes for op, nbytes in by_op.items() if "embedding_dense_backward" in op) / max(by_op.total(), 1)
+
+
+def _dense_on_their_way(model: MemoryModel, peak: Peak) -> int:
+    """Bytes at the peak of dense gradients of embedding tables that backward was adding to a `.grad`."""
+    largest = (model.storages[identity] for identity in peak.largest)
+    return sum(
+        storage.nbytes
+        for storage in largest
+        if storage.category is Category.AUTOGRAD_DETAIL and "embedding_dense_backward" in storage.op
+    )
+
+
+def _dominating(peak: Peak, category: Category, *, also: int = 0) -> int | None:
+    """Bytes of a category at the peak, if nothing but the parameters holds more and it is much.
+
+    Args:
+        peak: The peak.
+        category: The category.
+        also: Bytes of `AUTOGRAD_DETAIL` that count as of this category.
+    """
+    held = (peak.by_category or {}).get(category.value, 0) + also
+    if held < MIN_BYTES or held < _MIN_SHARE * peak.allocated_bytes:
+        return None
+    others = dict(peak.by_category or {})
+    for name in (Category.PARAMETER.value, category.value):
+        others.pop(name, None)
+    others[Category.AUTOGRAD_DETAIL.value] = others.get(Category.AUTOGRAD_DETAIL.value, 0) - also
+    return held if held >= max(others.values()) else None
+
+
+def _line_with_most(peak: Peak, category: Category) -> tuple[Location, int] | None:
+    by_line: Counter[Location] = Counter()
+    for line in peak.lines:
+        if line.category is category and line.location is not None:
+            by_line[line.location] += line.nbytes
+    return by_line.most_common(1)[0] if by_line else None

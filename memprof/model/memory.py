@@ -147,6 +147,8 @@ class Peak:
     counts as `uncategorised`. None where nothing was ever watched."""
     lines: tuple[PeakLine, ...] = ()
     """The lines that held most at the peak, largest first."""
+    largest: tuple[int, ...] = ()
+    """Ids of the largest storages at the peak (or at the highest watched moment, as `by_category`), largest first."""
 
 
 @dataclass(frozen=True, slots=True)

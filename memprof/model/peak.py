@@ -17,6 +17,9 @@ from memprof.model.storages import CATEGORIES, CATEGORY_NAMES, StorageTable
 PEAK_LINES = 10
 """Lines of source named for a peak."""
 
+PEAK_STORAGES = 8
+"""Storages named for a peak."""
+
 ESTIMATE_MARGIN = 0.01
 """By this share an estimate must exceed the measured peak to replace it: counters of a whole process
 are not truer than that."""
@@ -40,10 +43,13 @@ def find_peak(levels: Levels, candidates: Sequence[PeakCandidate], storages: Sto
     position = moment.position if moment.position is not None else _highest_watched(levels)
     by_category: dict[str, int] | None = None
     lines: tuple[PeakLine, ...] = ()
+    largest: tuple[int, ...] = ()
     if position is not None:
         rows = levels.timeline.live_rows(position)
         by_category = _by_category(storages, rows, moment.nbytes)
         lines = lines_of(storages, rows)
+        order = np.argsort(-storages.lifetimes.nbytes[rows], kind="stable")[:PEAK_STORAGES]
+        largest = tuple(storages.lifetimes.id[rows[order]].tolist())
     reserved = levels.samples.reserved
     highest_reserved = int(np.max(reserved, initial=UNKNOWN))
     return Peak(
@@ -56,6 +62,7 @@ def find_peak(levels: Levels, candidates: Sequence[PeakCandidate], storages: Sto
         time_ns=moment.time_ns,
         by_category=by_category,
         lines=lines,
+        largest=largest,
     )
 
 

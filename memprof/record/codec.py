@@ -18,6 +18,7 @@ from memprof.record.events import (
     KeptGraph,
     Location,
     ModuleRef,
+    OptimizerMade,
     OutOfMemory,
     ParameterProfile,
     ParameterShare,
@@ -44,6 +45,9 @@ def load_run(text: str) -> RunInfo:
     run.argv = tuple(run.argv)
     run.devices = tuple(run.devices)
     run.notes = tuple(run.notes)
+    run.optimizers = tuple(
+        OptimizerMade(**{**item, "location": _location(item["location"])}) for item in data.get("optimizers", ())
+    )
     return run
 
 

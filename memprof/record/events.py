@@ -488,6 +488,18 @@ class OutOfMemory:
     operations: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class OptimizerMade:
+    """An optimizer of the run."""
+
+    name: str
+    """Its class: `AdamW`."""
+    location: Location | None
+    """The user's line that made it; None where that was before recording began."""
+    state_bytes: int | None
+    """Bytes of the tensors in its state, the most that was seen; None where no step of it was watched."""
+
+
 @dataclass(slots=True)
 class RunInfo:
     """Facts about the run as a whole."""
@@ -517,4 +529,6 @@ class RunInfo:
     """Name of the GPU that was simulated under the run; '' where CUDA was real or not used."""
     dry: bool = False
     """The simulated run computed nothing."""
+    optimizers: tuple[OptimizerMade, ...] = ()
+    """In order of appearance."""
     extra: dict[str, Any] = field(default_factory=dict)

@@ -13,8 +13,8 @@ SAMPLES_DIR = Path(__file__).parents[2] / "samples"
 
 KIB = 1024
 
-HARMLESS_CODES = frozenset({"MP301"})
-"""Says where the peak comes from, which may be said of any script."""
+HARMLESS_CODES = frozenset({"MP301", "MP302", "MP303", "MP304"})
+"""They say where the peak comes from, which may be said of any script."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from memprof.advise.savings import Savings, ranked
 from memprof.detect.finding import Finding, Kind, RelatedLocation, Remedy, Severity
 from memprof.model.build import build
 from memprof.model.memory import Category, MemoryModel, Source
-from memprof.record.events import Location, ModuleRef
+from memprof.record.events import Location, ModuleRef, Role
 from tests.unit.model.fake_recording import LINE, FakeRecording
 
 
@@ -254,7 +254,9 @@ def with_activations(*sizes: int, modules: tuple[str, ...] = ()) -> MemoryModel:
 
 def test_half_the_activations_for_half_the_batch() -> None:
     model = with_activations(1000, 500)
-    assert [item.category for item in LifetimeReplay(model, "cpu").activations_at_peak()] == [Category.ACTIVATION] * 2
+    assert [item.category for item in LifetimeReplay(model, "cpu").at_peak(Category.ACTIVATION)] == [
+        Category.ACTIVATION
+    ] * 2
     for slug in ("smaller_batch", "mixed_precision"):
         remedy = valued(model, finding(Kind.PRESSURE, Remedy(slug, "")))
         assert (remedy.saves_bytes, remedy.source) == (750, Source.ESTIMATED)
@@ -279,6 +281,21 @@ def test_no_activations_no_saving() -> None:
     fake.end_tick()
     remedy = valued(build(fake), finding(Kind.PRESSURE, Remedy("smaller_batch", "")))
     assert (remedy.saves_bytes, remedy.source) == (None, None)
+
+
+def test_state_in_eight_bits_and_gradients_one_at_a_time() -> None:
+    fake = FakeRecording()
+    fake.birth(400, role=Role.OPTIMIZER_STATE)
+    gradients = [fake.birth(size, role=Role.GRADIENT) for size in (100, 60, 40)]
+    fake.death(*gradients)
+    fake.end_tick()
+    model = build(fake)
+
+    state = valued(model, finding(Kind.PRESSURE, Remedy("lean_optimizer", "")))
+    one = valued(model, finding(Kind.PRESSURE, Remedy("step_in_backward", "")))
+
+    assert (state.saves_bytes, state.source) == (300, Source.ESTIMATED)
+    assert (one.saves_bytes, one.source) == (100, Source.ESTIMATED)
 
 
 # ---- diagnosis -------------------------------------------------------------------------------

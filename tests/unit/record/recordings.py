@@ -21,6 +21,7 @@ from memprof.record.events import (
     KeptGraph,
     Location,
     ModuleRef,
+    OptimizerMade,
     OutOfMemory,
     ParameterProfile,
     ParameterShare,
@@ -70,6 +71,10 @@ RUN = RunInfo(
     simulated_gpu="A100-40GB",
     dry=True,
     allocator_settings={"max_split_size": -1, "roundup_power2_divisions": {"1": 4}},
+    optimizers=(
+        OptimizerMade("AdamW", Location("/home/jürgen/训练.py", 7, "main"), 4096),
+        OptimizerMade("SGD", None, None),
+    ),
     extra={"k": [1, None]},
 )
 TICKS = (

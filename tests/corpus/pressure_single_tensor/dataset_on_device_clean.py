@@ -1,0 +1,30 @@
+"""Logistic regression on a feature table that is moved to the device as a whole."""
+
+import torch
+from torch import nn
+
+
+class Data:
+    def __init__(self, rows=70_000, chunk=1024, columns=128, device="cpu"):
+        self.rows, self.chunk, self.columns, self.device = rows, chunk, columns, device
+
+    def __iter__(self):
+        order = torch.randperm(self.rows // self.chunk)
+        for number in order[:8].tolist():
+            generator = torch.Generator().manual_seed(number)
+            features = torch.randn(self.chunk, self.columns, generator=generator).to(self.device)
+            yield features, (features[:, :4].sum(dim=1) > 0).float()
+
+
+torch.manual_seed(0)
+device = "cuda" if torch.cuda.is_available() else "cpu"
+data = Data(device=device)
+model = nn.Linear(128, 1).to(device)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+for epoch in range(2):
+    for x, y in data:
+        loss = nn.functional.binary_cross_entropy_with_logits(model(x).squeeze(1), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        print(epoch, loss.item())
