@@ -278,9 +278,9 @@ class CallReader(ExpressionReader):
         self.knowledge.hooks[hook.function] = self.function
         output = replace(self.graph(output=True), activation=True)
         passed = [MODULE, output] if "pre" in name else [MODULE, container("iterator", output), output]
-        kept = self.knowledge.arguments.setdefault(hook.function, {})
+        kept = self.knowledge.passed[self.function]
         for parameter, value in zip(hook.function.parameters[bound:], passed, strict=False):
-            kept[parameter.arg] = value
+            kept[hook.function, parameter.arg] = value
 
     # ---- modules, classes, functions ---------------------------------------------------------
 
@@ -330,8 +330,8 @@ class CallReader(ExpressionReader):
     ) -> Value:
         """Pass values to a function under check and take what it returns."""
         evaluating = self.evaluating
-        self.knowledge.sites.setdefault(function, []).append(Site(self.function, node, self.grad, evaluating))
-        kept = self.knowledge.arguments.setdefault(function, {})
+        self.knowledge.called[self.function][node] = (function, Site(self.function, node, self.grad, evaluating))
+        kept = self.knowledge.passed[self.function]
         parameters = function.parameters
         starred = any(isinstance(item, ast.Starred) for item in node.args)
         passed = [] if starred else list(zip((item.arg for item in parameters), arguments, strict=False))
@@ -347,7 +347,8 @@ class CallReader(ExpressionReader):
                 passed.append((more.arg, container("iterator", join_all(rest) if rest else None)))
         passed += [(key, value) for key, value in keywords.items() if key in names and key is not None]
         for key, value in passed:
-            kept[key] = join(kept[key], value) if key in kept else value
+            known = kept.get((function, key))
+            kept[function, key] = value if known is None else join(known, value)
         self._take_attributes(function, node)
         return self.without_graph(function.returns) if self.grad is False else function.returns
 

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from memprof.lint.names import base_of, inside, is_backward, local_names, parts_of
+from memprof.lint.names import base_of, is_backward, local_names, parts_of
 from memprof.lint.program import FunctionInfo, Program, SourceModule
 from memprof.lint.values import Kind, Value
 from memprof.lint.vocabulary import EXTENDING_METHODS, FRAMEWORK_STEPS, STORING_METHODS
@@ -150,11 +150,9 @@ class Differentiated:
                 ways.assigned.append(self._way(statement.value, into=[statement.target]))
             elif isinstance(statement, (ast.For, ast.AsyncFor)):
                 ways.assigned.append(self._way(statement.iter, into=parts_of(statement.target)))
-        for item in (node for statement in function.body for node in inside(statement)):
-            if isinstance(item, ast.comprehension):
-                ways.assigned.append(self._way(item.iter, into=parts_of(item.target)))
-            elif isinstance(item, ast.NamedExpr):
-                ways.assigned.append(self._way(item.value, into=[item.target]))
+        for item in function.bindings:
+            value = item.iter if isinstance(item, ast.comprehension) else item.value
+            ways.assigned.append(self._way(value, into=parts_of(item.target)))
         return ways
 
     def _way(self, *nodes: ast.expr, into: list[ast.expr] | None = None) -> _Way:

@@ -33,25 +33,46 @@ from memprof.lint.vocabulary import guess
 
 @dataclass(slots=True)
 class Knowledge:
-    """What one round over the whole program found out.
+    """What is known of a program.
 
     Attributes:
         values: Value of each expression.
         grad: Whether autograd was on at each call; None: as a variable says.
-        arguments: What callers pass to each function.
-        sites: Where each function is called.
+        passed: By caller, what it passes to which parameter of which function.
+        called: By caller, which functions it calls, and where.
         hooks: Functions given to `register_forward_hook`, and where.
         evaluating: Functions that evaluate, by their name or because all their callers do.
+        ends: What each function returned and left behind when it was last followed.
+        grad_off: A module turns autograd off for good.
     """
 
     values: dict[ast.AST, Value] = field(default_factory=dict)
     grad: dict[ast.AST, bool | None] = field(default_factory=dict)
-    arguments: dict[FunctionInfo, dict[str, Value]] = field(default_factory=dict)
-    sites: dict[FunctionInfo, list[Site]] = field(default_factory=dict)
+    passed: dict[FunctionInfo, dict[tuple[FunctionInfo, str], Value]] = field(default_factory=dict)
+    called: dict[FunctionInfo, dict[ast.Call, tuple[FunctionInfo, Site]]] = field(default_factory=dict)
     hooks: dict[FunctionInfo, FunctionInfo] = field(default_factory=dict)
     evaluating: set[FunctionInfo] = field(default_factory=set)
+    ends: dict[FunctionInfo, tuple[Value, dict[str, Value]]] = field(default_factory=dict)
     grad_off: bool = False
-    """A module turns autograd off for good."""
+
+    def forget(self, caller: FunctionInfo) -> None:
+        """Begin anew with what a function passes on."""
+        self.passed[caller] = {}
+        self.called[caller] = {}
+        self.evaluating.discard(caller)
+
+    def gathered(self) -> tuple[dict[FunctionInfo, dict[str, Value]], dict[FunctionInfo, list[Site]]]:
+        """Arguments of each function over all callers, and where it is called."""
+        arguments: dict[FunctionInfo, dict[str, Value]] = {}
+        for passed in self.passed.values():
+            for (function, name), value in passed.items():
+                kept = arguments.setdefault(function, {})
+                kept[name] = join(kept[name], value) if name in kept else value
+        sites: dict[FunctionInfo, list[Site]] = {}
+        for called in self.called.values():
+            for function, site in called.values():
+                sites.setdefault(function, []).append(site)
+        return arguments, sites
 
 
 class ExpressionReader(ABC):
@@ -134,8 +155,8 @@ class ExpressionReader(ABC):
         base = self.value(node.value)
         if base.is_tensor:
             return self._tensor_attribute(base, node.attr)
-        if base.kind is Kind.TUPLE:  # a result with fields, or a named tuple
-            return join_all(base.items)
+        if base.kind is Kind.TUPLE and all(item.is_tensor for item in base.items):  # `x.max(dim=1).values`
+            return base.items[-1] if node.attr == "indices" else base.items[0]
         if base.cls is not None and base.kind in (Kind.OBJECT, Kind.MODULE):
             known = self.program.attribute(base.cls, node.attr)
             if known is not None:

@@ -27,21 +27,53 @@ def interpret(program: Program) -> Knowledge:
         What was known in the last round.
     """
     knowledge = Knowledge()
+    concerned = set(program.functions)
     for _ in range(_ROUNDS):
-        latest = Knowledge(grad_off=knowledge.grad_off)
-        before = [(function.arguments, function.returns) for function in program.functions]
         for function in program.functions:
-            Interpreter(program, function, latest).run()
-        for function in program.functions:
-            function.arguments = latest.arguments.get(function, {})
-            function.sites = latest.sites.get(function, [])
-        for cls in program.classes:
-            _gather_attributes(cls)
-        same = before == [(function.arguments, function.returns) for function in program.functions]
-        knowledge = latest
-        if same:
+            if function in concerned:
+                knowledge.forget(function)
+                Interpreter(program, function, knowledge).run()
+        latest = _Learnt(program, knowledge)
+        concerned = latest.concerned
+        if not concerned:
             break
     return knowledge
+
+
+class _Learnt:
+    """What a round has changed, handed on to functions and classes.
+
+    Attributes:
+        concerned: Functions that something new is known for.
+    """
+
+    def __init__(self, program: Program, knowledge: Knowledge) -> None:
+        changed: set[FunctionInfo] = set()
+        returning: set[FunctionInfo] = set()
+        arguments, sites = knowledge.gathered()
+        for function in program.functions:
+            known = arguments.get(function, {})
+            modes = [(site.grad, site.evaluating) for site in sites.get(function, ())]
+            if known != function.arguments or modes != [(site.grad, site.evaluating) for site in function.sites]:
+                changed.add(function)
+            function.arguments, function.sites = known, sites.get(function, [])
+            end = (function.returns, function.environment)
+            if end != knowledge.ends.get(function):
+                returning.add(function)
+                knowledge.ends[function] = end
+        for cls in program.classes:
+            before = cls.attributes
+            _gather_attributes(cls)
+            if before != cls.attributes:
+                changed |= set(cls.methods.values())
+                returning |= set(cls.methods.values())
+        bodies = {function.module for function in returning if function is function.module.body}
+        self.concerned = changed | {site.caller for function in returning for site in function.sites}
+        self.concerned |= {
+            function
+            for function in program.functions
+            if function.outer in returning or (function.module in bodies and function is not function.module.body)
+        }
 
 
 def _gather_attributes(cls: ClassInfo) -> None:
@@ -119,13 +151,35 @@ class Interpreter(CallReader):
         passed = self.function.arguments.get(parameter.arg, UNKNOWN)
         if passed.kind is not Kind.UNKNOWN:
             return passed
-        if parameter.annotation is not None:
-            annotated = of_annotation(self.module.qualified(parameter.annotation))
-            if annotated.kind is not Kind.UNKNOWN:
-                return annotated
+        annotated = self._annotated(parameter.annotation)
+        if annotated is not None:
+            return annotated
         if default is not None and isinstance(default, ast.Constant) and default.value is not None:
             return PLAIN
         return guess(parameter.arg)
+
+    def _annotated(self, node: ast.expr | None) -> Value | None:
+        """What an annotation says; None where it leaves it open."""
+        if isinstance(node, ast.BinOp):  # X | None
+            return self._annotated(node.right if is_constant(node.left, None) else node.left)
+        if isinstance(node, ast.Subscript):
+            inner = self.module.qualified(node.value).rpartition(".")[2]
+            return self._annotated(node.slice if inner == "Optional" else node.value)
+        if node is None:
+            return None
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            return self._annotated_text(node.value)
+        name = self.module.qualified(node)
+        cls = self.program.find(name, self.module) if name else None
+        if isinstance(cls, ClassInfo):
+            return Value(Kind.MODULE if self.program.is_module_class(cls) else Kind.OBJECT, cls=cls)
+        return of_annotation(name)
+
+    def _annotated_text(self, text: str) -> Value | None:
+        try:
+            return self._annotated(ast.parse(text, mode="eval").body)
+        except SyntaxError:
+            return None
 
     # ---- names -------------------------------------------------------------------------------
 

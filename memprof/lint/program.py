@@ -42,6 +42,7 @@ class FunctionInfo:
     calls: list[ast.Call] = field(default_factory=list)
     loops: list[ast.For | ast.AsyncFor | ast.While] = field(default_factory=list)
     statements: list[ast.stmt] = field(default_factory=list)
+    bindings: list[ast.comprehension | ast.NamedExpr] = field(default_factory=list)
 
     @property
     def body(self) -> list[ast.stmt]:
@@ -149,6 +150,8 @@ class SourceModule:
                     function.calls.append(child)
                 elif isinstance(child, LOOPS):
                     function.loops.append(child)
+                elif isinstance(child, (ast.comprehension, ast.NamedExpr)):
+                    function.bindings.append(child)
                 self._walk(child, function, cls)
 
     def _add_function(self, node: FunctionNode, outer: FunctionInfo, cls: ClassInfo | None) -> None:

@@ -88,8 +88,10 @@ CLEARING_METHODS = _words("clear pop popleft popitem get get_nowait remove")
 """Methods after which a container holds less."""
 
 _MODULE_NAME = re.compile(
-    r"(?:.*_)?(?:model|net|network|backbone|encoder|decoder|generator|discriminator|classifier|teacher|student|policy"
-    r"|actor|critic|resnet|unet|vgg|transformer|lstm|gru|rnn|cnn|mlp|autoencoder|vae)(?:_?[a-z0-9]{0,2})?"
+    r"(?:.*_)?(?:model|net|network|backbone)(?:_?[a-z0-9]{0,2})?"
+    r"|(?:(?:image|text|audio|video|vision|visual|language|feature|query|key|momentum|target|online|ema)_)?"
+    r"(?:encoder|decoder|generator|discriminator|classifier|teacher|student|policy|actor|critic|resnet|unet|vgg"
+    r"|transformer|lstm|gru|rnn|cnn|mlp|autoencoder|vae)(?:_?[a-z0-9]{0,2})?"
     r"|(?:net|model)_?[A-Z]\w*|[GD]|[GD]_[A-Za-z]\w*"
 )
 _LOSS_NAME = re.compile(r"(?:.*_)?(?:criterion|criteria|loss_?fn|loss_?func|loss_?function)(?:_?\w{0,4})?")
@@ -124,18 +126,25 @@ def names_evaluation(function: str) -> bool:
     return _EVALUATION_NAME.fullmatch(function.lower()) is not None
 
 
-def of_annotation(name: str) -> Value:
-    """What an annotation, as a dotted name, says of a parameter."""
+def of_annotation(name: str) -> Value | None:
+    """What an annotation, as a dotted name, says of a parameter; None where it leaves it open."""
     last = name.rpartition(".")[2]
     if name in ("torch.nn.Module", "nn.Module"):
         return MODULE
+    if name.startswith("torch.nn.") and last[:1].isupper():
+        return layer(last)
     if last == "DataLoader":
         return Value(Kind.LOADER, element=BATCH)
     if last == "Optimizer" or name.startswith("torch.optim."):
         return Value(Kind.OPTIMIZER)
     if name in ("float", "int", "str", "bool", "bytes"):
         return Value(Kind.PLAIN)
-    return UNKNOWN
+    return UNKNOWN if last in _OTHER_TYPES else None
+
+
+_OTHER_TYPES = _words(
+    "Callable dict list tuple set type Dict List Tuple Set Type Mapping Sequence Iterable Iterator Path Namespace"
+)
 
 
 def layer(name: str) -> Value:

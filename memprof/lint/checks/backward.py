@@ -33,6 +33,8 @@ def _retained(context: Context, function: FunctionInfo, call: ast.Call) -> Itera
     around = context.flow.iteration_loop(function, call)
     if around is None or is_constant(keyword(call, "create_graph"), True):
         return
+    if not isinstance(call.func, ast.Attribute) or not context.value(call.func.value).has_graph:
+        return
     loop = around[0]
     if call not in list(inside(loop)) or _conditional(function, call, loop) or _inner_loop(function, call, loop):
         return
@@ -40,7 +42,7 @@ def _retained(context: Context, function: FunctionInfo, call: ast.Call) -> Itera
         return
     message = (
         "`retain_graph=True` keeps every saved activation after the only backward pass that uses them, until "
-        f"`{shown(call.func.value, 30) if isinstance(call.func, ast.Attribute) else 'the loss'}` is rebound. "
+        f"`{shown(call.func.value, 30)}` is rebound. "
         "Leave it out."
     )
     yield context.finding(function, call, "MP105", message, "remove_retain_graph", Confidence.MEDIUM)

@@ -113,15 +113,16 @@ def _judge(context: Context, stored: _Stored) -> LintFinding | None:
     if value.has_graph:
         if flow.reaches_backward(function, stored.holder):
             return None
-        return _with_graph(context, stored)
+        return _with_graph(context, stored, emptied is not None)
     if emptied is not None or not value.tensors:
         return None
     return _without_graph(context, stored, outlives)
 
 
-def _with_graph(context: Context, stored: _Stored) -> LintFinding | None:
+def _with_graph(context: Context, stored: _Stored, emptied: bool) -> LintFinding | None:
     function, name, kept = stored.function, shown(base_of(stored.holder)), shown(stored.kept, 40)
-    confidence = sure(stored.value)
+    # What is emptied now and then, after an epoch or a rollout, may be meant to be there until then.
+    confidence = Confidence.LOW if emptied else sure(stored.value)
     if context.value(stored.holder).shape == "queue":
         message = (
             f"`{name}` has no limit and is given `{kept}` with its autograd graph, which stays until it is taken out. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 from memprof.lint.context import Context, shown, sure
@@ -16,6 +17,11 @@ _TENSOR_METHODS = frozenset(
     "size dim view reshape permute transpose clone detach contiguous unsqueeze squeeze expand new_zeros new_empty exp "
     "log sigmoid tanh clamp sum mean pow mul add sub div matmul mm t numel neg sqrt abs relu".split()
 )
+_TENSOR_FUNCTION = re.compile(
+    r"torch\.(?:nn\.functional\.|linalg\.|special\.|fft\.)?(?!is_|get_|set_|device$|dtype$|finfo$|iinfo$|load$)[a-z]\w*"
+)
+"""Functions of torch that make tensors, by their dotted names."""
+
 _TENSOR_NAMES = frozenset("input x inputs tensor weight".split())
 
 
@@ -85,13 +91,8 @@ def _made_of(function: FunctionInfo, node: ast.expr, tensors: set[str]) -> bool:
     """Whether an expression is a tensor because it is computed by torch or from tensors."""
     if isinstance(node, ast.Call):
         name = function.module.qualified(node.func)
-        if name.startswith("torch.") and name.rpartition(".")[2] not in (
-            "Size",
-            "device",
-            "is_tensor",
-            "is_grad_enabled",
-        ):
-            return not name.startswith(("torch.cuda.", "torch.get_", "torch.is_", "torch.distributed."))
+        if name.startswith("torch."):
+            return _TENSOR_FUNCTION.fullmatch(name) is not None
         if isinstance(node.func, ast.Attribute) and path_of(node.func.value) in tensors:
             return node.func.attr in _TENSOR_METHODS - {"size", "dim", "numel"}
         return False
@@ -108,8 +109,8 @@ def _made_of(function: FunctionInfo, node: ast.expr, tensors: set[str]) -> bool:
 def _cached(context: Context, function: FunctionInfo) -> Iterator[LintFinding]:
     for parameter in function.parameters:
         annotated = parameter.annotation is not None and ast.unparse(parameter.annotation).endswith("Tensor")
-        passed = function.arguments.get(parameter.arg)
-        if not annotated and (passed is None or not passed.is_tensor):
+        passed = [context.flow.argument(function, site.call, parameter.arg) for site in function.sites]
+        if not annotated and not (passed and all(context.value(item).is_tensor for item in passed)):
             continue
         decorator = next(item for item in function.decorators if item in _CACHES).rpartition(".")[2]
         message = (
@@ -118,7 +119,7 @@ def _cached(context: Context, function: FunctionInfo) -> Iterator[LintFinding]:
         )
         assert not isinstance(function.node, ast.Module)
         node = function.node.decorator_list[0]
-        confidence = Confidence.HIGH if passed is None or annotated else sure(passed)
+        confidence = Confidence.HIGH if annotated else sure(*(context.value(item) for item in passed))
         yield context.finding(function, node, "MP111", message, "bound_container", confidence)
         return
 

@@ -11,7 +11,7 @@ from memprof.lint.names import inside, is_constant_text, keyword, path_of
 from memprof.lint.program import FunctionInfo
 from memprof.lint.values import Kind
 
-_MEMORY_ERRORS = frozenset(("RuntimeError", "torch.cuda.OutOfMemoryError", "torch.OutOfMemoryError", "Exception"))
+_MEMORY_ERRORS = frozenset(("torch.cuda.OutOfMemoryError", "torch.OutOfMemoryError"))
 
 
 def check(context: Context) -> Iterator[LintFinding]:
@@ -80,7 +80,7 @@ def _trains_after(context: Context, function: FunctionInfo, statement: ast.stmt,
 
 
 def _exceptions(context: Context, function: FunctionInfo) -> Iterator[LintFinding]:
-    for item in (node for part in function.body for node in inside(part)):
+    for item in function.statements:
         if not isinstance(item, ast.Try):
             continue
         runs = any(_runs_model(context, node) for part in item.body for node in inside(part))
@@ -126,7 +126,8 @@ def _retried(context: Context, function: FunctionInfo, handler: ast.ExceptHandle
     """The model runs again inside of `except`, while the traceback still holds the first try's tensors."""
     names = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type] if handler.type else []
     if not any(function.module.qualified(name) in _MEMORY_ERRORS for name in names):
-        return
+        if "out of memory" not in ast.unparse(handler).lower():
+            return
     for part in handler.body:
         for node in inside(part):
             if isinstance(node, ast.Call) and _runs_model(context, node):

@@ -51,7 +51,7 @@ def _anomaly_mode(context: Context) -> Iterator[LintFinding]:
         in_test = PurePath(function.module.path).name.startswith(("test_", "conftest")) or function.name.startswith(
             "test"
         )
-        if in_test or is_conditional(function, call):
+        if in_test or is_conditional(function, call) or not _trains(context, function, call):
             continue
         mode = call.args[0] if call.args else keyword(call, "mode")
         if function.module.qualified(call.func).endswith("set_detect_anomaly"):
@@ -62,6 +62,24 @@ def _anomaly_mode(context: Context) -> Iterator[LintFinding]:
         elif not isinstance(function.module.parents.get(call), ast.withitem):
             continue
         yield context.finding(function, call, "MP208", message, "del", Confidence.MEDIUM)
+
+
+def _trains(context: Context, function: FunctionInfo, call: ast.Call) -> bool:
+    """Whether a training loop runs in that mode: one in the file, or, in a `with`, one inside or around it."""
+    holder = function.module.parents.get(call)
+    if not isinstance(holder, ast.withitem):
+        return any(
+            context.flow.iteration_loop(other, loop.body[0]) is not None
+            for other in function.module.every_function
+            for loop in other.loops
+        )
+    if context.flow.iteration_loop(function, call) is not None:
+        return True
+    inner = function.module.parents.get(holder)
+    return inner is not None and any(
+        inner in function.module.parents_of(loop) and context.flow.iteration_loop(function, loop.body[0]) is not None
+        for loop in function.loops
+    )
 
 
 def is_conditional(function: FunctionInfo, node: ast.AST) -> bool:

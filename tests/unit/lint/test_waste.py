@@ -248,13 +248,19 @@ FAILING = """
     """
 
 
-@pytest.mark.parametrize(
-    "handle", ["errors.append(error)", "errors.append((x.size(0), error))", "criterion(model(x[:2]), y[:2]).backward()"]
-)
+@pytest.mark.parametrize("handle", ["errors.append(error)", "errors.append((x.size(0), error))"])
 def test_tracebacks_that_keep_tensors(handle: str) -> None:
     text = FAILING.replace("HANDLE", handle)
 
     assert lines(text, findings(text)) == [("MP110", handle)]
+
+
+def test_a_second_try_inside_of_except() -> None:
+    again = "criterion(model(x[:2]), y[:2]).backward()"
+    text = FAILING.replace("RuntimeError", "torch.cuda.OutOfMemoryError").replace("HANDLE", again)
+
+    assert lines(text, findings(text)) == [("MP110", again)]
+    assert findings(FAILING.replace("HANDLE", again), confidence=Confidence.LOW) == []
 
 
 @pytest.mark.parametrize("handle", ["errors.append(str(error))", "print(error)", "failed = True", "raise"])
