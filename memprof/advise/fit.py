@@ -24,6 +24,8 @@ class Trial:
     seconds: float
     reason: str = ""
     """Why it does not fit."""
+    rising: bool = False
+    """The run was cut off while its iterations still took more and more: it may have needed more later."""
 
 
 @dataclass(frozen=True)

@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import shlex
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
 import click
 
-from memprof._errors import UsageError
+from memprof.cli.fit_runs import ScriptRuns, parameter_name
 from memprof.cli.show import FORMATS, check_writable, show_table
-
-if TYPE_CHECKING:
-    from memprof.advise.fit import Trial
-    from memprof.simulate.gpus import Gpu
-
-_VARIABLE = re.compile(r"[A-Za-z_]\w*=.*\{\}.*")
 
 
 @click.command("fit", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -54,6 +36,11 @@ _VARIABLE = re.compile(r"[A-Za-z_]\w*=.*\{\}.*")
     show_default=True,
     help="Share of the GPU to leave free.",
 )
+@click.option(
+    "--whole-run",
+    is_flag=True,
+    help="Let each run come to its end instead: evaluations, the last batch, the longest sequence. With --dry, quick.",
+)
 @click.option("--dry", is_flag=True, help="Compute nothing: quick, and large values need no memory here.")
 @click.option("--format", "fit_format", type=click.Choice(FORMATS), default="rich", show_default=True, help="Form.")
 @click.option("--output", type=click.Path(dir_okay=False), help="File for the answer instead of the terminal.")
@@ -68,6 +55,7 @@ def command(
     runs: int,
     max_iterations: int,
     safety: float,
+    whole_run: bool,
     dry: bool,
     fit_format: str,
     output: str | None,
@@ -86,14 +74,23 @@ def command(
     check_writable(output, None)
     if most < first:
         raise click.UsageError(f"--to {most} is below --from {first}")
-    name = _name(parameter)
+    name = parameter_name(parameter)
     known = [find_gpu(gpu) for gpu in gpus]
     found = []
     for gpu, given in zip(known, gpus, strict=True):
         limit = round(gpu.total_bytes * (1 - safety))
         found.append(
             largest_that_fits(
-                _runner(given, gpu, limit, parameter, max_iterations, script, args, dry=dry),
+                ScriptRuns(
+                    given=given,
+                    gpu=gpu,
+                    limit_bytes=limit,
+                    parameter=parameter,
+                    max_iterations=None if whole_run else max_iterations,
+                    script=script,
+                    args=args,
+                    dry=dry,
+                ),
                 gpu=gpu.name,
                 total_bytes=gpu.total_bytes,
                 limit_bytes=limit,
@@ -106,71 +103,3 @@ def command(
     show_table(lambda _: fit_table(found, name), lambda: fit_text(found, name), form=fit_format, output=output)
     if any(fit.largest is None for fit in found):
         raise click.exceptions.Exit(1)
-
-
-def _name(parameter: str) -> str:
-    """The parameter's name for the answer."""
-    bare = parameter.partition("=")[0] if _VARIABLE.fullmatch(parameter) else parameter.replace("{}", "")
-    name = bare.strip().lstrip("-").strip(" =")
-    if not name:
-        raise click.UsageError(f"--param {parameter!r} names nothing; write '--batch-size {{}}' or 'BATCH_SIZE={{}}'")
-    return name
-
-
-def _last_error(text: str) -> str:
-    """The last line that is no notice of memprof about its files."""
-    lines = [line for line in text.strip().splitlines() if not line.startswith(("recording: ", "plot: "))]
-    return lines[-1] if lines else "it printed no error"
-
-
-def _runner(
-    given: str,
-    gpu: Gpu,
-    limit: int,
-    parameter: str,
-    max_iterations: int,
-    script: str,
-    args: tuple[str, ...],
-    *,
-    dry: bool,
-) -> Callable[[int], Trial]:
-    """Runs SCRIPT with a value in a process of its own, and says whether it fits."""
-    from memprof.advise.fit import Trial
-
-    def run(value: int) -> Trial:
-        extra, environment = [], dict(os.environ)
-        if _VARIABLE.fullmatch(parameter):
-            variable, _, template = parameter.partition("=")
-            environment[variable] = template.replace("{}", str(value))
-        elif "{}" in parameter:
-            extra = [part.replace("{}", str(value)) for part in shlex.split(parameter)]
-        else:
-            extra = [f"--{parameter.lstrip('-')}", str(value)]
-        begin = time.perf_counter()
-        with tempfile.TemporaryDirectory(prefix="memprof-fit-") as folder:
-            report = Path(folder, "report.json")
-            options = ["--simulate", given, "--level", "steps", "--max-iterations", str(max_iterations)]
-            options += ["--dry"] if dry else []
-            options += ["-o", str(Path(folder, "run.memprof")), "--format", "json", "--output", str(report)]
-            command = [sys.executable, "-m", "memprof", "analyze", *options, script, *args, *extra]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-            document: dict[str, Any] = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
-        seconds = time.perf_counter() - begin
-        shown = f"{gpu.name}, {_name(parameter)} {value}"
-        click.echo(f"{shown}: {seconds:.0f} s", err=True)
-        counted = any(account["ooms"] for account in document.get("accounts", ()))
-        if counted or document.get("ooms") or "CUDA out of memory" in done.stderr:
-            return Trial(value, False, None, seconds, "out of memory")
-        if done.returncode or not document:
-            raise UsageError(f"the run with {shown} failed for another reason than memory: {_last_error(done.stderr)}")
-        reserved = [
-            peak["reserved_bytes"]
-            for peak in document["peak"]
-            if peak["device"].startswith("cuda") and peak["reserved_bytes"] is not None
-        ]
-        if not any(reserved):
-            raise UsageError(f"the run with {shown} put nothing on CUDA; let {script} use device 'cuda'")
-        needed = gpu.context_bytes + max(reserved)
-        return Trial(value, needed <= limit, needed, seconds, "" if needed <= limit else "above the limit")
-
-    return run

@@ -53,6 +53,13 @@ def fit_table(found: Sequence[Fit], parameter: str) -> Table:
         needs = "" if best is None or best.needed_bytes is None else format_bytes(best.needed_bytes)
         largest = "none" if fit.largest is None else str(fit.largest)
         table.add_row(Text(fit.gpu), largest, needs, format_bytes(fit.limit_bytes), Text(beyond), str(len(fit.trials)))
+    rising = [fit.gpu for fit in found if fit.at_largest is not None and fit.at_largest.rising]
+    if rising:
+        table.caption_justify = "left"
+        table.caption = Text(
+            f"On {', '.join(rising)} the last iteration that was run took more than any before it: later ones may take "
+            "still more. Raise --max-iterations, or let the script come to its end with --whole-run."
+        )
     return table
 
 

@@ -64,3 +64,36 @@ def test_a_script_without_cuda_is_told(tmp_path: Path) -> None:
     done = fit(tmp_path, "import torch\ntorch.ones(3)", "--gpu", "8GiB", "--param", "batch-size")
     assert done.returncode == 2
     assert "put nothing on CUDA" in done.stderr
+
+
+GROWING = """
+import sys
+import torch
+
+batch = int(sys.argv[sys.argv.index("--batch-size") + 1])
+model = torch.nn.Linear(256, 256).cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for length in range(1, 9):
+    loss = model(torch.randn(batch * length * length, 256, device="cuda")).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+with torch.no_grad():
+    model(torch.randn(batch * 256, 256, device="cuda"))
+"""
+
+
+def test_a_run_that_still_rises_is_told_and_a_whole_run_sees_the_worst(tmp_path: Path) -> None:
+    options = ("--gpu", "256MiB", "--param", "batch-size", "--from", "64", "--step", "64", "--dry")
+    cut = fit(tmp_path, GROWING, *options, "--format", "json")
+    whole = fit(tmp_path, GROWING, *options, "--format", "json", "--whole-run")
+    largest = []
+    for done, rising in ((cut, True), (whole, False)):
+        assert done.returncode == 0, done.stderr
+        (found,) = json.loads(done.stdout)["gpus"]
+        best = next(trial for trial in found["trials"] if trial["value"] == found["largest"])
+        assert best["rising"] is rising
+        largest.append(found["largest"])
+    assert largest[1] < largest[0] / 4
+    table = fit(tmp_path, GROWING, *options, "--to", "64")
+    assert "Raise --max-iterations" in " ".join(table.stdout.split())
