@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from memprof._errors import UsageError
-from memprof.advise.what_if import CANDIDATES, what_if
+from memprof.advise.what_if import CANDIDATES, DeviceWhatIf, Outcome, what_if
 from memprof.detect.finding import Finding, Remedy
 from memprof.model.memory import Source
 from memprof.model.view import RecordingView
@@ -43,7 +43,23 @@ def with_replayed_settings(recording: RecordingView, finding: Finding) -> Findin
         text = "no setting of the allocator tried reserves less in a replay of this run; allocate sizes that repeat"
         remedy = Remedy(_SETTINGS, text, saves_bytes=0, source=Source.SIMULATED)
     else:
+        saved = _spared(finding, tried[0], best)
+        if saved is not None and saved <= 0:
+            return finding
         text = f"set PYTORCH_CUDA_ALLOC_CONF={best.label} before torch starts: reserved memory then peaks lower"
-        remedy = Remedy(_SETTINGS, text, saves_bytes=tried[0].saves_bytes(best), source=Source.SIMULATED)
+        remedy = Remedy(_SETTINGS, text, saves_bytes=saved, source=Source.SIMULATED)
     others = tuple(other for other in finding.remedies if other.slug != _SETTINGS)
     return replace(finding, remedies=(remedy, *others))
+
+
+def _spared(finding: Finding, tried: DeviceWhatIf, best: Outcome) -> int | None:
+    """Bytes an outcome spares.
+
+    Where the device's memory is not known, as with a snapshot, a replay under the run's own settings may reserve more
+    than the run did, which had to give back its cache. What was never reserved is not spared.
+    """
+    saved = tried.saves_bytes(best)
+    reserved = finding.evidence.get("reserved_bytes")
+    if saved is None or best.peak_reserved_bytes is None or not isinstance(reserved, int):
+        return saved
+    return min(saved, reserved - best.peak_reserved_bytes)

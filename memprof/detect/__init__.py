@@ -66,6 +66,8 @@ _NOT_WATCHED = "no storage was watched; record with --level auto or tensors"
 
 _NO_CENSUS = "level blocks does not look for who holds a tensor; record with --level auto or tensors"
 
+_SNAPSHOT = "a snapshot shows no iterations; record the run with `memprof analyze`"
+
 
 def run_rules(model: MemoryModel) -> tuple[list[Finding], list[Skipped]]:
     """Ask every rule.
@@ -79,12 +81,17 @@ def run_rules(model: MemoryModel) -> tuple[list[Finding], list[Skipped]]:
     findings: list[Finding] = []
     skipped: list[Skipped] = []
     for rule in RULES:
+        if model.snapshot and not rule.on_snapshots:
+            skipped.append(Skipped(rule.code, _SNAPSHOT))
+            continue
         for answer in rule().check(model):
             if isinstance(answer, Finding):
                 findings.append(_labelled(model, answer))
             else:
                 skipped.append(answer)
-    if not model.storages:
+    if model.snapshot:
+        pass
+    elif not model.storages:
         skipped.extend(Skipped(rule.code, _NOT_WATCHED) for rule in RULES if rule.code.startswith("MP1"))
     elif model.run.level == "blocks" and not model.censuses:
         skipped.extend(Skipped(rule.code, _NO_CENSUS) for rule in RULES if rule.code.startswith("MP1"))

@@ -11,6 +11,8 @@ from memprof.detect.rule import Rule
 from memprof.detect.source import calls_of
 from memprof.model.memory import Account, MemoryModel, Source, StrandedLine
 
+_EXPAND = Remedy("allocator_settings", "set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True before torch starts")
+
 
 class ReservedFarAboveAllocated(Rule):
     """The caching allocator reserves far more than its peak of allocated memory: fragmentation.
@@ -24,7 +26,8 @@ class ReservedFarAboveAllocated(Rule):
 
     ## Evidence
     `memory_stats` at the end of iterations: reserved, allocated, `inactive_split_bytes`. Where the allocator's
-    history was recorded, the lines whose blocks lay in the split segments.
+    history was recorded, the lines whose blocks lay in the split segments. Of a PyTorch snapshot, its segments:
+    where its trace does not go back to the beginning, only what is stranded in them counts.
 
     ## Remedy
     `PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True` before torch starts; sizes that repeat (padding to a
@@ -65,11 +68,13 @@ class ReservedFarAboveAllocated(Rule):
     code = "MP311"
     kind = Kind.PRESSURE
     needs_cuda = True
+    on_snapshots = True
     _THRESHOLDS = ((0.4, 64 * MIB), (0.25, 512 * MIB))
     """Share of reserved memory, and bytes, that allocated memory never reached. Healthy training loops stay
     below 0.3 and below 0.35 GiB: measured on 28 workloads with torch 2.14.1 on a device without processors."""
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
+        yield from self._of_snapshot(model)
         for device, accounts in model.accounts.items():
             peak = model.peaks.get(device)
             if peak is None or peak.reserved_bytes is None or not accounts:
@@ -78,7 +83,7 @@ class ReservedFarAboveAllocated(Rule):
             unused = reserved - peak.allocated_bytes
             worst = max(accounts, key=lambda account: account.state.inactive_split_bytes)
             stranded = worst.state.inactive_split_bytes
-            if not any(unused >= max(share * reserved, nbytes) for share, nbytes in self._THRESHOLDS):
+            if not self._is_much(unused, reserved):
                 continue
             lines = model.stranded.get(device, ())
             strained = bool(model.ooms) or accounts[-1].state.alloc_retries > 0
@@ -99,13 +104,54 @@ class ReservedFarAboveAllocated(Rule):
                 ),
                 holder="the caching allocator",
                 related=tuple(RelatedLocation("held", line.location) for line in lines if line.location is not None),
-                remedies=(
-                    Remedy(
-                        "allocator_settings",
-                        "set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True before torch starts",
-                    ),
-                ),
+                remedies=(_EXPAND,),
                 evidence={"reserved_bytes": reserved, "stranded_bytes": stranded, "iteration": worst.iteration},
+            )
+
+    def _is_much(self, nbytes: int, reserved: int) -> bool:
+        return any(nbytes >= max(share * reserved, least) for share, least in self._THRESHOLDS)
+
+    def _of_snapshot(self, model: MemoryModel) -> Iterable[Finding]:
+        for totals in model.snapshot:
+            peak = model.peaks.get(totals.device)
+            if peak is None or totals.device == "host":
+                continue
+            reserved = max(totals.reserved_bytes, totals.peak_reserved_bytes or 0)
+            unused = reserved - peak.allocated_bytes
+            stranded = totals.stranded_bytes
+            # Before a trace that begins midway more may have been allocated than is known.
+            sure = unused if totals.trace_complete else min(reserved - totals.active_bytes, unused, stranded)
+            if not self._is_much(sure, reserved):
+                continue
+            lines = model.stranded.get(totals.device, ())
+            if totals.trace_complete:
+                what = (
+                    f"{totals.device} reserved {size(reserved)} where at most {size(peak.allocated_bytes)} was "
+                    f"allocated at once: {size(unused)} is never used at once. When the snapshot was taken "
+                    f"{size(stranded)} was stranded in segments partly in use"
+                )
+            else:
+                what = (
+                    f"{size(stranded)} of the {size(totals.reserved_bytes)} that {totals.device} had reserved was "
+                    f"stranded when the snapshot was taken: free, in segments partly in use, which cannot go back to "
+                    f"the driver"
+                )
+            strained = any(oom.device == totals.device for oom in model.ooms)
+            yield Finding(
+                code=self.code,
+                name=self.name(),
+                kind=self.kind,
+                severity=Severity.WARNING if strained else Severity.INFO,
+                location=None,
+                device=totals.device,
+                bytes=sure,
+                bytes_per_iteration=None,
+                source=Source.MEASURED,
+                message=f"{what}{_held_by(lines)}. Let segments grow instead: expandable_segments:True.",
+                holder="the caching allocator",
+                related=tuple(RelatedLocation("held", line.location) for line in lines if line.location is not None),
+                remedies=(_EXPAND,),
+                evidence={"reserved_bytes": reserved, "stranded_bytes": stranded, "iteration": None},
             )
 
 
@@ -291,10 +337,7 @@ class AllocatorRetries(Rule):
                 holder="the caching allocator",
                 remedies=(
                     Remedy("smaller_batch", "make the batch a little smaller"),
-                    Remedy(
-                        "allocator_settings",
-                        "set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True before torch starts",
-                    ),
+                    _EXPAND,
                 ),
                 evidence={"retries": retries - failed, "iterations": [i for i in rises if i is not None][:20]},
             )

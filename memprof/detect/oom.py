@@ -18,6 +18,9 @@ from memprof.record.events import OutOfMemory
 _SPIKE = 1.2
 """A request that would lift the peak this far above all before is a spike."""
 
+_CUT_SHARE = 0.05
+"""Less of the reserved memory than this, free but in pieces, is not what filled the device."""
+
 _RISING = 0.75
 _LEAK_SHARE = 0.2
 """Growth of this share of the device, over all iterations, counts as what filled it."""
@@ -78,6 +81,7 @@ class OutOfMemoryRaised(Rule):
     code = "MP401"
     kind = Kind.ERROR
     needs_cuda = True
+    on_snapshots = True
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
         seen: dict[tuple[str, object], list[OutOfMemory]] = {}
@@ -92,10 +96,10 @@ class OutOfMemoryRaised(Rule):
         lines = _held_by(model, oom)
         fatal = (model.run.exception or "").startswith(("OutOfMemoryError", "torch.OutOfMemoryError"))
         iteration = next((i.index for i in model.iterations if i.ticks[0] <= oom.tick <= i.ticks[1]), None)
+        if model.snapshot:
+            iteration = None
         figures = [
-            f"{size(oom.free_bytes)} free of {size(oom.total_bytes)}"
-            if oom.free_bytes is not None and oom.total_bytes is not None
-            else "free memory unknown",
+            _free(oom),
             f"{size(oom.allocated_bytes)} allocated",
             f"{size(oom.reserved_bytes)} reserved",
         ]
@@ -131,7 +135,7 @@ class OutOfMemoryRaised(Rule):
             evidence={
                 "cause": cause.name,
                 "times": len(ooms),
-                "caught": not fatal,
+                "caught": None if model.snapshot else not fatal,
                 "requested_bytes": oom.requested_bytes,
                 "free_bytes": oom.free_bytes,
                 "total_bytes": oom.total_bytes,
@@ -143,6 +147,13 @@ class OutOfMemoryRaised(Rule):
                 "phase": oom.phase.label,
             },
         )
+
+
+def _free(oom: OutOfMemory) -> str:
+    if oom.free_bytes is None:
+        return "free memory unknown"
+    of = "on the device" if oom.total_bytes is None else f"of {size(oom.total_bytes)}"
+    return f"{size(oom.free_bytes)} free {of}"
 
 
 def _held_by(model: MemoryModel, oom: OutOfMemory) -> tuple[PeakLine, ...]:
@@ -174,7 +185,9 @@ def _cause(model: MemoryModel, oom: OutOfMemory) -> _Cause:
             ),
         )
     cached = oom.reserved_bytes - oom.allocated_bytes
-    if cached >= requested:
+    hole = oom.largest_hole_bytes
+    fits = hole is not None and hole >= requested
+    if cached >= max(requested, _CUT_SHARE * oom.reserved_bytes) and not fits:
         return _Cause(
             "fragmentation",
             f"Enough is cached ({size(cached)} reserved but free), in pieces too small for it: fragmentation.",
@@ -215,6 +228,8 @@ def _cause(model: MemoryModel, oom: OutOfMemory) -> _Cause:
         if iteration.ticks[1] < oom.tick and iteration.kind != "other" and oom.device in iteration.devices
         if (peak := iteration.devices[oom.device].peak_allocated_bytes) is not None
     ]
+    if model.snapshot:
+        return _not_told(oom)
     would_be = oom.allocated_bytes + requested
     if before and would_be > _SPIKE * max(before):
         return _Cause(
@@ -234,5 +249,27 @@ def _cause(model: MemoryModel, oom: OutOfMemory) -> _Cause:
             ),
             Remedy("checkpointing", "wrap repeated blocks in `torch.utils.checkpoint.checkpoint`"),
             Remedy("mixed_precision", "run the forward under `torch.autocast` to save activations in 16 bits"),
+        ),
+    )
+
+
+def _not_told(oom: OutOfMemory) -> _Cause:
+    """What a snapshot can say where memory was neither cut up nor used by others."""
+    smaller = Remedy(
+        "smaller_batch", "halve the batch and accumulate gradients over two (`memprof.oom.retry` does both)"
+    )
+    if oom.free_bytes is not None and oom.requested_bytes > oom.free_bytes + oom.reserved_bytes:
+        return _Cause(
+            "too big",
+            f"The request alone exceeds all that this process held and the {size(oom.free_bytes)} that were free.",
+            (Remedy("smaller_batch", "make the tensor smaller: fewer rows at a time"),),
+        )
+    return _Cause(
+        "unknown",
+        "A snapshot does not show iterations, so it cannot tell a leak from a step that needs this much.",
+        (
+            Remedy("detach", "look at the lines that held most, and whether each should still hold it"),
+            smaller,
+            Remedy("checkpointing", "wrap repeated blocks in `torch.utils.checkpoint.checkpoint`"),
         ),
     )

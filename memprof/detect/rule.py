@@ -35,11 +35,13 @@ class Rule(ABC):
         code: `MP` and three digits: 1xx retention, 2xx waste, 3xx pressure, 4xx errors.
         kind: The family its findings belong to.
         needs_cuda: Its evidence, and so its example, exists only where CUDA is.
+        on_snapshots: It decides on a PyTorch snapshot too, which shows no iterations.
     """
 
     code: ClassVar[str]
     kind: ClassVar[Kind]
     needs_cuda: ClassVar[bool] = False
+    on_snapshots: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

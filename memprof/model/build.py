@@ -7,6 +7,7 @@ from memprof.model.blocks import join_blocks
 from memprof.model.categories import categorise
 from memprof.model.composition import compose
 from memprof.model.figures import slot_figures
+from memprof.model.from_snapshot import describe_snapshot
 from memprof.model.growth import trend
 from memprof.model.iterations import device_iterations, join_devices
 from memprof.model.levels import read_levels
@@ -16,7 +17,6 @@ from memprof.model.peak import find_peak
 from memprof.model.samples import Samples, counts_process, no_samples, read_samples
 from memprof.model.schedule import Schedule, read_schedule, with_blocks
 from memprof.model.simulated import label_simulated
-from memprof.model.snapshot import snapshot_totals
 from memprof.model.storages import StorageTable
 from memprof.model.stranded import stranded_lines
 from memprof.model.timeline import read_timeline
@@ -86,9 +86,8 @@ def build(recording: RecordingView) -> MemoryModel:
         passes=tuple(recording.passes),
         last_uses=recording.last_uses(),
         parameters={profile.id: profile for profile in recording.parameters},
-        snapshot=() if history is None else tuple(map(snapshot_totals, history.devices)),
     )
-    return label_simulated(model)
+    return label_simulated(model) if history is None else describe_snapshot(model, history)
 
 
 def _table(lifetimes: Lifetimes, schedule: Schedule) -> StorageTable:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memprof.record.blocks import DEFAULT_POOL, BlockState, DeviceHistory
+import numpy as np
+
+from memprof.record.blocks import DEFAULT_POOL, BlockAction, BlockState, DeviceHistory, IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +32,20 @@ class SnapshotTotals:
     private_pool_bytes: int
     """Segments of CUDA graphs and `torch.cuda.MemPool`."""
     segments: int
+    trace_entries: int
+    """0 for a snapshot without a trace."""
+    trace_complete: bool
+    """There is a trace, and it saw every block allocated: nothing is older."""
+    peak_reserved_bytes: int | None
+    """Most that was reserved during the trace; None without one."""
 
 
-def snapshot_totals(history: DeviceHistory) -> SnapshotTotals:
+def snapshot_totals(history: DeviceHistory, *, trace_complete: bool = False) -> SnapshotTotals:
     """Add up the segments of one device.
 
     Args:
         history: The device as of a snapshot.
+        trace_complete: Nothing is older than its trace.
 
     Returns:
         The sums.
@@ -57,4 +66,25 @@ def snapshot_totals(history: DeviceHistory) -> SnapshotTotals:
         largest_free_block_bytes=max((b.nbytes for b in blocks if b.state is BlockState.INACTIVE), default=0),
         private_pool_bytes=sum(item.nbytes for item in history.segments if item.pool_id != DEFAULT_POOL),
         segments=len(history.segments),
+        trace_entries=len(history.events),
+        trace_complete=trace_complete and len(history.events) > 0,
+        peak_reserved_bytes=int(reserved_before(history).max()) if len(history.events) else None,
     )
+
+
+def reserved_before(history: DeviceHistory) -> IntArray:
+    """Follow what a device had reserved, back from the snapshot through its trace.
+
+    Args:
+        history: The device as of a snapshot.
+
+    Returns:
+        Bytes before each entry of the trace, and at last those of the snapshot: one more than there are entries.
+    """
+    action, nbytes = history.events.action, history.events.nbytes
+    grown = np.where((action == BlockAction.SEGMENT_ALLOC) | (action == BlockAction.SEGMENT_MAP), nbytes, 0)
+    shrunk = np.where((action == BlockAction.SEGMENT_FREE) | (action == BlockAction.SEGMENT_UNMAP), nbytes, 0)
+    now = sum(segment.nbytes for segment in history.segments)
+    later = np.cumsum((grown - shrunk)[::-1])[::-1]
+    before: IntArray = np.append(now - later, now)
+    return before

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from memprof.model.block_sizes import segments_of
 from memprof.model.memory import Account, StrandedLine
-from memprof.record.blocks import BlockAction, BlockLog, IntArray, Segment
+from memprof.record.blocks import BlockAction, BlockLog, BlockState, IntArray, Segment
 from memprof.record.events import Location
 from memprof.record.schema import BLOCK_COLUMNS, SEGMENT_COLUMNS
 from memprof.simulate import AllocatorSettings, BlockReplay
@@ -42,6 +42,44 @@ def stranded_lines(
     return found
 
 
+def lines_of_segments(segments: Sequence[Segment], user_lines: Sequence[Location | None]) -> tuple[StrandedLine, ...]:
+    """Find who held the split segments of a device as of a snapshot.
+
+    Args:
+        segments: The device's.
+        user_lines: The user's line by the number of a stack.
+
+    Returns:
+        The lines whose blocks kept most free memory from use, most first; () where little is.
+    """
+    free: dict[int, int] = {}
+    used: list[tuple[Location | None, int, int]] = []
+    for segment in segments:
+        if not segment.expandable and len(segment.blocks) > 1:
+            blocks = [block for block in segment.blocks if block.state is not BlockState.INACTIVE]
+            free[segment.address] = segment.nbytes - sum(block.nbytes for block in blocks)
+            used += [
+                (user_lines[block.stack] if block.stack >= 0 else None, block.nbytes, segment.address)
+                for block in blocks
+            ]
+    return _sum_up(used, free) if sum(free.values()) >= _WORTH_BYTES else ()
+
+
+def _sum_up(used: Iterable[tuple[Location | None, int, int]], free: Mapping[int, int]) -> tuple[StrandedLine, ...]:
+    """Lines of blocks (line, bytes, segment), by what is free in the segments they lie in."""
+    sums: dict[Location | None, tuple[int, int, set[int]]] = {}
+    for line, nbytes, segment in used:
+        held, count, where = sums.setdefault(line, (0, 0, set()))
+        where.add(segment)
+        sums[line] = (held + nbytes, count + 1, where)
+    lines = [
+        StrandedLine(line, held, count, sum(free[segment] for segment in where))
+        for line, (held, count, where) in sums.items()
+    ]
+    lines.sort(key=lambda line: (-line.stranded_bytes, line.used_bytes))
+    return tuple(lines[:_MOST_LINES])
+
+
 def _lines(log: BlockLog, code: int, tick: int) -> tuple[StrandedLine, ...]:
     start, table = max((item for item in log.starts if item[0] <= tick), key=lambda item: item[0], default=(0, None))
     rows = log.events[(log.events[:, _COLUMN["device"]] == code) & (log.ticks >= start) & (log.ticks <= tick)]
@@ -59,20 +97,12 @@ def _lines(log: BlockLog, code: int, tick: int) -> tuple[StrandedLine, ...]:
         segment = _inside(at, starts, segments)
         if segment is not None:
             free[segment] = free.get(segment, 0) + size
-    sums: dict[Location | None, tuple[int, int, set[int]]] = {}
+    used = []
     for at, size in replay.live_blocks.items():
         segment = _inside(at, starts, segments)
-        if segment is None or segment not in free:
-            continue
-        line = log.user_lines.get(stack_of.get(at, -1))
-        used, count, where = sums.get(line, (0, 0, set()))
-        sums[line] = (used + size, count + 1, where | {segment})
-    lines = [
-        StrandedLine(line, used, count, sum(free[segment] for segment in where))
-        for line, (used, count, where) in sums.items()
-    ]
-    lines.sort(key=lambda line: (-line.stranded_bytes, line.used_bytes))
-    return tuple(lines[:_MOST_LINES])
+        if segment is not None and segment in free:
+            used.append((log.user_lines.get(stack_of.get(at, -1)), size, segment))
+    return _sum_up(used, free)
 
 
 def _segments(held: Sequence[Segment], action: IntArray, address: IntArray, nbytes: IntArray) -> dict[int, int]:

@@ -20,25 +20,28 @@ _WIDE_BAR = 48
 _WIDE_PAGE = 110
 
 
-def peak_block(peak: Peak, page: Page, *, top_lines: int) -> Iterator[RenderableType]:
+def peak_block(peak: Peak, page: Page, *, top_lines: int, of_blocks: bool = False) -> Iterator[RenderableType]:
     """Lay out the peak of one device.
 
     Args:
         peak: The peak.
         page: The page it is set on.
         top_lines: Most source lines to list.
+        of_blocks: It is made of blocks of an allocator, of which nobody knows what they were for.
 
     Yields:
         A heading, the composition as bars, the lines that held most.
     """
     yield page.heading(_summary(peak))
-    if peak.by_category is None:
+    if of_blocks:
+        pass
+    elif peak.by_category is None:
         yield indented(page.text("composition unknown: storages were not watched at the peak"), _INDENT)
     else:
         yield indented(_composition(peak.by_category, peak.allocated_bytes, page), _INDENT)
     if peak.lines and top_lines:
         yield indented(page.text("lines that held most at the peak", "dim"), _INDENT)
-        yield indented(_lines(peak.lines[:top_lines], page), 2 * _INDENT)
+        yield indented(_lines(peak.lines[:top_lines], page, of_blocks=of_blocks), 2 * _INDENT)
 
 
 def _summary(peak: Peak) -> str:
@@ -74,15 +77,16 @@ def _composition(by_category: Mapping[str, int], allocated_bytes: int, page: Pag
     return table
 
 
-def _lines(lines: tuple[PeakLine, ...], page: Page) -> Table:
+def _lines(lines: tuple[PeakLine, ...], page: Page, *, of_blocks: bool) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(justify="right", no_wrap=True)
     table.add_column(ratio=1, overflow="fold")
     table.add_column(overflow="fold")
     for line in lines:
         where = page.place(line.location) if line.location is not None else "line unknown"
-        of = [counted(line.count, "storage")]
-        of.append(line.category.value if line.category is not None else UNCATEGORISED)
+        of = [counted(line.count, "block" if of_blocks else "storage")]
+        if not of_blocks:
+            of.append(line.category.value if line.category is not None else UNCATEGORISED)
         if line.module is not None:
             of.append(f"{line.module.type_name} {line.module.path}".rstrip())
         table.add_row(page.text(size(line.nbytes)), page.text(where, "cyan"), page.text(", ".join(of), "dim"))

@@ -35,17 +35,20 @@ def snapshot_block(
     Yields:
         A heading, the sums, the lines whose blocks were alive.
     """
-    yield page.heading(f"{totals.device} when the snapshot was taken")
+    is_host = totals.device == "host"
+    what = "pinned host memory" if is_host else totals.device
+    yield page.heading(f"{what} when the snapshot was taken")
+    waiting = totals.active_bytes - totals.allocated_bytes
     facts = [
         ("reserved", f"{size(totals.reserved_bytes)} in {counted(totals.segments, 'segment')}"),
         ("allocated", size(totals.allocated_bytes)),
-        ("requested", size(totals.requested_bytes)),
     ]
-    waiting = totals.active_bytes - totals.allocated_bytes
     if waiting:
-        facts.append(("freed", f"{size(waiting)} that another stream still used"))
-    facts.append(("stranded", f"{size(totals.stranded_bytes)} free in segments partly in use"))
-    facts.append(("largest hole", size(totals.largest_free_block_bytes)))
+        facts.append(("awaiting free", f"{size(waiting)} that the program freed and another stream still used"))
+    facts.append(("requested", f"{size(totals.requested_bytes)} of that, before rounding"))
+    if not is_host:
+        facts.append(("stranded", f"{size(totals.stranded_bytes)} free in segments partly in use"))
+        facts.append(("largest hole", size(totals.largest_free_block_bytes)))
     if totals.private_pool_bytes:
         facts.append(("private pools", f"{size(totals.private_pool_bytes)} (CUDA graphs, MemPool)"))
     yield page.facts([(label, page.text(text)) for label, text in facts], indent=_INDENT)
@@ -56,17 +59,26 @@ def snapshot_block(
         table.add_column(justify="right", no_wrap=True)
         table.add_column(ratio=1, overflow="fold")
         table.add_column(overflow="fold")
-        for location, nbytes, count, age_ns in rows:
+        for location, nbytes, count, ages in rows:
             where = "line unknown" if location is None else page.place(location)
-            age = "older than the trace" if age_ns is None else f"oldest {duration(age_ns)}"
+            age = "older than the trace" if ages is None else _age(*ages, count)
             table.add_row(
                 page.text(size(nbytes)), page.text(where, "cyan"), page.text(f"{counted(count, 'block')}, {age}", "dim")
             )
         yield indented(table, 2 * _INDENT)
 
 
-def _alive(model: MemoryModel, device: str) -> list[tuple[Location | None, int, int, int | None]]:
-    """Line, bytes, blocks and age of the oldest of what was alive at the end; most bytes first."""
+def _age(oldest_ns: int, newest_ns: int, count: int) -> str:
+    """Old and young blocks of one line are what it kept; all of one age are what it made at once."""
+    if count == 1:
+        return f"{duration(oldest_ns)} old"
+    if oldest_ns < 2 * newest_ns:
+        return f"about {duration(oldest_ns)} old"
+    return f"{duration(newest_ns)} to {duration(oldest_ns)} old"
+
+
+def _alive(model: MemoryModel, device: str) -> list[tuple[Location | None, int, int, tuple[int, int] | None]]:
+    """Line, bytes, blocks and ages of the oldest and newest of what was alive at the end; most bytes first."""
     end = model.ticks[-1].end_ns if model.ticks else 0
     storages = table_of(model.storages)
     table = storages.lifetimes
@@ -78,6 +90,8 @@ def _alive(model: MemoryModel, device: str) -> list[tuple[Location | None, int, 
     np.add.at(nbytes, group, table.nbytes[alive])
     oldest = np.full(len(lines), end, np.int64)
     np.minimum.at(oldest, group, table.birth_ns[alive])
+    newest = np.zeros(len(lines), np.int64)
+    np.maximum.at(newest, group, table.birth_ns[alive])
     unknown = np.zeros(len(lines), np.bool_)
     unknown[group[storages.birth_iteration[alive] < 0]] = True
     return [
@@ -85,7 +99,7 @@ def _alive(model: MemoryModel, device: str) -> list[tuple[Location | None, int, 
             table.locations[int(lines[row])],
             int(nbytes[row]),
             int(count[row]),
-            None if unknown[row] else max(0, end - int(oldest[row])),
+            None if unknown[row] else (max(0, end - int(oldest[row])), max(0, end - int(newest[row]))),
         )
         for row in np.argsort(-nbytes, kind="stable").tolist()
     ]

@@ -17,7 +17,7 @@ from memprof.report.iteration_table import iteration_block
 from memprof.report.page import Page
 from memprof.report.peak_block import peak_block
 from memprof.report.snapshot_block import snapshot_block
-from memprof.report.wording import headline, is_empty, known_devices, main_device, together, verdict
+from memprof.report.wording import counted, headline, is_empty, known_devices, main_device, together, verdict
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from memprof.advise.diagnosis import Diagnosis
 
 _DEFAULT_TEXT_WIDTH = 100
+_FEW_CODES = 4
+"""More rules than this with the same reason share a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,8 @@ class TerminalReporter:
         line = page.text(verdict(diagnosis), clean if worst is None else SEVERITY_STYLES[worst])
         if diagnosis.skipped and not self.options.verbose:
             codes = ", ".join(dict.fromkeys(skipped.code for skipped in diagnosis.skipped))
+            if diagnosis.model.snapshot:
+                codes = f"{counted(len(diagnosis.skipped), 'rule')} for want of iterations"
             line.append_text(page.text(f" (could not decide: {codes})", "not bold dim"))
         yield line
 
@@ -135,7 +139,8 @@ class TerminalReporter:
         for device in devices:
             if device in model.peaks:
                 yield ""
-                yield from peak_block(model.peaks[device], page, top_lines=self.options.top_lines)
+                of_blocks = bool(model.snapshot)
+                yield from peak_block(model.peaks[device], page, top_lines=self.options.top_lines, of_blocks=of_blocks)
             sum_of = list(account_block(device, model.accounts.get(device, ()), page))
             if sum_of:
                 yield ""
@@ -153,7 +158,15 @@ class TerminalReporter:
             return
         yield ""
         yield page.heading("Rules that could not decide")
-        rows: list[tuple[str, Text]] = [(page.text(s.code).plain, page.text(s.reason)) for s in diagnosis.skipped]
+        codes: dict[str, list[str]] = {}
+        for skipped in diagnosis.skipped:
+            codes.setdefault(skipped.reason, []).append(page.text(skipped.code).plain)
+        rows: list[tuple[str, Text]] = []
+        for reason, of_reason in codes.items():
+            if len(of_reason) > _FEW_CODES:
+                rows.append((counted(len(of_reason), "rule"), page.text(f"{reason} ({', '.join(of_reason)})")))
+            else:
+                rows += [(code, page.text(reason)) for code in of_reason]
         yield page.facts(rows, indent=2)
 
 

@@ -237,9 +237,20 @@ def headline(model: MemoryModel) -> str:
         model: The model of the run.
 
     Returns:
-        Script, torch, level, simulated GPU if any, devices, iterations and how the run ended, separated by ` | `.
+        Script, torch, level, simulated GPU if any, devices, iterations and how the run ended, separated by ` | `; of a
+        snapshot its devices and trace.
     """
     run = model.run
+    if model.snapshot:
+        entries = sum(totals.trace_entries for totals in model.snapshot)
+        lasted = duration(model.ticks[-1].end_ns - model.ticks[0].start_ns) if model.ticks else UNKNOWN
+        parts = [
+            script_name(run),
+            "PyTorch memory snapshot",
+            ", ".join(escape_controls(device) for device in known_devices(model)) or "no device",
+            f"{entries:,} trace entries over {lasted}" if entries else "no trace",
+        ]
+        return " | ".join(parts)
     parts = [
         script_name(run),
         f"torch {escape_controls(run.torch)}" if run.torch else "torch version unknown",
