@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from memprof.advise.edits import Recipe
 from memprof.advise.edits.plan import Candidate, EditedFiles, candidates_of, edit
 from memprof.advise.edits.source import CannotEdit
 from memprof.detect.finding import Finding, Kind
@@ -42,7 +43,7 @@ class SeenFinding:
     file: str | None
     line: int | None
     bytes_per_iteration: float | None
-    bytes: int | None
+    device: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +200,8 @@ class Verifier:
         self._after: Trial | None = None
         self._results: dict[int, tuple[Results, str]] = {}
         self._attempts: dict[int, list[Attempt]] = {}
+        self._rejected: dict[Recipe, dict[int, Candidate]] = {}
+        """Recipes that failed when they were tried for one finding at a time."""
         self._runs = 1
 
     def verify(self, findings: Sequence[Finding]) -> Fix:
@@ -216,6 +219,7 @@ class Verifier:
         self._settle(same, queues)
         for number in other:
             self._settle([number], queues)
+        self._retry_together()
         outcomes = []
         for number, finding in enumerate(findings):
             accepted = next((item for item in self._accepted if item.finding is finding), None)
@@ -248,12 +252,28 @@ class Verifier:
         if len(group) == 1:
             ((number, candidate),) = group.items()
             self._attempts[number].append(Attempt(candidate.remedy.slug, verdict, tried=True))
+            self._rejected.setdefault(candidate.recipe, {})[number] = candidate
             queues[number].pop(0)
+            while queues[number] and not _may_follow(candidate, queues[number][0], verdict):
+                queues[number].pop(0)
             self._settle([number], queues)
             return
         half = list(group)
         self._settle(half[: len(half) // 2], queues)
         self._settle(half[len(half) // 2 :], queues)
+
+    def _retry_together(self) -> None:
+        """Try recipes that failed for several findings on all of them: some tensors must change device together."""
+        for candidates in self._rejected.values():
+            settled = {id(item.finding) for item in self._accepted}
+            group = {number: item for number, item in candidates.items() if id(item.finding) not in settled}
+            if len(group) < 2:
+                continue
+            try:
+                edit([*self._accepted, *group.values()])
+            except CannotEdit:
+                continue
+            self._try(group)
 
     def _try(self, group: Mapping[int, Candidate]) -> str | None:
         """Run with a group on top of what was accepted; accept it, or say why not."""
@@ -283,9 +303,10 @@ class Verifier:
             if left is not None and not left.startswith(_LESS):
                 return left
             notes[number] = "; ".join(part for part in (note, left) if part)
-        grown = _peak_above(self._before, after)
-        if grown:
-            return grown
+        if all(candidate.finding.kind is not Kind.ERROR for candidate in group.values()):
+            grown = _peak_above(self._before, after)
+            if grown:
+                return grown
         self._accepted = candidates
         self._after = after
         if design:
@@ -306,6 +327,12 @@ class Verifier:
 
 
 _LESS = "grows less, not no more: "
+
+
+def _may_follow(failed: Candidate, following: Candidate, reason: str) -> bool:
+    """Whether a recipe is worth a try after another one failed for a reason."""
+    recipe = following.recipe
+    return failed.remedy is not following.remedy or not recipe.only_after or recipe.only_after in reason
 
 
 def _changes_results(candidates: Sequence[Candidate]) -> bool:
@@ -385,8 +412,10 @@ def _left_over(candidate: Candidate, after: Trial, edited: EditedFiles) -> str |
     path = os.path.realpath(where.file)
     same: list[SeenFinding] = []
     for seen in after.findings:
-        if seen.file is None or seen.line is None or seen.kind not in (Kind.LEAK.value, Kind.WASTE.value):
+        if seen.file is None or seen.line is None or seen.kind not in _FIXABLE:
             continue
+        if seen.device != finding.device:
+            continue  # what was moved to the host is kept there
         if os.path.realpath(seen.file) == path and edited.original_line(path, seen.line) == where.line:
             same.append(seen)
     if not same:

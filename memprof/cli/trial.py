@@ -94,7 +94,7 @@ def _finding(finding: Any) -> dict[str, Any]:
         "file": None if where is None else where.file,
         "line": None if where is None else where.line,
         "bytes_per_iteration": finding.bytes_per_iteration,
-        "bytes": finding.bytes,
+        "device": finding.device,
     }
 
 

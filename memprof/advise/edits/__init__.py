@@ -10,9 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from memprof.advise.edits.arguments import drop_create_graph, drop_retain_graph, free_gradients
+from memprof.advise.edits.context import save_for_backward
+from memprof.advise.edits.decorators import drop_cache
+from memprof.advise.edits.generator import detach_input
 from memprof.advise.edits.hidden_state import detach_other, detach_state
 from memprof.advise.edits.kept import store_detached, store_float, store_number, store_on_host
-from memprof.advise.edits.no_grad import without_autograd, without_autograd_in_eval
+from memprof.advise.edits.modules import register
+from memprof.advise.edits.no_grad import statement_without_autograd, without_autograd, without_autograd_in_eval
 from memprof.advise.edits.problem import Problem
 from memprof.advise.edits.release import delete_at_end_of_loop
 from memprof.advise.edits.source import Change, SourceFile
@@ -27,30 +31,39 @@ class Recipe:
         make: Makes the changes; () where the source has what the remedy asks for already.
         codes: Rules it is for; () for all that have no recipe of their own for this remedy.
         changes_results: Why the run computes other values afterwards, as it must; '' where it must not.
+        only_after: Words in the reason for which another recipe of the remedy failed, without which this one would
+            fail as well; '' for any reason.
     """
 
     slug: str
     make: Callable[[SourceFile, Problem], tuple[Change, ...]]
     codes: tuple[str, ...] = ()
     changes_results: str = ""
+    only_after: str = ""
 
 
 _SHORTER = "gradients no longer flow from one iteration into those before it"
 
 RECIPES: tuple[Recipe, ...] = (
     Recipe("item", store_number),
-    Recipe("item", store_float),
+    Recipe("item", store_float, only_after="no attribute 'item'"),
     Recipe("detach", detach_state, ("MP104",), _SHORTER),
     Recipe("detach", detach_other, ("MP104",), _SHORTER),
     Recipe("truncate_bptt", detach_state, ("MP104",), _SHORTER),
+    Recipe("detach", detach_input, ("MP204",)),
     Recipe("detach", store_detached),
     Recipe("move_to_cpu", store_on_host),
     Recipe("no_grad", without_autograd),
+    Recipe("no_grad", statement_without_autograd),
     Recipe("no_grad", without_autograd_in_eval),
-    Recipe("del", delete_at_end_of_loop),
+    Recipe("no_grad", statement_without_autograd, ("MP203",)),
+    Recipe("del", drop_cache, ("MP111",)),
+    Recipe("del", delete_at_end_of_loop, ("MP201", "MP202", "MP209", "MP214")),
     Recipe("remove_retain_graph", drop_retain_graph),
     Recipe("remove_retain_graph", drop_create_graph, ("MP106",)),
     Recipe("zero_grad", free_gradients),
+    Recipe("save_for_backward", save_for_backward),
+    Recipe("register_module", register, (), "parameters that were hidden are trained now"),
 )
 
 

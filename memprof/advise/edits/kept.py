@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterator
 
 import libcst as cst
@@ -175,6 +176,9 @@ def _elements(source: SourceFile, problem: Problem, value: cst.BaseExpression) -
 def _meant(source: SourceFile, problem: Problem, items: list[cst.BaseExpression]) -> Iterator[cst.BaseExpression]:
     named = [item for item in items if _mentions(source, problem, item)]
     if not named:
+        named = [item for item in items if _is_output(source, problem, item)]
+        named = named if len(named) == 1 else []
+    if not named:
         named = [item for item in items if isinstance(item, (cst.Call, *_LITERALS, cst.Dict))]
         if len(named) != 1:
             named = [] if len(items) != 1 else items
@@ -190,6 +194,23 @@ def _mentions(source: SourceFile, problem: Problem, node: cst.BaseExpression) ->
         return False
     first, last = source.lines(node)
     return first <= problem.made_line <= last
+
+
+def _is_output(source: SourceFile, problem: Problem, node: cst.BaseExpression) -> bool:
+    """Whether a name is bound, before the line and in its function, to what a module returned: `q = policy(obs)`."""
+    if not isinstance(node, cst.Name):
+        return False
+    bound = [
+        assign
+        for assign in source.nodes(cst.Assign, source.scope(node))
+        if source.lines(assign)[0] < problem.line
+        and any(source.code(item.target) == node.value for item in assign.targets)
+    ]
+    value = bound[-1].value if bound else None
+    if not isinstance(value, cst.Call) or not value.args:
+        return False
+    head, _, last = source.code(value.func).rpartition(".")
+    return (not head or head == "self") and last.isidentifier() and not hasattr(builtins, last) and last[0].islower()
 
 
 def _is_record(source: SourceFile, call: cst.Call) -> bool:

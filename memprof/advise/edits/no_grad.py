@@ -30,6 +30,15 @@ def without_autograd(source: SourceFile, problem: Problem) -> tuple[Change, ...]
     return (*imports, *_under(source, around, f"with {torch}.no_grad():"))
 
 
+def statement_without_autograd(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
+    """`with torch.no_grad():` around the one statement."""
+    statement = source.statement(problem.line)
+    if _is_under_context(source, statement):
+        raise CannotEdit("autograd is off there already")
+    torch, imports = source.torch_name()
+    return (*imports, *_under(source, statement, f"with {torch}.no_grad():"))
+
+
 def without_autograd_in_eval(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
     """`with torch.set_grad_enabled(model.training):` around a statement that serves training and evaluation."""
     statement = source.statement(problem.line)

@@ -65,7 +65,9 @@ def finding(file: Path, line: int, code: str, *slugs: str, growth: float | None 
 def seen(found: Finding, **changes: object) -> SeenFinding:
     where = found.location
     assert where is not None
-    base = SeenFinding(found.code, found.kind.value, "warning", where.file, where.line, found.bytes_per_iteration, None)
+    base = SeenFinding(
+        found.code, found.kind.value, "warning", where.file, where.line, found.bytes_per_iteration, found.device
+    )
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
@@ -174,6 +176,45 @@ def test_where_one_remedy_fails_the_next_is_tried(script: Path) -> None:
     assert outcome.candidate is not None
     assert outcome.candidate.remedy.slug == "detach"
     assert [attempt.reason[:13] for attempt in outcome.attempts] == ["the run fails"] * 2
+
+
+def test_a_recipe_that_would_fail_for_the_same_reason_is_not_tried(script: Path) -> None:
+    found = [finding(script, 3, "MP101", "item", "detach")]
+
+    def answer(text: str) -> Trial:
+        if ".detach()" not in text:
+            return trial(exit_status=1, exception="ValueError: only one element tensors can be converted")
+        return trial()
+
+    fix = Verifier(Script(script, answer), trial()).verify(found)
+    assert fix.outcomes[0].status is Status.VERIFIED
+    assert len(fix.outcomes[0].attempts) == 1
+
+
+def test_what_must_change_together_is_tried_together(script: Path) -> None:
+    found = [finding(script, 3, "MP103", "move_to_cpu"), finding(script, 4, "MP103", "move_to_cpu")]
+
+    def answer(text: str) -> Trial:
+        if text.count(".cpu()") == 1:
+            return trial(exit_status=1, exception="RuntimeError: found at least two devices")
+        return trial(findings=(seen(found[1], device="cpu", line=9),))
+
+    class Grouped(Script):
+        """Fails in the first joint run, as it would beside another edit that fails."""
+
+        def __call__(self, texts: Mapping[str, bytes]) -> Trial:
+            result = super().__call__(texts)
+            return trial(exit_status=1, exception="other") if len(self.texts) == 1 else result
+
+    fix = Verifier(Grouped(script, answer), trial()).verify(found)
+    assert [outcome.status for outcome in fix.outcomes] == [Status.VERIFIED] * 2
+
+
+def test_what_is_left_on_another_device_was_moved_there(script: Path) -> None:
+    found = [finding(script, 4, "MP103", "move_to_cpu")]
+    left = seen(found[0], device="host")
+    fix = Verifier(Script(script, lambda _: trial(findings=(left,))), trial()).verify(found)
+    assert fix.outcomes[0].status is Status.VERIFIED
 
 
 def test_an_edit_that_does_not_help_is_told(script: Path) -> None:

@@ -235,7 +235,7 @@ def test_a_function_for_both_asks_the_model(tmp_path: Path) -> None:
         out = model(x)  #<
         return out
     """
-    assert edited(tmp_path, text, "MP201", "no_grad", recipe=1)[1:] == [
+    assert edited(tmp_path, text, "MP201", "no_grad", recipe=2)[1:] == [
         "+    with torch.set_grad_enabled(model.training):",
         "+        out = model(x)",
     ]
@@ -258,6 +258,138 @@ def test_what_is_under_no_grad_needs_no_edit(tmp_path: Path) -> None:
     file = tmp_path / "train.py"
     file.write_text("import torch\n@torch.no_grad()\ndef f(m):\n    return m(1)\n", encoding="utf-8")
     assert not edit(candidates_of(finding(file, 4, "MP201", "no_grad"))[:1]).files
+
+
+def test_a_frozen_part_inside_a_forward_gets_a_block_of_its_own(tmp_path: Path) -> None:
+    text = """
+    import torch
+
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            features = self.backbone(x)  #<
+            return self.head(features)
+    """
+    assert edited(tmp_path, text, "MP203", "no_grad") == [
+        "-        features = self.backbone(x)",
+        "+        with torch.no_grad():",
+        "+            features = self.backbone(x)",
+    ]
+
+
+# ---- generators, contexts, modules, caches ---------------------------------------------------
+
+
+@pytest.mark.parametrize("mark", ["made", "used"])
+def test_the_input_of_the_discriminator_is_cut_off(tmp_path: Path, mark: str) -> None:
+    text = """
+    for real in loader:
+        fake = netG(noise)  #made
+        loss = bce(netD(real), ones) + bce(netD(fake), zeros)  #used
+        loss.backward()
+        loss = bce(netD(fake), ones)
+    """
+    text = text.replace(f"#{mark}", "#<").replace("  #made", "").replace("  #used", "")
+    assert edited(tmp_path, text, "MP204", "detach")[1].strip("+ ") == (
+        "loss = bce(netD(real), ones) + bce(netD(fake.detach()), zeros)"
+    )
+
+
+FUNCTION = """
+class Exp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, scale):
+        {forward}
+        return result
+
+    @staticmethod
+    def backward(ctx, grad):
+        {backward}
+"""
+
+
+@pytest.mark.parametrize(
+    ("forward", "backward", "new"),
+    [
+        (
+            "result = x.exp()\n        ctx.result = result  #<",
+            "return grad * ctx.result",
+            ["ctx.save_for_backward(result)", "(result,) = ctx.saved_tensors", "return grad * result"],
+        ),
+        (
+            "ctx.value = x.exp()  #<\n        result = ctx.value * scale",
+            "return grad * ctx.value",
+            [
+                "value = x.exp()",
+                "ctx.save_for_backward(value)",
+                "result = value * scale",
+                "(value,) = ctx.saved_tensors",
+                "return grad * value",
+            ],
+        ),
+        (
+            "ctx.x = x  #<\n        result = x.exp()",
+            "x = ctx.x\n        return grad * x.exp()",
+            ["ctx.save_for_backward(x)", "(x,) = ctx.saved_tensors"],
+        ),
+        (
+            "ctx.save_for_backward(scale)\n        ctx.x = x  #<\n        result = x * scale",
+            "(scale,) = ctx.saved_tensors\n        return grad * ctx.x * scale",
+            ["ctx.save_for_backward(scale, x)", "scale, x = ctx.saved_tensors", "return grad * x * scale"],
+        ),
+    ],
+)
+def test_a_tensor_on_the_context_is_saved_for_backward(
+    tmp_path: Path, forward: str, backward: str, new: list[str]
+) -> None:
+    rows = edited(tmp_path, FUNCTION.format(forward=forward, backward=backward), "MP108", "save_for_backward")
+    assert [row[1:].strip() for row in rows if row.startswith("+")] == new
+
+
+@pytest.mark.parametrize(
+    ("forward", "backward", "reason"),
+    [
+        ("ctx.grad = x  #<", "return ctx.grad * grad", "`grad` is a variable of its backward"),
+        ("ctx.a, ctx.b = x, scale  #<", "return ctx.a", "no assignment to one attribute"),
+        ("if x: ctx.save_for_backward(x)\n        ctx.x = x  #<", "return ctx.x", "another place"),
+        (
+            "ctx.save_for_backward(scale)\n        ctx.x = x  #<",
+            "return f(ctx.x, *ctx.saved_tensors)",
+            "not clear where",
+        ),
+    ],
+)
+def test_a_context_that_is_not_plain_is_left_alone(tmp_path: Path, forward: str, backward: str, reason: str) -> None:
+    text = FUNCTION.format(forward=forward, backward=backward)
+    assert reason in refusal(tmp_path, text, "MP108", "save_for_backward")
+
+
+@pytest.mark.parametrize(
+    ("imports", "before", "after"),
+    [
+        ("from torch import nn", "[nn.Linear(2, 2)]", "nn.ModuleList([nn.Linear(2, 2)])"),
+        ("import torch.nn as nn", "[]", "nn.ModuleList([])"),
+        ("import torch", "{'a': torch.nn.Linear(2, 2)}", "torch.nn.ModuleDict({'a': torch.nn.Linear(2, 2)})"),
+        (
+            "import torch",
+            "[torch.nn.Parameter(w) for w in ws]",
+            "torch.nn.ParameterList([torch.nn.Parameter(w) for w in ws])",
+        ),
+    ],
+)
+def test_hidden_modules_are_registered(tmp_path: Path, imports: str, before: str, after: str) -> None:
+    rows = edited(tmp_path, f"{imports}\nself.layers = {before}  #<\n", "MP403", "register_module")
+    assert rows == [f"-self.layers = {before}", f"+self.layers = {after}"]
+
+
+def test_a_cache_is_taken_off(tmp_path: Path) -> None:
+    text = """
+    @functools.lru_cache(maxsize=None)  #<
+    @other
+    def normalised(x):
+        return x
+    """
+    assert edited(tmp_path, text, "MP111", "del") == ["-@functools.lru_cache(maxsize=None)"]
+    assert "no function with a cache" in refusal(tmp_path, "cache[x] = y  #<", "MP111", "del")
 
 
 # ---- hidden state ----------------------------------------------------------------------------
