@@ -93,6 +93,8 @@ class Savings:
         if finding.kind is Kind.PRESSURE and estimate is not None:
             saved = estimate(self._replay(finding.device))
             return replace(remedy, saves_bytes=saved, source=Source.ESTIMATED) if saved else remedy
+        if remedy.slug == "move_to_cpu" and finding.device == "cpu":
+            return remedy  # it is there already; how much a GPU would be spared, this run does not tell
         if _is_leak(finding):
             if _saves_nothing_alone(finding, remedy):
                 return remedy

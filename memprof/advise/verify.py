@@ -326,7 +326,7 @@ class Verifier:
         return compare(self._before, after, again=self._again)
 
 
-_LESS = "grows less, not no more: "
+_LESS = "the growth shrinks and does not end: "
 
 
 def _may_follow(failed: Candidate, following: Candidate, reason: str) -> bool:

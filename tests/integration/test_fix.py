@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from memprof.advise.verify import Results, Status
+from tests.corpus.fixes import Mender, problems, told, unnoticed_changes
 from tests.integration.programs import TINY, memprof, said, write
 
 LEAKY = TINY + "history = []\nfor _ in range(12):\n    history.append(step())\nprint(float(sum(history)))\n"
-KEEPS_TENSORS = TINY + (
-    "history = []\nfor _ in range(12):\n    history.append(step())\nprint(torch.stack(history).sum().item())\n"
-)
 
 
 def fix(
@@ -38,26 +38,19 @@ def test_an_edit_is_tried_and_written_with_a_backup(tmp_path: Path) -> None:
     assert found["files"][0]["written"] is True
 
 
-def test_where_a_number_will_not_do_a_tensor_without_history_is_kept(tmp_path: Path) -> None:
-    file = write(tmp_path, "train.py", KEEPS_TENSORS)
+def test_a_module_is_edited_where_the_script_imports_it(tmp_path: Path) -> None:
+    (tmp_path / "data.txt").write_text("12", encoding="utf-8")
+    body = LEAKY.replace("range(12)", "range(int((Path(__file__).parent / '../data.txt').read_text()))")
+    write(tmp_path, "pkg/__init__.py", "")
+    write(tmp_path, "pkg/loop.py", "from pathlib import Path\n" + body)
+    write(tmp_path, "train.py", "import pkg.loop\n")
     done = memprof("fix", "train.py", cwd=tmp_path)
     text = " ".join(done.stdout.split())
     assert done.returncode == 0, said(done)
-    assert "detach, verified" in text
-    assert "item: the run fails: TypeError" in text
-    assert "+ history.append(step().detach())" in text
-    assert file.read_text(encoding="utf-8") == KEEPS_TENSORS
-
-
-def test_a_module_is_edited_where_the_script_imports_it(tmp_path: Path) -> None:
-    (tmp_path / "data.txt").write_text("12", encoding="utf-8")
-    body = LEAKY.replace("range(12)", "range(int((Path(__file__).parent / 'data.txt').read_text()))")
-    write(tmp_path, "pkg/__init__.py", "")
-    write(tmp_path, "pkg/loop.py", "from pathlib import Path\n" + body.replace("'data.txt'", "'../data.txt'"))
-    write(tmp_path, "train.py", "import pkg.loop\n")
-    _, found = fix(tmp_path, "train.py")
-    assert [Path(file["path"]).name for file in found["files"]] == ["loop.py"]
-    assert found["findings"][0]["status"] == "verified"
+    assert "+++ pkg/loop.py" in text
+    assert "+ history.append(step().item())" in text
+    assert "item, verified: the script was run with it" in text
+    assert "peak on cpu" in text
     assert ".item()" not in (tmp_path / "pkg" / "loop.py").read_text(encoding="utf-8")
 
 
@@ -67,6 +60,12 @@ def test_without_a_run_an_edit_is_called_so(tmp_path: Path) -> None:
     assert [finding["status"] for finding in found["findings"]] == ["unverified"]
     assert (found["after"], found["runs"]) == (None, None)
     assert file.read_text(encoding="utf-8") == LEAKY
+
+
+def test_nothing_to_fix_is_success(tmp_path: Path) -> None:
+    write(tmp_path, "train.py", TINY + "for _ in range(6):\n    step()\n")
+    _, found = fix(tmp_path, "train.py")
+    assert (found["findings"], found["complete"], found["after"]) == ([], True, None)
 
 
 @pytest.mark.parametrize(
@@ -80,3 +79,41 @@ def test_what_cannot_work_is_told(tmp_path: Path, args: tuple[str, ...], says: s
     done = memprof("fix", *args, cwd=tmp_path)
     assert done.returncode == 2, said(done)
     assert says in done.stderr
+
+
+# ---- the samples -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mender() -> Iterator[Mender]:
+    with Mender(jobs=1) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("sample", "edits", "results"),
+    [
+        ("tabular_mlp_leaky", {("MP101", "item")}, Results.IDENTICAL),
+        ("resnet_argparse_leaky", {("MP101", "item"), ("MP201", "no_grad")}, Results.IDENTICAL),
+        ("lstm_language_model_leaky", {("MP104", "detach")}, Results.CHANGED_BY_DESIGN),
+        ("super_resolution_leaky", {("MP202", "del")}, Results.IDENTICAL),
+    ],
+)
+def test_samples_are_mended(mender: Mender, sample: str, edits: set[tuple[str, str]], results: Results) -> None:
+    (problem,) = problems(f"samples/{sample}")
+    answer = mender.mend(problem)
+
+    assert answer.failure == ""
+    (fix,) = answer.fixes
+    said = "\n".join(told(answer))
+    made = {
+        (outcome.finding.code, outcome.candidate.remedy.slug)
+        for outcome in fix.outcomes
+        if outcome.status is Status.VERIFIED and outcome.candidate is not None
+    }
+    assert edits <= made, said
+    assert {outcome.results for outcome in fix.outcomes} == {results}, said
+    assert fix.before is not None
+    assert fix.after is not None
+    assert (fix.after.peak_bytes or 0) < (fix.before.peak_bytes or 0)
+    assert unnoticed_changes([answer]) == []

@@ -162,6 +162,12 @@ def test_detaching_what_has_no_graph_behind_it_is_not_promised_anything() -> Non
     assert remedy.saves_bytes is None
 
 
+def test_what_is_on_the_host_saves_nothing_by_moving_there() -> None:
+    model, leaks = leaky(watched=range(10))
+    remedy = valued(model, finding(Kind.LEAK, Remedy("move_to_cpu", "", frees=leaks), growth=1000.0))
+    assert (remedy.saves_bytes, remedy.growth_removed_bytes) == (None, None)
+
+
 def test_leaving_out_retain_graph_alone_is_not_promised_anything() -> None:
     model, leaks = leaky(watched=range(10))
     state = finding(Kind.LEAK, Remedy("remove_retain_graph", ""), growth=1000.0, code="MP104")
