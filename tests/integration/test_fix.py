@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from memprof.advise.verify import Results, Status
-from tests.corpus.fixes import Mender, problems, told, unnoticed_changes
+from tests.corpus.fixes import Mender, samples, told, unnoticed_changes
 from tests.integration.programs import TINY, memprof, said, write
 
 LEAKY = TINY + "history = []\nfor _ in range(12):\n    history.append(step())\nprint(float(sum(history)))\n"
@@ -100,7 +100,7 @@ def mender() -> Iterator[Mender]:
     ],
 )
 def test_samples_are_mended(mender: Mender, sample: str, edits: set[tuple[str, str]], results: Results) -> None:
-    (problem,) = problems(f"samples/{sample}")
+    (problem,) = (item for item in samples() if item.path.stem == sample)
     answer = mender.mend(problem)
 
     assert answer.failure == ""
