@@ -40,6 +40,17 @@ class TickEnd(NamedTuple):
     """CUDA ordinal -> blocks its allocator had allocated and freed by then, added up."""
 
 
+class StackFacts(NamedTuple):
+    """What a stack says of itself."""
+
+    frames: tuple[int, ...]
+    """Ids of its lines, innermost first."""
+    user_line: int
+    """Id of the user's innermost line among them, or `NONE`."""
+    in_module: bool
+    """A module was being called."""
+
+
 class TracePacker:
     """Packs trace entries and their stacks.
 
@@ -51,11 +62,10 @@ class TracePacker:
     def __init__(self, writer: RecordingWriter, code: UserCode) -> None:
         self._writer = writer
         self._code = code
-        self._lines: dict[tuple[str, int, str], tuple[int, bool]] = {}
-        self._shared: dict[int, tuple[int, bool]] = {}
+        self._lines: dict[tuple[str, int, str], tuple[int, bool, bool]] = {}
+        self._shared: dict[int, tuple[int, bool, bool]] = {}
         """`id` of a frame of the snapshot at hand -> its line; the stacks of one snapshot share their frames."""
-        self.user_lines: dict[int, int] = {}
-        """Id of a stack -> id of the user's innermost line in it, or `NONE`."""
+        self._facts: dict[int, StackFacts] = {}
 
     def begin_snapshot(self) -> None:
         """Forget the objects of the last snapshot, whose ids may come again."""
@@ -104,7 +114,7 @@ class TracePacker:
     def stack(self, frames: Sequence[Mapping[str, Any]]) -> int:
         """Id of a stack of the snapshot at hand."""
         ids = []
-        user = NONE
+        user, in_module = NONE, False
         for frame in frames:
             line = self._shared.get(id(frame))
             if line is None:
@@ -112,8 +122,10 @@ class TracePacker:
             ids.append(line[0])
             if user == NONE and line[1]:
                 user = line[0]
+            in_module = in_module or line[2]
         found = self._writer.stack_id(tuple(ids), user)
-        self.user_lines[found] = user
+        if found not in self._facts:
+            self._facts[found] = StackFacts(tuple(ids), user, in_module)
         return found
 
     def stack_of_line(self, line: Location | None) -> int:
@@ -122,14 +134,48 @@ class TracePacker:
             return NONE
         location = self._writer.location_id(line)
         found = self._writer.stack_id((location,), location)
-        self.user_lines[found] = location
+        self._facts[found] = StackFacts((location,), location, in_module=False)
         return found
 
-    def _line(self, frame: Mapping[str, Any]) -> tuple[int, bool]:
+    def called_by(self, stack: int, backward: int) -> tuple[int, bool]:
+        """Find out whether the autograd engine made an allocation.
+
+        Args:
+            stack: A stack with frames, or `FRAMELESS`.
+            backward: What `stack_of_line` gave for the line that ran a backward then, or `NONE`.
+
+        Returns:
+            Where no code of the user or of a module is in it: a stack that says the line that called backward, and
+            True. Else the stack, and False.
+        """
+        if backward == NONE:
+            return (NONE if stack == FRAMELESS else stack), False
+        if stack == FRAMELESS:
+            return backward, True
+        facts = self._facts[stack]
+        if facts.user_line != NONE or facts.in_module:
+            return stack, False
+        line = self._facts[backward].user_line
+        found = self._writer.stack_id(facts.frames, line)
+        self._facts[found] = StackFacts(facts.frames, line, in_module=False)
+        return found, True
+
+    def facts(self, stack: int) -> StackFacts:
+        """What is known of a stack."""
+        return self._facts[stack]
+
+    def refined(self, stack: int, module: int, forward_line: int) -> int:
+        """Id of a stack that also says for which module, and for which line of the forward, the allocation was."""
+        facts = self._facts[stack]
+        return self._writer.stack_id(facts.frames, facts.user_line, module=module, forward_location=forward_line)
+
+    def _line(self, frame: Mapping[str, Any]) -> tuple[int, bool, bool]:
         key = (frame["filename"], frame["line"], frame["name"])
         found = self._lines.get(key)
         if found is None:
-            found = self._lines[key] = (self._writer.location_id(Location(*key)), self._code.owns_file(key[0]))
+            calls_module = key[2] == "_call_impl" and key[0].endswith("module.py")
+            location = self._writer.location_id(Location(*key))
+            found = self._lines[key] = (location, self._code.owns_file(key[0]), calls_module)
         return found
 
 

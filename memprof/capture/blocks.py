@@ -16,11 +16,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from memprof.capture.block_trace import COLUMN, FRAMELESS, TickEnd, TracePacker, counted, places_in_ticks
+from memprof.capture.block_places import BlockPlaces
+from memprof.capture.block_trace import COLUMN, TickEnd, TracePacker, counted, places_in_ticks
 from memprof.capture.counters import AllocatorStats
 from memprof.capture.frames import UserCode
+from memprof.capture.module_regions import ModuleRegions
 from memprof.record.blocks import BlockState, IntArray
 from memprof.record.events import Location
 from memprof.record.schema import NONE
@@ -67,6 +70,9 @@ class AllocatorWatch:
     ) -> None:
         self._writer = writer
         self._packer = TracePacker(writer, code)
+        self._places = BlockPlaces(self._packer)
+        self.regions = ModuleRegions(note)
+        """Where modules run; kept by those who call them."""
         self._note = note
         self._max_entries = max_entries
         self.active = False
@@ -85,8 +91,8 @@ class AllocatorWatch:
         self._rest: dict[int, IntArray] = {}
         """CUDA ordinal -> events of a tick that was running when the history was drained."""
         self._backwards: list[tuple[int, int]] = [(0, NONE)]
-        """From when on allocations without frames come from which stack: that of the user's line that called
-        backward, for the threads of the autograd engine run no Python."""
+        """From when on which line of the user ran a backward, as the stack of that line alone: the threads of the
+        autograd engine have no frames of the user."""
 
     def begin(self, tick: int) -> None:
         """Start recording history, if nobody else does.
@@ -154,21 +160,24 @@ class AllocatorWatch:
         self._packer.begin_snapshot()
         ends, self._ends = self._ends, []
         self._drained_ns = now_ns
-        parts: list[tuple[IntArray, IntArray]] = []
+        packed = [self._packer.pack(index, trace, offset_ns) for index, trace in enumerate(snapshot["device_traces"])]
+        parts = [(index, rows, self._find_backward_lines(rows)) for index, rows in enumerate(packed)]
+        del self._backwards[:-1]
+        self._places.refine(parts, self.regions.take())
+        self.regions.marking = not self._places.all_known
+        placed: list[tuple[IntArray, IntArray]] = []
         complete = True
-        for index, trace in enumerate(snapshot["device_traces"]):
-            rows = self._packer.pack(index, trace, offset_ns)
+        for index, rows in enumerate(packed):
             before, now = self._operations.get(index, 0), _operations(index)
             self._operations[index] = now
             if np.count_nonzero(counted(rows)) != now - before:
                 complete = False
-                if len(trace) >= self._max_entries and not self._overflowed:
+                if len(rows) >= self._max_entries and not self._overflowed:
                     self._overflowed = True
                     self._note(
                         f"more than {self._max_entries:,} allocator events in one tick overflowed the history "
                         f"(first in tick {ends[-1].tick if ends else 0}); call prof.step() more often"
                     )
-            self._place_frameless(rows)
             rest = self._rest.pop(index, None)
             if rest is not None:
                 before -= int(np.count_nonzero(counted(rest)))
@@ -176,21 +185,26 @@ class AllocatorWatch:
             if len(rows):
                 place = places_in_ticks(rows, index, before, ends)
                 self._rest[index] = rows[int(np.searchsorted(place, len(ends))) :]
-                parts.append((rows, place))
-        del self._backwards[:-1]
+                placed.append((rows, place))
         if complete:
-            self._writer.write_blocks((end.tick, _rows_of(parts, place)) for place, end in enumerate(ends))
+            self._writer.write_blocks((end.tick, _rows_of(placed, place)) for place, end in enumerate(ends))
             return
         self._note("some allocator events were lost; figures of those iterations come from the counters alone")
         self._rest.clear()
         self._start_over(snapshot, ends[-1].tick + 1 if ends else 0)
 
-    def _place_frameless(self, rows: IntArray) -> None:
-        """Give allocations without frames the line that called backward, in place."""
-        stack = rows[:, COLUMN["stack"]]
-        frameless = np.flatnonzero(stack == FRAMELESS)
+    def _find_backward_lines(self, rows: IntArray) -> npt.NDArray[np.bool_]:
+        """Give allocations of the autograd engine the line that called backward, in place; returns which they are."""
+        chosen = np.flatnonzero(rows[:, COLUMN["stack"]] != NONE)
         begins, stacks = np.array(self._backwards, np.int64).T
-        stack[frameless] = stacks[np.searchsorted(begins, rows[frameless, COLUMN["time_ns"]], side="right") - 1]
+        backward = stacks[np.searchsorted(begins, rows[chosen, COLUMN["time_ns"]], side="right") - 1]
+        pairs = np.stack((rows[chosen, COLUMN["stack"]], backward), axis=1)
+        kinds, kind = np.unique(pairs, axis=0, return_inverse=True)
+        found = np.array([self._packer.called_by(*pair) for pair in kinds.tolist()], np.int64).reshape(-1, 2)
+        rows[chosen, COLUMN["stack"]] = found[kind.reshape(-1), 0]
+        by_engine = np.zeros(len(rows), np.bool_)
+        by_engine[chosen] = found[kind.reshape(-1), 1] != 0
+        return by_engine
 
     def end(self) -> None:
         """Switch the history off, unless the user took it over."""
@@ -281,10 +295,10 @@ class AllocatorWatch:
         self._writer.write_segments(tick, rows)
 
 
-def _rows_of(parts: list[tuple[IntArray, IntArray]], place: int) -> bytes:
+def _rows_of(placed: list[tuple[IntArray, IntArray]], place: int) -> bytes:
     """Packed rows of one tick, device after device."""
     found = []
-    for rows, places in parts:
+    for rows, places in placed:
         first, last = np.searchsorted(places, (place, place + 1))
         found.append(rows[first:last].astype("<i8", copy=False).tobytes())
     return b"".join(found)

@@ -14,6 +14,7 @@ from memprof.capture.blocks import AllocatorWatch
 from memprof.capture.counters import Counter, cuda_counters
 from memprof.capture.device_state import DeviceStates
 from memprof.capture.frames import UserCode
+from memprof.capture.module_regions import ModuleRegions
 from memprof.record.events import DeviceState, Location, Phase, RunInfo, Tick, TickFlag
 from memprof.record.writer import RecordingWriter
 
@@ -102,6 +103,12 @@ class CudaWatch:
     def records_blocks(self) -> bool:
         """Every allocator event of the running tick is being recorded."""
         return self._history is not None and self._history.active
+
+    @property
+    def regions(self) -> ModuleRegions | None:
+        """Takes where modules run, as long as somebody can make use of it."""
+        history = self._history
+        return history.regions if history is not None and history.active and history.regions.on else None
 
     def backward(self, line: Location | None) -> None:
         """A backward begins, called by a line of the user; None where one ends."""

@@ -63,14 +63,23 @@ class Hooks:
     Args:
         listener: Told of every event.
         module_ids: `id` of a module -> id of its path in the recording; while it is filled, `enter`
-            is called around nested modules too.
-        enter: Takes the id of the module that is entered and returns the one that was left.
+            and `leave` are called around nested modules too.
+        enter: Takes the id of the module that is entered and its arguments, and returns the id of the one that is
+            left for it.
+        leave: Takes that id and what the module returned.
     """
 
-    def __init__(self, listener: Listener, module_ids: dict[int, int], enter: Callable[[int], int]) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        module_ids: dict[int, int],
+        enter: Callable[[int, tuple[Any, ...], dict[str, Any]], int],
+        leave: Callable[[int, Any], None],
+    ) -> None:
         self._listener = listener
         self._module_ids = module_ids
         self._enter = enter
+        self._leave = leave
         self._undo: list[Callable[[], None]] = []
         self.thread = threading.get_ident()
         """The thread that trains; events of other threads are passed over."""
@@ -114,23 +123,26 @@ class Hooks:
     # ---- the hooks ---------------------------------------------------------------------
 
     def _module_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        listener, modules, enter = self._listener, self._module_ids, self._enter
+        listener, modules, enter, leave = self._listener, self._module_ids, self._enter, self._leave
         get_ident, is_compiling = threading.get_ident, torch.compiler.is_compiling
 
         @functools.wraps(original)
         def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if is_compiling():  # first of all: `torch.compile` would trace what follows, and give up on it
+                return original(self, *args, **kwargs)
             if listener.busy:
                 if not modules or get_ident() != hooks.thread:
                     return original(self, *args, **kwargs)
                 path = modules.get(id(self))
                 if path is None:
                     return original(self, *args, **kwargs)
-                left = enter(path)
+                left, output = enter(path, args, kwargs), None
                 try:
-                    return original(self, *args, **kwargs)
+                    output = original(self, *args, **kwargs)
+                    return output
                 finally:
-                    enter(left)
-            if get_ident() != hooks.thread or is_compiling() or hasattr(call, "retired"):
+                    leave(left, output)
+            if get_ident() != hooks.thread or hasattr(call, "retired"):
                 return original(self, *args, **kwargs)
             listener.forward_begins(self, args, kwargs, sys._getframe(1))
             output, raised = None, True

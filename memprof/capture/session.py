@@ -25,6 +25,7 @@ from memprof.capture.frames import UserCode, stack_key, tracked_objects
 from memprof.capture.graph import sequence_nr
 from memprof.capture.holders import UNKNOWN, HolderSearch
 from memprof.capture.hooks import Hooks
+from memprof.capture.module_regions import ModuleRegions
 from memprof.capture.optimizers import OptimizerLog
 from memprof.capture.parameters import ParameterBooks
 from memprof.capture.passes import PassLog
@@ -155,7 +156,7 @@ class CaptureSession:
         self._optimizer_log = OptimizerLog()
         self._stepped: set[int] = set()
         """Optimizers, by `id`, that have stepped in this tick."""
-        self._hooks = Hooks(self, self._modules, self._enter_module)
+        self._hooks = Hooks(self, self._modules, self._enter_module, self._leave_module)
         self.busy = 0
         self._mode_on = False
         self._running = False
@@ -338,11 +339,24 @@ class CaptureSession:
         """Whether tensors that hooks meet are booked with their roles."""
         return self._mode_on or self._cuda.records_blocks
 
-    def _enter_module(self, path: int) -> int:
+    def _enter_module(self, path: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         left = self._tracker.module_id
         self._parameters.entered.add(path)
         self._tracker.module_id = path
+        regions = self._regions
+        if regions is not None:
+            regions.enter(path, (*args, *kwargs.values()) if kwargs else args)
         return left
+
+    def _leave_module(self, left: int, output: Any) -> None:
+        self._tracker.module_id = left
+        if self._regions is not None:
+            self._regions.leave(left, output)
+
+    @property
+    def _regions(self) -> ModuleRegions | None:
+        """Where modules run is written down where blocks are recorded and no dispatch mode sees it."""
+        return None if self._mode_on else self._cuda.regions
 
     # ---- listener ----------------------------------------------------------------------
 
@@ -385,8 +399,7 @@ class CaptureSession:
             self._learn_module(module)
             for tensor in inputs:
                 self._tracker.found(tensor, Role.INPUT, op="input")
-            self._tracker.module_id = self._modules.get(id(module), NONE)
-            self._parameters.entered.add(self._tracker.module_id)
+            self._enter_module(self._modules.get(id(module), NONE), args, kwargs)
         self._forward_start = (self._tracker.live_bytes, clock.allocated_bytes)
 
     def forward_ends(self, output: Any, *, raised: bool) -> None:
@@ -399,7 +412,7 @@ class CaptureSession:
         if raised and torch.is_grad_enabled() and not clock.flags & ticks.EVAL_MODE:
             clock.flags |= ticks.INTERRUPTED
         self._tracker.in_forward = False
-        self._tracker.module_id = NONE
+        self._leave_module(NONE, output)
         outputs = _tensors_in(output)
         graph = False
         begun = self._begun.pop(PassKind.FORWARD, None)
@@ -445,6 +458,8 @@ class CaptureSession:
         if self._finds_roles:
             self._tracker.backward_line = line
             self._cuda.backward(line)
+            if self._regions is not None:
+                self._regions.backward_begins(outputs)
             if self._mode_on:
                 started_from = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
                 self._census.kept_graphs.backward_begins(
@@ -474,6 +489,8 @@ class CaptureSession:
             self._passes.end(PassKind.BACKWARD, begun, location=self._backward_line, flags=flags, gradients=gradients)
         if self._finds_roles:
             self._cuda.backward(None)
+            if self._regions is not None:
+                self._regions.backward_ends()
         self._clock.enter(Phase.OPTIMIZER if self._clock.in_optimizer else Phase.OTHER)
 
     def optimizer_made(self, optimizer: torch.optim.Optimizer) -> None:

@@ -7,7 +7,7 @@ capture tells what its block is for. Both are tied by address and time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -282,10 +282,10 @@ def _merge(
     row = np.maximum(storage_of, 0)
     locations: Codes[Location | None] = Codes({value: code for code, value in enumerate(before.locations)})
     nowhere = locations[None]
-    line_of = np.full(max(log.user_lines, default=-1) + 2, nowhere, np.int64)  # the last is for stack -1
-    line_of[list(log.user_lines)] = [locations[line] for line in log.user_lines.values()]
-    own_line = line_of[np.where(blocks.stack < len(line_of) - 1, blocks.stack, -1)]
+    own_line = _by_stack(blocks.stack, log.user_lines, locations)
+    own_forward = _by_stack(blocks.stack, log.forward_lines, locations)
     dtypes, ops, modules = (_with(values) for values in (before.dtypes, before.ops, before.modules))
+    own_module = _by_stack(blocks.stack, log.modules, modules)
     devices = _with(before.devices)
     newest = max(int(lifetimes.id.max(initial=-1)), int(before.id.max(initial=-1)))
     fresh = newest + 1 + np.cumsum(~seen) - 1
@@ -298,7 +298,8 @@ def _merge(
 
     no_op, no_type, no_module = ops[ALLOCATOR_OP], dtypes[""], modules[None]
     existing = ops[EXISTING]
-    location = taken(lifetimes.location, nowhere)
+    location, forward = (taken(column, nowhere) for column in (lifetimes.location, lifetimes.forward_location))
+    module = taken(lifetimes.module, no_module)
     result = Lifetimes(
         id=taken(lifetimes.id, fresh),
         nbytes=blocks.nbytes,
@@ -315,8 +316,8 @@ def _merge(
         device=np.broadcast_to(np.int64(devices[device]), (len(blocks),)),
         op=np.where(blocks.existing, existing, taken(lifetimes.op, no_op)),
         location=np.where(location == nowhere, own_line, location),
-        forward_location=taken(lifetimes.forward_location, nowhere),
-        module=taken(lifetimes.module, no_module),
+        forward_location=np.where(forward == nowhere, own_forward, forward),
+        module=np.where(module == no_module, own_module, module),
         name=taken(lifetimes.name, 0),
         dtypes=tuple(dtypes),
         devices=tuple(devices),
@@ -329,6 +330,14 @@ def _merge(
     unknown = ~blocks.existing & (result.op == existing)
     result.op[unknown] = no_op
     return result
+
+
+def _by_stack(stack: IntArray, values: Mapping[int, Any], codes: Codes[Any]) -> IntArray:
+    """Code of the value that each stack has, or that of None."""
+    code_of = np.full(max(values, default=-1) + 2, codes[None], np.int64)  # the last is for stacks without a value
+    code_of[list(values)] = [codes[value] for value in values.values()]
+    found: IntArray = code_of[np.where(stack < len(code_of) - 1, stack, -1)]
+    return found
 
 
 def _with(values: Sequence[Any]) -> Codes[Any]:

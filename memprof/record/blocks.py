@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from memprof.record.events import Location
+from memprof.record.events import Location, ModuleRef
 
 DEFAULT_POOL = (0, 0)
 """Pool id of everything outside CUDA graphs and `torch.cuda.MemPool`."""
@@ -149,3 +149,7 @@ class BlockLog:
     """The user's innermost line of each stack."""
     settings: Mapping[str, object] = field(default_factory=dict)
     """`allocator_settings` as torch reported them when recording began."""
+    modules: Mapping[int, ModuleRef] = field(default_factory=dict)
+    """The module that blocks of a stack were made for, where it is known."""
+    forward_lines: Mapping[int, Location] = field(default_factory=dict)
+    """The line of the forward whose gradient blocks of a stack were made for, where it is known."""

@@ -38,6 +38,8 @@ from memprof.record.writer import is_recording
 
 _PASSES_SINCE = 3
 """The format that first had passes, profiles of parameters and last uses."""
+_STACKS_SAY_MODULE = 4
+"""The format in which stacks first said which module their blocks are for."""
 
 
 class Recording:
@@ -129,10 +131,17 @@ class Recording:
             for tick, blob in self._connection.execute("SELECT tick, events FROM blocks ORDER BY id"):
                 rows.append(_table(blob, len(schema.BLOCK_COLUMNS)))
                 ticks.append(np.full(len(rows[-1]), tick, np.int64))
-            stacks = {
-                int(key): (int(location), np.frombuffer(frames, "<i8"))
-                for key, location, frames in self._connection.execute("SELECT id, location, frames FROM stack")
-            }
+            stacks: dict[int, tuple[int, IntArray]] = {}
+            modules: dict[int, ModuleRef] = {}
+            forward_lines: dict[int, Location] = {}
+            made_for = "module, forward_location" if self._version >= _STACKS_SAY_MODULE else "-1, -1"
+            query = f"SELECT id, location, frames, {made_for} FROM stack"
+            for key, location, frames, module, forward_location in self._connection.execute(query):
+                stacks[int(key)] = (int(location), np.frombuffer(frames, "<i8"))
+                if module != schema.NONE:
+                    modules[int(key)] = self._modules[module]
+                if forward_location != schema.NONE:
+                    forward_lines[int(key)] = self._locations[forward_location]
             return BlockLog(
                 starts=tuple((int(tick), _table(blob, len(schema.SEGMENT_COLUMNS))) for tick, blob in starts),
                 events=np.concatenate(rows) if rows else np.zeros((0, len(schema.BLOCK_COLUMNS)), np.int64),
@@ -141,6 +150,8 @@ class Recording:
                 stacks={key: tuple(self._locations[int(line)] for line in lines) for key, (_, lines) in stacks.items()},
                 user_lines={key: self._locations.get(location) for key, (location, _) in stacks.items()},
                 settings=self.run.allocator_settings,
+                modules=modules,
+                forward_lines=forward_lines,
             )
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 APPLICATION_ID = 0x6D656D70
 """`PRAGMA application_id` of a recording: "memp" in ASCII."""
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """`PRAGMA user_version` of recordings written now; readers accept this and everything older."""
 
 NONE = -1
@@ -38,7 +38,13 @@ CREATE TABLE tick (
 );
 CREATE TABLE storages (id INTEGER PRIMARY KEY, births BLOB NOT NULL, deaths BLOB NOT NULL, last_uses BLOB);
 CREATE TABLE role (storage INTEGER NOT NULL, role INTEGER NOT NULL, name TEXT NOT NULL);
-CREATE TABLE stack (id INTEGER PRIMARY KEY, location INTEGER NOT NULL, frames BLOB NOT NULL);
+CREATE TABLE stack (
+    id INTEGER PRIMARY KEY,
+    location INTEGER NOT NULL,
+    frames BLOB NOT NULL,
+    module INTEGER NOT NULL,
+    forward_location INTEGER NOT NULL
+);
 CREATE TABLE blocks (id INTEGER PRIMARY KEY, tick INTEGER NOT NULL, events BLOB NOT NULL);
 CREATE TABLE segments (id INTEGER PRIMARY KEY, tick INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE device_state (id INTEGER PRIMARY KEY, data TEXT NOT NULL);

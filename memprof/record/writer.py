@@ -50,7 +50,7 @@ class RecordingWriter:
         self._names: dict[str, int] = {}
         self._locations: dict[Location, int] = {}
         self._modules: dict[ModuleRef, int] = {}
-        self._stacks: dict[tuple[int, ...], int] = {}
+        self._stacks: dict[tuple[tuple[int, ...], int, int, int], int] = {}
         self._pending: list[tuple[str, tuple[object, ...]]] = []
         self._connection = self._create(path)
         self.write_run(run)
@@ -88,18 +88,28 @@ class RecordingWriter:
         """Id of a module path."""
         return self._intern(self._modules, module, "INSERT INTO module VALUES (?, ?, ?)", module)
 
-    def stack_id(self, frames: tuple[int, ...], location: int) -> int:
-        """Id of a call stack.
+    def stack_id(
+        self,
+        frames: tuple[int, ...],
+        location: int,
+        *,
+        module: int = schema.NONE,
+        forward_location: int = schema.NONE,
+    ) -> int:
+        """Id of a call stack, and of what was made there.
 
         Args:
             frames: Ids of its lines, innermost first.
             location: Id of the user's innermost line among them, or `schema.NONE`.
+            module: Id of the module it was made for, or `schema.NONE`.
+            forward_location: Id of the line of the forward whose gradient it was made for, or `schema.NONE`.
         """
-        found = self._stacks.get(frames)
+        key = (frames, location, module, forward_location)
+        found = self._stacks.get(key)
         if found is None:
-            found = self._stacks[frames] = len(self._stacks)
-            row = (found, location, array("q", frames).tobytes())
-            self._pending.append(("INSERT INTO stack VALUES (?, ?, ?)", row))
+            found = self._stacks[key] = len(self._stacks)
+            row = (found, location, array("q", frames).tobytes(), module, forward_location)
+            self._pending.append(("INSERT INTO stack VALUES (?, ?, ?, ?, ?)", row))
         return found
 
     def _intern(self, table: dict[_K, int], key: _K, sql: str, row: Iterable[object]) -> int:

@@ -264,6 +264,43 @@ def drained(iterations: int, drain_ns: int) -> dict[str, Any]:
     }
 
 
+def backward_places(level: str, drain_ns: int) -> dict[str, Any]:
+    """What the backward of a small model allocates, by module and by line of the forward."""
+    import memprof
+    from memprof.capture import blocks
+    from memprof.record.events import Phase
+
+    class Block(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = torch.nn.Linear(512, 1024), torch.nn.Linear(1024, 512)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = torch.nn.functional.softplus(self.up(x))
+            z: torch.Tensor = self.down(y) + x
+            return z
+
+    blocks.DRAIN_NS = drain_ns
+    profiler = memprof.Profiler(level, output=os.path.join(os.getcwd(), "run.memprof"))
+    model = torch.nn.Sequential(Block(), torch.nn.Tanh(), Block()).cuda()
+    x = torch.ones(4096, 512, device="cuda")
+    with profiler:
+        for _ in range(8):
+            model(x).square().mean().backward()
+            model.zero_grad()
+            profiler.step()
+    modules: dict[str, int] = {}
+    lines: dict[str, int] = {}
+    for storage in memprof.diagnose(profiler.recording).model.storages.values():
+        # Small blocks: cuBLAS has a workspace, which is no tensor.
+        if storage.birth_phase == Phase.BACKWARD and storage.birth_iteration == 6 and storage.nbytes >= 1 << 20:
+            module = "" if storage.module is None else storage.module.path
+            line = "" if storage.forward_location is None else str(storage.forward_location.line)
+            modules[module] = modules.get(module, 0) + storage.nbytes
+            lines[line] = lines.get(line, 0) + storage.nbytes
+    return {"modules": modules, "lines": lines, "notes": list(profiler.recording.run.notes)}
+
+
 def nested(level: str) -> dict[str, Any]:
     """A profiler inside a profiler, and what is left installed afterwards."""
     import memprof

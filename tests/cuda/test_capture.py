@@ -54,6 +54,30 @@ def test_drains_of_the_history_are_rare_and_lose_nothing(on_cuda: Callable[..., 
         ]
 
 
+def test_what_backward_allocates_is_told_by_module_and_line_without_a_dispatch_mode(
+    on_cuda: Callable[..., Any],
+) -> None:
+    watched = on_cuda(payloads.backward_places, level="tensors", drain_ns=0)
+    # With the marks of every backward, and with those of the first few.
+    marked, followed = (
+        on_cuda(payloads.backward_places, level="blocks", drain_ns=drain_ns) for drain_ns in (1 << 62, 0)
+    )
+    assert followed == marked
+    assert set(marked["modules"]) == {"", "0", "0.up", "0.down", "1", "2", "2.up", "2.down"}
+    for kind in ("modules", "lines"):
+        # Workspaces of kernels are in no tensor, so that a dispatch mode cannot tell whose they are.
+        assert all(marked[kind][key] >= nbytes for key, nbytes in watched[kind].items() if key)
+    for elementwise in ("0", "1", "2"):
+        assert marked["modules"][elementwise] == watched["modules"][elementwise]
+    assert marked["notes"] == []
+    source = Path(payloads.__file__).read_text().splitlines()
+    assert {source[int(line) - 1].strip() for line in marked["lines"]} == {
+        "y = torch.nn.functional.softplus(self.up(x))",
+        "z: torch.Tensor = self.down(y) + x",
+        "model(x).square().mean().backward()",
+    }
+
+
 KILLED = """
 import os, signal, torch
 from memprof.capture import blocks

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from memprof.capture.block_trace import COLUMN, FRAMELESS, TickEnd, TracePacker, places_in_ticks
 from memprof.capture.frames import UserCode
@@ -92,7 +93,26 @@ def test_packed_entries(packer: TracePacker) -> None:
     assert rest[0] == rest[2] == NONE
     assert rest[1] not in (first, NONE)
     user_line = packer.stack_of_line(Location("train.py", 3, "step"))
-    assert packer.user_lines[first] == packer.user_lines[user_line] == packer.user_lines[rest[1]]
+    facts = [packer.facts(stack) for stack in (first, rest[1], user_line)]
+    assert len({fact.user_line for fact in facts}) == 1
+
+
+def test_the_line_that_called_backward_is_for_what_the_engine_made(packer: TracePacker) -> None:
+    library = {"filename": np.__file__, "line": 1, "name": "kernel"}
+    module = {"filename": torch.nn.modules.module.__file__, "line": 1, "name": "_call_impl"}
+    user = {"filename": "train.py", "line": 3, "name": "step"}
+    backward = packer.stack_of_line(Location("train.py", 9, "step"))
+    of_library, of_module, of_user = (packer.stack(frames) for frames in ([library], [library, module], [user]))
+    assert packer.called_by(FRAMELESS, backward) == (backward, True)
+    assert packer.called_by(FRAMELESS, NONE) == (NONE, False)  # no backward was running
+    assert packer.called_by(of_library, NONE) == (of_library, False)
+    assert packer.called_by(of_module, backward) == (of_module, False)  # a recomputation
+    assert packer.called_by(of_user, backward) == (of_user, False)
+    stack, by_engine = packer.called_by(of_library, backward)
+    found = packer.facts(stack)
+    assert by_engine
+    assert found.frames == packer.facts(of_library).frames
+    assert found.user_line == packer.facts(backward).user_line
 
 
 def test_no_entries(packer: TracePacker) -> None:

@@ -207,7 +207,9 @@ def packed_births(writer: RecordingWriter, births: tuple[Birth, ...]) -> array[i
 
 def packed_blocks(writer: RecordingWriter) -> array[int]:
     device = writer.name_id("cuda:0")
-    writer.stack_id((writer.location_id(FORWARD_LINE), writer.location_id(LINE)), writer.location_id(LINE))
+    frames, line = (writer.location_id(FORWARD_LINE), writer.location_id(LINE)), writer.location_id(LINE)
+    writer.stack_id(frames, line)
+    writer.stack_id(frames, line, module=writer.module_id(MODULE), forward_location=frames[0])
     writer.write_segments(1, array("q", (device, *SEGMENT)))
     return array("q", [value for a, t, p, n, s in BLOCKS for value in (device, a, t, p, n, 0, s)])
 

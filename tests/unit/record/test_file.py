@@ -59,8 +59,10 @@ def _assert_holds_all(recording: Recording) -> None:
     assert [tuple(row) for row in log.events[:, [1, 2, 3, 4, 6]].tolist()] == [tuple(row) for row in all_events.BLOCKS]
     assert log.ticks.tolist() == [1, 1, 1]
     assert [(tick, table[:, 1:].tolist()) for tick, table in log.starts] == [(1, [list(all_events.SEGMENT)])]
-    assert log.stacks == {0: (all_events.FORWARD_LINE, all_events.LINE)}
-    assert log.user_lines == {0: all_events.LINE}
+    assert log.stacks == dict.fromkeys((0, 1), (all_events.FORWARD_LINE, all_events.LINE))
+    assert log.user_lines == dict.fromkeys((0, 1), all_events.LINE)
+    assert log.modules == {1: all_events.MODULE}
+    assert log.forward_lines == {1: all_events.FORWARD_LINE}
     assert log.settings == all_events.RUN.allocator_settings
 
 
@@ -83,6 +85,20 @@ def test_a_recording_of_format_2_has_no_passes(path: Path) -> None:
         assert (recording.passes, recording.parameters, recording.last_uses()) == ((), (), {})
         assert recording.ticks == all_events.TICKS
         assert tuple(recording.births()) == all_events.BIRTHS
+
+
+def test_stacks_of_older_recordings_say_no_module(path: Path) -> None:
+    all_events.write_all(path)
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("ALTER TABLE stack DROP COLUMN module")
+    connection.execute("ALTER TABLE stack DROP COLUMN forward_location")
+    connection.execute("PRAGMA user_version = 3")
+    connection.close()
+    with open_recording(path) as recording:
+        log = recording.block_log()
+    assert log is not None
+    assert list(log.stacks) == [0, 1]
+    assert log.modules == log.forward_lines == {}
 
 
 def test_values_come_back_with_their_types(path: Path) -> None:
