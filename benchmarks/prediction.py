@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="keep the figures in this file")
     parser.add_argument("--merge", type=Path, action="append", default=[], help="add the figures of such a file")
     parser.add_argument("--skip-cpu", action="store_true", help="do not time the workloads on the CPU")
-    parser.add_argument("--run", choices=("cuda", "simulated", "cpu"), help=argparse.SUPPRESS)
+    parser.add_argument("--run", choices=("cuda", "simulated", "dry", "cpu"), help=argparse.SUPPRESS)
     parser.add_argument("--total", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.run:
@@ -65,11 +65,12 @@ def run_workload(name: str, where: str, total: int) -> dict[str, Any]:
 
     Args:
         name: One of `tests/cuda/workloads.py`.
-        where: `cuda`, `simulated` or `cpu`.
+        where: `cuda`, `simulated`, `dry` or `cpu`.
         total: Bytes of the simulated GPU.
 
     Returns:
-        Bytes allocated, their peak, reserved and their peak, after setup and after each iteration; seconds; torch.
+        Bytes allocated, their peak, reserved and their peak of each device, after setup and after each iteration;
+        seconds; torch.
     """
     import torch
 
@@ -88,20 +89,24 @@ def run_workload(name: str, where: str, total: int) -> dict[str, Any]:
             next(steps)
             if device == "cuda":
                 rows.append(
-                    (
-                        torch.cuda.memory_allocated(),
-                        torch.cuda.max_memory_allocated(),
-                        torch.cuda.memory_reserved(),
-                        torch.cuda.max_memory_reserved(),
+                    tuple(
+                        figure(index)
+                        for index in range(torch.cuda.device_count())
+                        for figure in (
+                            torch.cuda.memory_allocated,
+                            torch.cuda.max_memory_allocated,
+                            torch.cuda.memory_reserved,
+                            torch.cuda.max_memory_reserved,
+                        )
                     )
                 )
         return time.perf_counter() - begin
 
-    if where == "simulated":
+    if where in ("simulated", "dry"):
         from memprof.capture.simulated.cuda import SimulatedCuda
         from memprof.simulate.gpus import Gpu
 
-        with SimulatedCuda(Gpu("null", total, 0)):
+        with SimulatedCuda(Gpu("null", total, 0), count=workload.settings.get("devices", 1), dry=where == "dry"):
             seconds = work("cuda")
     else:
         seconds = work(where)
@@ -121,8 +126,6 @@ def _compare(names: list[str], cuda_python: str, *, beside_cpu: bool) -> list[di
         result: dict[str, Any] = {"name": name}
         if name in _NOT_SIMULATED:
             result["failed"] = _NOT_SIMULATED[name]
-        elif settings.get("devices", 1) > 1:
-            result["failed"] = "several GPUs are not simulated"
         else:
             try:
                 null = [cuda_python, "-m", "tests.nullcuda", cuda_python]
@@ -139,7 +142,7 @@ def _compare(names: list[str], cuda_python: str, *, beside_cpu: bool) -> list[di
 
 def _process(python: list[str], name: str, where: str, total: int, settings: Any) -> dict[str, Any]:
     command = [*python, "-m", "benchmarks.prediction", name, "--run", where, "--total", str(total)]
-    environment = {**os.environ, **settings.get("env", {})}
+    environment = {**os.environ, "NULLCUDA_DEVICES": str(settings.get("devices", 1)), **settings.get("env", {})}
     if where == "simulated":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     done = subprocess.run(
@@ -158,7 +161,7 @@ def _reason(error: Exception) -> str:
 
 
 def _errors(result: dict[str, Any]) -> tuple[float, float]:
-    """Signed relative errors of the highest peaks, allocated and reserved."""
+    """Signed relative errors of the highest peaks of the first device, allocated and reserved."""
     found = []
     for at in (1, 3):
         real, simulated = (max(row[at] for row in result[side]["rows"]) for side in ("real", "simulated"))

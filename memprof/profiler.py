@@ -258,7 +258,8 @@ def simulate_gpu(gpu: str | Gpu, *, settings: str | None = None, dry: bool = Fal
     the GPU. A `Profiler` inside records the simulated devices.
 
     Args:
-        gpu: Name (`A100-40GB`, `RTX 4090`) or size (`8GiB`) of the GPU, or one that `memprof.simulate.gpus` knows.
+        gpu: Name (`A100-40GB`, `RTX 4090`) or size (`8GiB`) of the GPU, or one that `memprof.simulate.gpus` knows;
+            `2xA100-40GB` are two, up to eight.
         settings: Of the caching allocator, as in `PYTORCH_ALLOC_CONF`; None is what the environment says.
         dry: Leave the arithmetic out: tensors on "cuda" have shapes and no values, so that a model of billions of
             parameters takes seconds and little host memory. A number that is read from one (`loss.item()`) is 0; where
@@ -271,15 +272,15 @@ def simulate_gpu(gpu: str | Gpu, *, settings: str | None = None, dry: bool = Fal
         UsageError: The GPU is not known, a setting does not exist, or this process has used CUDA or run a backward
             before.
     """
-    from memprof.simulate.gpus import find_gpu
+    from memprof.simulate.gpus import find_gpus
     from memprof.simulate.settings import AllocatorSettings
 
-    found = find_gpu(gpu) if isinstance(gpu, str) else gpu
+    found, count = find_gpus(gpu) if isinstance(gpu, str) else (gpu, 1)
     parsed = None if settings is None else AllocatorSettings.parse(settings)
     import_capture()
     from memprof.capture.simulated.cuda import SimulatedCuda
 
-    return SimulatedCuda(found, settings=parsed, dry=dry)
+    return SimulatedCuda(found, count=count, settings=parsed, dry=dry)
 
 
 def _calling_script() -> str | None:

@@ -108,7 +108,7 @@ class CaptureSession:
         self._warned: set[str] = set()
         self._code = UserCode(options.user_folders)
         simulated = active_simulation()
-        run.simulated_gpu = "" if simulated is None else simulated.gpu.name
+        run.simulated_gpu = "" if simulated is None else simulated.name
         run.dry = simulated is not None and simulated.dry is not None
         self._tracker = StorageTracker(
             self.writer,

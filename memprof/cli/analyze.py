@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     "--simulate",
     "gpu",
     metavar="GPU",
-    help="Run on the CPU and book what the script puts on CUDA as this GPU would: a name (A100-40GB) or a size (8GiB).",
+    help="Run on the CPU and book what the script puts on CUDA as this GPU would: a name (A100-40GB), a "
+    "size (8GiB), or several (2xA100-40GB).",
 )
 @click.option(
     "--dry",

@@ -9,7 +9,13 @@ from memprof.cli.show import FORMATS, check_writable, show_table
 
 
 @click.command("fit", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--gpu", "gpus", multiple=True, required=True, help="A name (RTX 4090) or a size (24GiB); repeatable.")
+@click.option(
+    "--gpu",
+    "gpus",
+    multiple=True,
+    required=True,
+    help="A name (RTX 4090), a size (24GiB), or several (2xRTX 4090); repeatable.",
+)
 @click.option(
     "--param",
     "parameter",
@@ -69,15 +75,15 @@ def command(
     """
     from memprof.advise.fit import largest_that_fits
     from memprof.report.fit_report import fit_table, fit_text
-    from memprof.simulate.gpus import find_gpu
+    from memprof.simulate.gpus import find_gpus
 
     check_writable(output, None)
     if most < first:
         raise click.UsageError(f"--to {most} is below --from {first}")
     name = parameter_name(parameter)
-    known = [find_gpu(gpu) for gpu in gpus]
+    known = [find_gpus(gpu) for gpu in gpus]
     found = []
-    for gpu, given in zip(known, gpus, strict=True):
+    for (gpu, count), given in zip(known, gpus, strict=True):
         limit = round(gpu.total_bytes * (1 - safety))
         found.append(
             largest_that_fits(
@@ -91,7 +97,7 @@ def command(
                     args=args,
                     dry=dry,
                 ),
-                gpu=gpu.name,
+                gpu=gpu.name if count == 1 else f"{count}x{gpu.name}",
                 total_bytes=gpu.total_bytes,
                 limit_bytes=limit,
                 first=first,

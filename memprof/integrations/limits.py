@@ -86,9 +86,9 @@ def peak_limit(limit: str | int | None = None, *, device: str | None = None, sim
             'write a limit, as in memprof_peak("512 MiB"), or a GPU it must fit, as in simulated="A100-40GB"'
         )
     if simulated:
-        from memprof.simulate.gpus import find_gpu
+        from memprof.simulate.gpus import find_gpus
 
-        find_gpu(simulated)
+        find_gpus(simulated)
         device = device or "cuda:0"
     return PeakLimit(
         None if limit is None else parse_bytes(str(limit)), "cuda:0" if device == "cuda" else device, simulated

@@ -78,6 +78,7 @@ GPUS: tuple[Gpu, ...] = (
 """What is known, oldest architecture first."""
 
 _ALIASES = {"v100": "V100-16GB", "a100": "A100-40GB", "h100-80gb": "H100", "a10g": "A10"}
+_SEVERAL = re.compile(r"\s*(?P<count>\d+)\s*[x*]\s*(?P<gpu>\S.*)", re.IGNORECASE)
 _SIZE = re.compile(r"\s*\d+(\.\d+)?\s*[kmgt]i?b?\s*", re.IGNORECASE)
 
 
@@ -108,8 +109,26 @@ def find_gpu(name: str) -> Gpu:
     return found
 
 
+def find_gpus(name: str) -> tuple[Gpu, int]:
+    """Look up several GPUs of one kind.
+
+    Args:
+        name: As for `find_gpu`; `2xA100-40GB` are two.
+
+    Returns:
+        The GPU, and how many there are.
+
+    Raises:
+        UsageError: Nothing is known by that name.
+    """
+    several = _SEVERAL.fullmatch(name)
+    if several is None:
+        return find_gpu(name), 1
+    return find_gpu(several["gpu"]), int(several["count"])
+
+
 def _key(name: str) -> str:
     return re.sub(r"nvidia|geforce|tesla|quadro|[^a-z0-9]", "", name.lower())
 
 
-__all__ = ["GPUS", "Gpu", "find_gpu"]
+__all__ = ["GPUS", "Gpu", "find_gpu", "find_gpus"]

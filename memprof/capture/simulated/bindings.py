@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from memprof._errors import UsageError
+from memprof.capture.simulated.communication import communication_functions
 from memprof.capture.simulated.devices import History, OomObserver, SimulatedDevice
 from memprof.capture.simulated.streams import CurrentStreams, QuietNvtx, no_graphs, stream_classes
 from memprof.simulate.gpus import Gpu
@@ -298,14 +299,12 @@ def install(runtime: Runtime) -> Patches:
 def _install(runtime: Runtime, patches: Patches) -> None:
     cuda: Any = torch.cuda
     queued = list(cuda._queued_calls)
-    for name, function in {**runtime.functions(), **runtime.accelerator_functions()}.items():
+    for name, function in (runtime.functions() | runtime.accelerator_functions() | communication_functions()).items():
         patches.put(torch._C, name, function)
     properties = [DeviceProperties(device.gpu) for device in runtime.devices]
     # Bound when torch.cuda was imported, to functions that refuse where torch was built without CUDA.
     for name in ("_exchange_device", "_maybe_exchange_device"):
         patches.put(cuda, name, runtime.current.exchange)
-    patches.put(torch._C, "_scatter", lambda tensor, *_: (tensor.to("cuda"),))
-    patches.put(torch._C, "_gather", lambda tensors, dim, *_: torch.cat([tensor.to("cuda") for tensor in tensors], dim))
     patches.put(torch, "Generator", _Generator)
     patches.put(torch, "compile", _compile)
     patches.put(cuda, "_initialized", False)

@@ -26,21 +26,30 @@ if TYPE_CHECKING:
     from memprof.simulate.gpus import Gpu
     from memprof.simulate.settings import AllocatorSettings
 
+MOST_DEVICES = 8
+"""`kFakeGuardImplMaxDevices`, c10/core/impl/FakeGuardImpl.h, torch 2.14.1: what the device guard can tell apart."""
+
 
 class SimulatedCuda:
-    """A simulated CUDA device; a context manager that installs it.
+    """Simulated CUDA devices; a context manager that installs them.
 
     Args:
         gpu: The GPU to simulate.
+        count: How many of it; at most `MOST_DEVICES`.
         settings: Of the caching allocator; None is what the environment says, as for CUDA.
         dry: Compute nothing: tensors there have no values.
 
     Raises:
-        UsageError: This process uses CUDA already, or runs under a simulation.
+        UsageError: This process uses CUDA already, or runs under a simulation; or there are too many devices.
     """
 
-    def __init__(self, gpu: Gpu, *, settings: AllocatorSettings | None = None, dry: bool = False) -> None:
+    def __init__(
+        self, gpu: Gpu, *, count: int = 1, settings: AllocatorSettings | None = None, dry: bool = False
+    ) -> None:
+        if not 1 <= count <= MOST_DEVICES:
+            raise UsageError(f"{count} GPUs cannot be simulated: 1 to {MOST_DEVICES} can, as in one machine")
         self.gpu = gpu
+        self.count = count
         self.dry = DryRun() if dry else None
         self.settings = settings_of_environment(os.environ) if settings is None else settings
         self.runtime: Runtime | None = None
@@ -50,7 +59,7 @@ class SimulatedCuda:
     def __enter__(self) -> SimulatedCuda:
         if _active:
             raise UsageError("a simulated GPU is in place already; one simulation at a time")
-        runtime = Runtime(self.gpu, 1, self.settings)
+        runtime = Runtime(self.gpu, self.count, self.settings)
         placement = Placement(runtime.devices, runtime.current.of)
         dispatcher = Dispatcher(runtime, placement, self.dry)
         with ExitStack() as stack:
@@ -117,6 +126,11 @@ class SimulatedCuda:
             patches.put(owner, name, function)
 
     # ---- what a session asks -----------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The GPU, and how many there are."""
+        return self.gpu.name if self.count == 1 else f"{self.count}x{self.gpu.name}"
 
     dispatch_modes = 1
     """How many modes of ours lie at the bottom of torch's stack of dispatch modes."""

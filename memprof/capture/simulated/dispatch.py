@@ -15,8 +15,9 @@ from memprof.capture.simulated.attention import ONLY_LAST
 from memprof.capture.simulated.bindings import Runtime
 from memprof.capture.simulated.devices import SimulatedDevice
 from memprof.capture.simulated.dry import DryRun
+from memprof.capture.simulated.handles import HandlePool
 from memprof.capture.simulated.heirs import Heirs
-from memprof.capture.simulated.kernels import KERNELS, Kernel, cublas_workspace_bytes, in_backward
+from memprof.capture.simulated.kernels import KERNELS, Kernel, cublas_workspace_bytes
 from memprof.capture.simulated.placement import Placement
 from memprof.capture.simulated.tensors import OnHost, SimulatedTensor
 
@@ -82,6 +83,7 @@ class Dispatcher:
             self._special[_aten.equal.default] = dry.equal
             self._special[_aten.copy_.default] = self._copy
         self.heirs = Heirs()
+        self._handles = HandlePool()
         self._kinds: dict[Any, tuple[bool, bool, Kernel | None]] = {}
         """Op -> it may mix devices, it writes to arguments, what CUDA does differently."""
 
@@ -183,9 +185,7 @@ class Dispatcher:
         """Take and free what a kernel needs besides its outputs."""
         stream = self._runtime.current.of(device.index)
         if kernel.uses_cublas:
-            # The engine's threads have handles of their own.
-            name = "cublas, backward" if in_backward() else "cublas"
-            device.keep(name, cublas_workspace_bytes(device.gpu), stream)
+            device.keep(f"cublas {self._handles.of(device.index)}", cublas_workspace_bytes(device.gpu), stream)
         if kernel.scratch is not None:
             taken: list[int] = []
             try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -12,18 +14,20 @@ _CUDA = 1
 """`c10::DeviceType::CUDA`."""
 
 
-class CurrentStreams:
-    """The current device, and the current stream of each device.
+class CurrentStreams(threading.local):
+    """The current device of a thread, and its current stream of each device.
 
     Args:
         count: How many devices there are.
     """
 
+    _numbers = itertools.count(1)
+    """Of new streams; all threads take from it."""
+
     def __init__(self, count: int) -> None:
         self.count = count
         self.device = 0
         self._streams = [0] * count
-        self._next = 1
 
     def of(self, index: int) -> int:
         """The current stream of a device."""
@@ -35,8 +39,7 @@ class CurrentStreams:
 
     def new(self) -> int:
         """The number of a new stream."""
-        self._next += 1
-        return self._next - 1
+        return next(self._numbers)
 
     def exchange(self, index: int) -> int:
         """Make a device the current one, unless `index` is negative; returns the one before."""

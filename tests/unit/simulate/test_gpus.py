@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from memprof._errors import UsageError
-from memprof.simulate.gpus import GPUS, find_gpu
+from memprof.simulate.gpus import GPUS, find_gpu, find_gpus
 
 
 @pytest.mark.parametrize("name", ["RTX 4090", "rtx4090", "NVIDIA GeForce RTX 4090", "RTX-4090"])
@@ -17,6 +17,13 @@ def test_a_name_is_found_however_it_is_written(name: str) -> None:
 def test_a_size_is_a_gpu_without_a_context(name: str, nbytes: int) -> None:
     gpu = find_gpu(name)
     assert (gpu.total_bytes, gpu.context_bytes, gpu.usable_bytes) == (nbytes, 0, nbytes)
+
+
+@pytest.mark.parametrize("name", ["2xRTX 4090", "2 x rtx4090", "2*NVIDIA GeForce RTX 4090"])
+def test_several_are_a_number_and_a_name(name: str) -> None:
+    assert find_gpus(name) == (find_gpu("RTX 4090"), 2)
+    assert find_gpus("RTX 4090") == (find_gpu("RTX 4090"), 1)
+    assert find_gpus("4x8GiB") == (find_gpu("8GiB"), 4)
 
 
 def test_what_is_not_known_names_what_is_near() -> None:
