@@ -83,7 +83,7 @@ class CallReader(ExpressionReader):
         if name == "torch.autograd.grad":
             create = keyword(node, "create_graph")
             kept = create is not None and not is_constant(create, False)
-            return container("iterator", self.graph() if kept else TENSOR)
+            return container("iterator", replace(self.graph() if kept else TENSOR, gradient=True))
         if name == "torch.set_grad_enabled":
             self._set_grad(node)
             return UNKNOWN
@@ -272,12 +272,19 @@ class CallReader(ExpressionReader):
         if isinstance(given, ast.Call) and self.module.qualified(given.func) in ("functools.partial", "partial"):
             bound = len(given.args) - 1
             given = given.args[0] if given.args else None
+        output = replace(self.graph(output=True), activation=True)
+        passed = [MODULE, output] if "pre" in name else [MODULE, container("iterator", output), output]
+        if isinstance(given, ast.Lambda):
+            before = dict(self.env)
+            names = [item.arg for item in (*given.args.posonlyargs, *given.args.args)]
+            self.env.update(zip(names, passed, strict=False))
+            self.value(given.body)
+            self.env = before
+            return
         hook = self.value(given) if given is not None else UNKNOWN
         if hook.kind is not Kind.FUNCTION or hook.function is None:
             return
         self.knowledge.hooks[hook.function] = self.function
-        output = replace(self.graph(output=True), activation=True)
-        passed = [MODULE, output] if "pre" in name else [MODULE, container("iterator", output), output]
         kept = self.knowledge.passed[self.function]
         for parameter, value in zip(hook.function.parameters[bound:], passed, strict=False):
             kept[hook.function, parameter.arg] = value

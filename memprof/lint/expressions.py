@@ -37,7 +37,7 @@ class Knowledge:
 
     Attributes:
         values: Value of each expression.
-        grad: Whether autograd was on at each call; None: as a variable says.
+        grad: Whether autograd was on at each call and statement; None: as a variable says.
         passed: By caller, what it passes to which parameter of which function.
         called: By caller, which functions it calls, and where.
         hooks: Functions given to `register_forward_hook`, and where.
@@ -155,7 +155,9 @@ class ExpressionReader(ABC):
         base = self.value(node.value)
         if base.is_tensor:
             return self._tensor_attribute(base, node.attr)
-        if base.kind is Kind.TUPLE and all(item.is_tensor for item in base.items):  # `x.max(dim=1).values`
+        if (
+            base.kind is Kind.TUPLE and base.items and all(item.is_tensor for item in base.items)
+        ):  # `x.max(dim=1).values`
             return base.items[-1] if node.attr == "indices" else base.items[0]
         if base.cls is not None and base.kind in (Kind.OBJECT, Kind.MODULE):
             known = self.program.attribute(base.cls, node.attr)

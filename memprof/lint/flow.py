@@ -321,7 +321,7 @@ class Flow:
                 later = later or attribute or isinstance(node, ast.Call)
             elif (
                 where in self.every_iteration
-                or (where is function and loop is None)
+                or (where is function and loop is None and not isinstance(node, ast.Assign))
                 or (where in self.trains and self.iteration_loop(where, node) is not None)
             ):
                 return "iteration"

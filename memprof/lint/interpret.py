@@ -203,6 +203,7 @@ class Interpreter(CallReader):
         return ended
 
     def _statement(self, node: ast.stmt) -> bool:
+        self.knowledge.grad[node] = self.grad
         if isinstance(node, ast.Expr):
             self.value(node.value)
         elif isinstance(node, ast.Assign):

@@ -10,6 +10,9 @@ from memprof.lint.values import UNKNOWN, Value
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 LOOPS = (ast.For, ast.AsyncFor, ast.While)
+DEEPEST = 150
+"""How deep nodes of the syntax tree may be nested; what follows them calls itself a few times a level."""
+
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 
 
@@ -113,6 +116,9 @@ class SourceModule:
         name: Dotted name it may be imported by, as far as its path tells.
         tree: Its syntax tree.
         imports: Local name -> dotted name.
+
+    Raises:
+        RecursionError: It is nested deeper than `DEEPEST`.
     """
 
     path: str
@@ -128,19 +134,21 @@ class SourceModule:
     def __post_init__(self) -> None:
         self.body = FunctionInfo("<module>", self.tree, self)
         self.every_function.append(self.body)
-        self._walk(self.tree, self.body, None)
+        self._walk(self.tree, self.body, None, 0)
 
-    def _walk(self, node: ast.AST, function: FunctionInfo, cls: ClassInfo | None) -> None:
+    def _walk(self, node: ast.AST, function: FunctionInfo, cls: ClassInfo | None, depth: int) -> None:
+        if depth > DEEPEST:
+            raise RecursionError(f"code is nested more than {DEEPEST} levels deep")
         for child in ast.iter_child_nodes(node):
             self.parents[child] = node
             if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 function.statements.append(child)
-                self._add_function(child, function, cls if isinstance(node, ast.ClassDef) else None)
+                self._add_function(child, function, cls if isinstance(node, ast.ClassDef) else None, depth)
             elif isinstance(child, ast.ClassDef):
                 function.statements.append(child)
                 info = ClassInfo(child.name, child, self, [self.qualified(base) for base in child.bases])
                 self.classes.setdefault(child.name, info)
-                self._walk(child, function, info)
+                self._walk(child, function, info, depth + 1)
             else:
                 if isinstance(child, ast.stmt):
                     function.statements.append(child)
@@ -152,9 +160,9 @@ class SourceModule:
                     function.loops.append(child)
                 elif isinstance(child, (ast.comprehension, ast.NamedExpr)):
                     function.bindings.append(child)
-                self._walk(child, function, cls)
+                self._walk(child, function, cls, depth + 1)
 
-    def _add_function(self, node: FunctionNode, outer: FunctionInfo, cls: ClassInfo | None) -> None:
+    def _add_function(self, node: FunctionNode, outer: FunctionInfo, cls: ClassInfo | None, depth: int) -> None:
         info = FunctionInfo(node.name, node, self, cls=cls, outer=None if outer is self.body else outer)
         self.every_function.append(info)
         if cls is not None:
@@ -163,7 +171,7 @@ class SourceModule:
             self.functions[node.name] = info
         else:
             outer.inner[node.name] = info
-        self._walk(node, info, cls)
+        self._walk(node, info, cls, depth + 1)
 
     def _add_import(self, node: ast.Import | ast.ImportFrom) -> None:
         if isinstance(node, ast.Import):

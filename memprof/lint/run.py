@@ -73,10 +73,10 @@ def check_sources(sources: Sequence[SourceFile | Unreadable], options: LintOptio
     modules: list[SourceModule] = []
     for source in files.values():
         parsed = _parse(source)
-        if isinstance(parsed, Unreadable):
-            unreadable.append(parsed)
-        else:
+        if isinstance(parsed, SourceModule):
             modules.append(parsed)
+        elif parsed is not None:
+            unreadable.append(parsed)
     program = Program(_concerned(modules, files))
     context = Context(program, interpret(program))
     found = {finding for check in CHECKS for finding in check(context)}
@@ -92,7 +92,8 @@ def check_sources(sources: Sequence[SourceFile | Unreadable], options: LintOptio
     return LintResult(tuple(findings), tuple(sorted(unreadable)), len(modules))
 
 
-def _parse(source: SourceFile) -> SourceModule | Unreadable:
+def _parse(source: SourceFile) -> SourceModule | Unreadable | None:
+    """The file parsed, or why that cannot be; None for one that is nested too deeply and does not concern torch."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -102,7 +103,10 @@ def _parse(source: SourceFile) -> SourceModule | Unreadable:
         place, cell = source.place(line)
         where = f"cell {cell}: " if cell is not None else ""
         return Unreadable(source.path, place, f"cannot be parsed: {where}{getattr(error, 'msg', None) or error}")
-    return SourceModule(source.path, _dotted(source.path), tree)
+    try:
+        return SourceModule(source.path, _dotted(source.path), tree)
+    except RecursionError as error:
+        return Unreadable(source.path, 1, f"cannot be checked: {error}") if "torch" in source.text else None
 
 
 def _dotted(path: str) -> str:

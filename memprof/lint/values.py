@@ -52,6 +52,7 @@ class Value:
         output: Came straight out of a module, and so may be any structure of tensors.
         weights: A tensor computed from parameters and nothing else.
         activation: A tensor computed by a module.
+        gradient: A gradient, not yet worked on.
         evaluating: A module in evaluation mode.
         copied: A state dict that was copied.
         bounded: A container that forgets.
@@ -71,6 +72,7 @@ class Value:
     output: bool = False
     weights: bool = False
     activation: bool = False
+    gradient: bool = False
     evaluating: bool = False
     copied: bool = False
     bounded: bool = False
@@ -150,6 +152,7 @@ def join(first: Value, second: Value, depth: int = 0) -> Value:
         output=first.output or second.output,
         weights=first.weights and second.weights,
         activation=first.activation or second.activation,
+        gradient=first.gradient and second.gradient,
         evaluating=first.evaluating and second.evaluating,
         copied=first.copied or second.copied,
         bounded=first.bounded or second.bounded,

@@ -4,43 +4,68 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from memprof.lint.context import Context, shown, sure
 from memprof.lint.finding import LintFinding
-from memprof.lint.names import base_of, path_of
+from memprof.lint.names import base_of, parts_of, path_of
 from memprof.lint.program import FunctionInfo
 from memprof.lint.values import Kind, Value
 
 _SUMMING = frozenset("add add_ mul mul_ lerp lerp_ sub".split())
+_KEEPING = frozenset("clone contiguous to float squeeze view reshape".split())
+_JOINING = frozenset(f"torch.{name}" for name in "cat concat concatenate stack vstack hstack".split())
+_WEIGHTS = frozenset("parameters named_parameters buffers named_buffers".split())
+_DEPTH = 2
+"""How many names are followed back."""
 
 
 def check(context: Context) -> Iterator[LintFinding]:
     """Find them."""
     for function in context.program.functions:
         for statement in function.statements:
-            target, added = _accumulation(function, statement)
-            if target is None or added is None:
+            found = _accumulation(context, function, statement)
+            if found is None:
                 continue
-            value = context.value(added)
-            if value.kind is not Kind.GRAPH:
+            value = context.value(found.added)
+            if value.kind is Kind.PARAMETER and found.stored:
+                value = Value(Kind.GRAPH, weights=True, guess=value.guess)
+            if value.kind is not Kind.GRAPH or context.knowledge.grad.get(statement) is False:
                 continue
-            outlives = context.flow.outlives(function, target, statement)
-            if outlives is None or context.flow.reaches_backward(function, target):
+            outlives = context.flow.outlives(function, found.target, statement)
+            if outlives is None and not _is_weight(context, function, found.target, statement):
                 continue
-            yield _finding(context, function, statement, target, added, value)
+            if context.flow.reaches_backward(function, found.target):
+                continue
+            yield _finding(context, function, statement, found, value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Accumulation:
+    """A statement that makes a value from its old one; `stored`: by writing features or weights into a store."""
+
+    target: ast.expr
+    added: ast.expr
+    stored: bool = False
+
+
+def _is_weight(context: Context, function: FunctionInfo, target: ast.expr, statement: ast.stmt) -> bool:
+    """Whether a name stands for each of a module's parameters in turn, in every iteration."""
+    loop = next(iter(function.module.loops_of(statement)), None)
+    if not isinstance(loop, ast.For) or path_of(target) not in {path_of(part) for part in parts_of(loop.target)}:
+        return False
+    weights = any(isinstance(item, ast.Attribute) and item.attr in _WEIGHTS for item in ast.walk(loop.iter))
+    return weights and (
+        context.flow.iteration_loop(function, statement) is not None or function in context.flow.every_iteration
+    )
 
 
 def _finding(
-    context: Context,
-    function: FunctionInfo,
-    statement: ast.stmt,
-    target: ast.expr,
-    added: ast.expr,
-    value: Value,
+    context: Context, function: FunctionInfo, statement: ast.stmt, found: _Accumulation, value: Value
 ) -> LintFinding:
-    name = shown(target)
-    in_module = context.flow.in_module(function) and isinstance(base_of(target), ast.Attribute)
-    if value.weights or (in_module and not value.scalar):
+    name = shown(found.target)
+    in_module = context.flow.in_module(function) and isinstance(base_of(found.target), ast.Attribute)
+    if value.weights or (not value.scalar and (in_module or found.stored)):
         what = "weights" if value.weights else "features"
         message = (
             f"`{name}` is updated from {what} with autograd on: each update has all earlier ones as its history, "
@@ -48,7 +73,7 @@ def _finding(
         )
         return context.finding(function, statement, "MP112", message, "no_grad", sure(value))
     item = value.scalar or not isinstance(statement, ast.AugAssign)
-    source = f"`{shown(added, 30)}`" if isinstance(statement, ast.AugAssign) else "the tensor that is added"
+    source = f"`{shown(found.added, 30)}`" if isinstance(statement, ast.AugAssign) else "the tensor that is added"
     message = (
         f"`{name}` sums tensors with their autograd graph: the graph of every iteration stays until `{name}` is reset. "
         f"Add `.item()` of {source}, or `.detach()` of it."
@@ -56,37 +81,73 @@ def _finding(
     return context.finding(function, statement, "MP101", message, "item" if item else "detach", sure(value))
 
 
-def _accumulation(function: FunctionInfo, statement: ast.stmt) -> tuple[ast.expr | None, ast.expr | None]:
-    """Target and new value of `a += b` or `a = a + b`."""
+def _accumulation(context: Context, function: FunctionInfo, statement: ast.stmt) -> _Accumulation | None:
+    """What `a += b`, `a = a + b`, `a.add_(b)`, `a[i] = b`, and `a = torch.cat([a, b])` accumulate."""
     if isinstance(statement, ast.AugAssign) and isinstance(statement.op, (ast.Add, ast.Sub, ast.Mult)):
-        return statement.target, statement.value
-    if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
-        target = statement.targets[0]
-        if isinstance(target, ast.Attribute) and target.attr in ("data", "grad"):
-            return None, None
-        path = path_of(base_of(target))
-        if path and any(path_of(base_of(part)) == path for part in _operands(function, statement.value)):
-            return target, statement.value
-    return None, None
+        return _Accumulation(statement.target, statement.value)
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        return _in_place(context, statement.value)
+    if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+        return None
+    target = statement.targets[0]
+    if isinstance(target, ast.Attribute) and target.attr in ("data", "grad"):
+        return None
+    path = path_of(base_of(target))
+    if not path:
+        return None
+    if any(path_of(base_of(part)) == path for part in _operands(function, statement.value, statement, _DEPTH)):
+        return _Accumulation(target, statement.value)
+    if isinstance(target, ast.Subscript) and context.value(target.value).kind in (Kind.TENSOR, Kind.GRAPH):
+        return _Accumulation(target, statement.value, stored=True)
+    joined = statement.value.value if isinstance(statement.value, ast.Subscript) else statement.value
+    if isinstance(joined, ast.Call) and function.module.qualified(joined.func) in _JOINING and joined.args:
+        parts = joined.args[0].elts if isinstance(joined.args[0], (ast.List, ast.Tuple)) else []
+        if any(path_of(base_of(part)) == path for part in parts):
+            return _Accumulation(target, statement.value, stored=joined is not statement.value)
+    return None
 
 
-def _operands(function: FunctionInfo, node: ast.expr) -> Iterator[ast.expr]:
-    """What a sum or an average is made of."""
+def _in_place(context: Context, call: ast.Call) -> _Accumulation | None:
+    """`average.mul_(0.9).add_(0.1 * weight)` of a tensor that has no graph of its own yet."""
+    added: ast.expr | None = None
+    node: ast.expr = call
+    while isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        if not node.func.attr.endswith("_") or node.func.attr.startswith("_"):
+            return None
+        for argument in node.args:
+            if context.value(argument).has_graph or context.value(argument).kind is Kind.PARAMETER:
+                added = argument
+        node = node.func.value
+    if added is None or not path_of(base_of(node)) or (isinstance(node, ast.Attribute) and node.attr == "data"):
+        return None
+    return _Accumulation(node, added, stored=True) if context.value(node).kind is Kind.TENSOR else None
+
+
+def _operands(function: FunctionInfo, node: ast.expr, before: ast.stmt, depth: int) -> Iterator[ast.expr]:
+    """What a sum or an average is made of, also through names that are assigned just before."""
     if isinstance(node, ast.BinOp):
-        yield from _operands(function, node.left)
-        yield from _operands(function, node.right)
+        yield from _operands(function, node.left, before, depth)
+        yield from _operands(function, node.right, before, depth)
     elif isinstance(node, ast.UnaryOp):
-        yield from _operands(function, node.operand)
+        yield from _operands(function, node.operand, before, depth)
     elif isinstance(node, ast.IfExp):
-        yield from _operands(function, node.body)
-        yield from _operands(function, node.orelse)
-    elif isinstance(node, ast.Call):
-        if isinstance(node.func, ast.Attribute) and node.func.attr in _SUMMING:
+        yield from _operands(function, node.body, before, depth)
+        yield from _operands(function, node.orelse, before, depth)
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        if node.func.attr in _SUMMING:
             if not function.module.qualified(node.func).startswith("torch."):
-                yield from _operands(function, node.func.value)
+                yield from _operands(function, node.func.value, before, depth)
             for argument in node.args:
-                yield from _operands(function, argument)
-        elif isinstance(node.func, ast.Attribute) and node.func.attr == "get":  # totals.get(name, 0) + loss
+                yield from _operands(function, argument, before, depth)
+        elif node.func.attr in _KEEPING:
+            yield from _operands(function, node.func.value, before, depth)
+        elif node.func.attr == "get":  # totals.get(name, 0) + loss
             yield node.func.value
     elif isinstance(node, (ast.Name, ast.Attribute, ast.Subscript)):
         yield node
+        if isinstance(node, ast.Name) and depth:
+            for statement in function.statements:
+                if isinstance(statement, ast.Assign) and statement.lineno < before.lineno:
+                    if any(path_of(target) == node.id for target in statement.targets):
+                        if isinstance(statement.value, (ast.BinOp, ast.Call)):
+                            yield from _operands(function, statement.value, statement, depth - 1)

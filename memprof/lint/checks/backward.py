@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from memprof.lint.checks.recurrent import carried_state
 from memprof.lint.context import Context, shown
 from memprof.lint.finding import Confidence, LintFinding
-from memprof.lint.flow import Loop
 from memprof.lint.names import inside, is_backward, is_constant, keyword, path_of
-from memprof.lint.program import FunctionInfo
+from memprof.lint.program import FunctionInfo, Site
 
 _SECOND_ORDER = ("hessian", "hvp", "hutchinson", "sophia", "maml", "penalty")
 
@@ -19,70 +18,74 @@ def check(context: Context) -> Iterator[LintFinding]:
     """Find them."""
     for function in context.program.functions:
         for call in function.calls:
-            if is_backward(call):
-                if is_constant(keyword(call, "retain_graph"), True):
-                    yield from _retained(context, function, call)
+            retains = is_constant(keyword(call, "retain_graph"), True)
+            if is_backward(call) and isinstance(call.func, ast.Attribute):
+                if retains:
+                    yield from _retained(context, function, call, call.func.value)
                 if is_constant(keyword(call, "create_graph"), True):
                     yield from _created(context, function, call)
-            elif function.module.qualified(call.func) == "torch.autograd.grad":
+            elif function.module.qualified(call.func) == "torch.autograd.grad" and call.args:
+                if retains:
+                    yield from _retained(context, function, call, call.args[0])
                 if is_constant(keyword(call, "create_graph"), True):
                     yield from _gradients(context, function, call)
 
 
-def _retained(context: Context, function: FunctionInfo, call: ast.Call) -> Iterator[LintFinding]:
+def _retained(context: Context, function: FunctionInfo, call: ast.Call, root: ast.expr) -> Iterator[LintFinding]:
+    """A pass that keeps the graph of `root`, which no other pass goes through."""
+    if is_constant(keyword(call, "create_graph"), True) or not context.value(root).has_graph:
+        return
     around = context.flow.iteration_loop(function, call)
-    if around is None or is_constant(keyword(call, "create_graph"), True):
+    if around is not None:
+        region: ast.AST = around[0]
+    elif function in context.flow.every_iteration and not context.flow.result_reaches_backward(function):
+        region = function.node
+        if any(_passes(context, site.caller, _region(context, site), call) for site in function.sites):
+            return
+    else:
         return
-    if not isinstance(call.func, ast.Attribute) or not context.value(call.func.value).has_graph:
+    if call not in list(inside(region)) or _conditional(function, call, region):
         return
-    loop = around[0]
-    if call not in list(inside(loop)) or _conditional(function, call, loop) or _inner_loop(function, call, loop):
+    if function.module.loops_of(call)[:1] != ([region] if around is not None else []):
         return
-    if _another_pass(context, function, call, loop) or _graph_from_outside(context, function, loop):
+    if _passes(context, function, region, call) or _graph_from_outside(context, function, region):
         return
     message = (
         "`retain_graph=True` keeps every saved activation after the only backward pass that uses them, until "
-        f"`{shown(call.func.value, 30)}` is rebound. "
-        "Leave it out."
+        f"`{shown(root, 30)}` is rebound. Leave it out."
     )
     yield context.finding(function, call, "MP105", message, "remove_retain_graph", Confidence.MEDIUM)
 
 
-def _conditional(function: FunctionInfo, call: ast.Call, loop: Loop) -> bool:
+def _region(context: Context, site: Site) -> ast.AST:
+    around = context.flow.iteration_loop(site.caller, site.call)
+    return around[0] if around is not None else site.caller.node
+
+
+def _conditional(function: FunctionInfo, call: ast.Call, region: ast.AST) -> bool:
     for parent in function.module.parents_of(call):
-        if parent is loop:
+        if parent is region:
             return False
         if isinstance(parent, (ast.If, ast.IfExp, ast.Try)):
             return True
     return False
 
 
-def _inner_loop(function: FunctionInfo, call: ast.Call, loop: Loop) -> bool:
-    return function.module.loops_of(call)[:1] != [loop]
-
-
-def _another_pass(context: Context, function: FunctionInfo, call: ast.Call, loop: Loop) -> bool:
-    """Whether another backward pass follows in the same iteration, or could."""
-    for item in inside(loop):
+def _passes(context: Context, function: FunctionInfo, region: ast.AST, call: ast.Call) -> bool:
+    """Whether another pass follows a call in the same iteration, or could."""
+    for item in inside(region):
         if not isinstance(item, ast.Call) or item is call:
             continue
-        name = function.module.qualified(item.func)
-        if is_backward(item) or name.startswith("torch.autograd."):
-            if (item.lineno, item.col_offset) > (call.lineno, call.col_offset):
-                return True
-        callee = context.flow.callees.get(item)
-        if callee is not None and callee in context.flow.trains:
+        later = call not in function.calls or (item.lineno, item.col_offset) > (call.lineno, call.col_offset)
+        if later and (is_backward(item) or function.module.qualified(item.func).startswith("torch.autograd.")):
             return True
-        if callee is None and "loss" in _arguments(item) and item.lineno > call.lineno and "backward" in name:
+        callee = context.flow.callees.get(item)
+        if callee is not None and call not in callee.calls and callee in context.flow.trains:
             return True
     return False
 
 
-def _arguments(call: ast.Call) -> set[str]:
-    return {path_of(item) for item in call.args}
-
-
-def _graph_from_outside(context: Context, function: FunctionInfo, loop: Loop) -> bool:
+def _graph_from_outside(context: Context, function: FunctionInfo, loop: ast.AST) -> bool:
     """Whether the loss depends on a graph built before the loop, or on one that iterations hand on."""
     bound: set[str] = set()
     for item in inside(loop):
@@ -117,7 +120,7 @@ def _created(context: Context, function: FunctionInfo, call: ast.Call) -> Iterat
         "`create_graph=True` stores gradients that have a graph in `.grad`: a cycle with the parameters that holds "
         "every activation until the gradients are freed. No later pass differentiates them here: leave it out."
     )
-    yield context.finding(function, call, "MP106", message, "remove_retain_graph", Confidence.MEDIUM)
+    yield context.finding(function, call, "MP106", message, "remove_create_graph", Confidence.MEDIUM)
 
 
 def _gradients(context: Context, function: FunctionInfo, call: ast.Call) -> Iterator[LintFinding]:
@@ -135,7 +138,7 @@ def _gradients(context: Context, function: FunctionInfo, call: ast.Call) -> Iter
         f"`create_graph=True` builds a graph of `{targets[0].id}` that no backward pass goes through; it holds every "
         "activation as long as the gradients. Leave it out."
     )
-    yield context.finding(function, call, "MP106", message, "remove_retain_graph", Confidence.MEDIUM)
+    yield context.finding(function, call, "MP106", message, "remove_create_graph", Confidence.MEDIUM)
 
 
 def _used_on(function: FunctionInfo, name: str, statement: ast.stmt) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from memprof.lint.context import Context, shown, sure
 from memprof.lint.finding import Confidence, LintFinding
 from memprof.lint.flow import Loop
-from memprof.lint.names import base_of, inside, path_of
+from memprof.lint.names import base_of, inside, local_names, path_of
 from memprof.lint.program import FunctionInfo
 from memprof.lint.values import Kind, Value
 from memprof.lint.vocabulary import EXTENDING_METHODS, STORING_METHODS
@@ -67,10 +67,17 @@ def _new_key(context: Context, function: FunctionInfo, statement: ast.stmt, targ
     """Whether `d[key] = x` has another key in each iteration."""
     base = context.value(target.value)
     around = context.flow.iteration_loop(function, statement)
-    if base.kind is not Kind.CONTAINER or base.shape != "dict" or base.bounded or around is None:
+    if base.kind is not Kind.CONTAINER or base.shape != "dict" or base.bounded:
         return False
-    changing = _changing(around[0])
-    return any(isinstance(item, ast.Name) and item.id in changing for item in ast.walk(target.slice))
+    names = {item.id for item in ast.walk(target.slice) if isinstance(item, ast.Name)}
+    if around is not None:
+        return bool(names & _changing(around[0]))
+    for site in function.sites:  # the caller counts
+        where = context.flow.iteration_loop(site.caller, site.call)
+        passed = [context.flow.argument(function, site.call, name) for name in names]
+        if where is not None and any(isinstance(item, ast.Name) and item.id in _changing(where[0]) for item in passed):
+            return True
+    return False
 
 
 def _changing(loop: Loop) -> set[str]:
@@ -101,6 +108,8 @@ def _judge(context: Context, stored: _Stored) -> LintFinding | None:
     function, value, flow = stored.function, stored.value, context.flow
     if not value.tensors and not _copies_weights(context, stored):
         return None
+    if _hooked(context, stored) is not None and not isinstance(stored.node, ast.stmt):
+        return _by_hook(context, stored)
     outlives = flow.outlives(function, stored.holder, stored.node)
     if outlives is None:
         return None
@@ -129,26 +138,63 @@ def _with_graph(context: Context, stored: _Stored, emptied: bool) -> LintFinding
             "Put `.detach().cpu()` of it, and give the queue a `maxsize`."
         )
         return context.finding(function, stored.node, "MP116", message, "detach", Confidence.MEDIUM)
-    hooked = _hooked(context, function)
-    if hooked is not None:
+    if all(item.gradient for item in stored.value.tensors):
         message = (
-            f"The hook `{function.name}` stores `{kept}` in `{name}` in every forward pass, with its autograd graph. "
-            "Store `.detach().cpu()` of it, and clear the store once it is used."
+            f"`{name}` keeps `{kept}`, gradients that were made with `create_graph=True`, and with them the graph of "
+            "every iteration. Store `.detach()` of them."
         )
-        return context.finding(function, stored.node, "MP107", message, "detach", hooked)
+        return context.finding(function, stored.node, "MP106", message, "detach", confidence)
     scalar = all(item.scalar for item in stored.value.tensors if item.kind is Kind.GRAPH)
     how = "`.item()` of a loss, or `.detach()`," if scalar else "`.detach()` of it, or `.detach().cpu()`,"
     message = f"`{name}` keeps `{kept}` of every iteration together with its autograd graph. Store {how} instead."
     return context.finding(function, stored.node, "MP102", message, "item" if scalar else "detach", confidence)
 
 
-def _hooked(context: Context, function: FunctionInfo) -> Confidence | None:
-    """How sure it is that a hook stays: low where the handles are removed where it is registered; None for no hook."""
-    where = context.knowledge.hooks.get(function)
+def _by_hook(context: Context, stored: _Stored) -> LintFinding | None:
+    """A hook appends what a module gives in every forward pass."""
+    function, flow = stored.function, context.flow
+    kept = [item for item in stored.value.tensors if not item.host and not item.scalar]
+    confidence = _hooked(context, stored)
+    if not kept or confidence is None or _is_reduced(stored.kept):
+        return None
+    root = path_of(base_of(stored.holder)).partition(".")[0]
+    in_lambda = _lambda_of(stored) is not None
+    if not in_lambda and root in local_names(function) and root != function.self_name:
+        return None
+    if flow.emptied(function, stored.holder, None) is not None or flow.reaches_backward(function, stored.holder):
+        return None
+    name = "a lambda" if in_lambda else f"`{function.name}`"
+    graph = ", with its autograd graph" if stored.value.has_graph else ""
+    message = (
+        f"The hook {name} stores `{shown(stored.kept, 40)}` in `{shown(base_of(stored.holder))}` in every forward pass"
+        f"{graph}. Store `.detach().cpu()` of it, and clear the store once it is used."
+    )
+    remedy = "detach" if stored.value.has_graph else "move_to_cpu"
+    return context.finding(function, stored.node, "MP107", message, remedy, confidence)
+
+
+def _hooked(context: Context, stored: _Stored) -> Confidence | None:
+    """How sure it is that a hook stays: low where handles are removed where it is registered; None for no hook."""
+    where = context.knowledge.hooks.get(stored.function)
+    if where is None and _lambda_of(stored) is not None:
+        where = stored.function
     if where is None:
         return None
     removed = any(isinstance(call.func, ast.Attribute) and call.func.attr == "remove" for call in where.calls)
     return Confidence.LOW if removed else Confidence.HIGH
+
+
+def _lambda_of(stored: _Stored) -> ast.Lambda | None:
+    """The lambda, given as a forward hook, that stores something."""
+    parents = stored.function.module.parents
+    node: ast.AST = stored.node
+    while isinstance(node, ast.expr) and not isinstance(node, ast.Lambda):
+        node = parents[node]
+    call = parents.get(node)
+    hook = isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)
+    if isinstance(node, ast.Lambda) and hook and isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+        return node if call.func.attr.startswith(("register_forward", "register_full")) else None
+    return None
 
 
 def _without_graph(context: Context, stored: _Stored, outlives: str) -> LintFinding | None:

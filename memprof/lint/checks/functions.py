@@ -43,46 +43,82 @@ def _on_context(context: Context, cls: ClassInfo) -> Iterator[LintFinding]:
     forward = cls.methods.get("forward")
     if forward is None or isinstance(forward.node, ast.Module):
         return
-    parameters = [*forward.node.args.posonlyargs, *forward.node.args.args]
-    if len(parameters) < 2:
-        return
-    ctx = parameters[0].arg
-    tensors = _tensors(context, forward, parameters[1:])
-    for statement in forward.statements:
+    used = _used_as_tensors(cls)
+    known: set[str] = set()
+    for method in (forward, cls.methods.get("setup_context")):
+        if method is None or isinstance(method.node, ast.Module):
+            continue
+        parameters = [*method.node.args.posonlyargs, *method.node.args.args]
+        apart = "setup_context" in cls.methods
+        names = parameters if method is forward and apart else parameters[1:]
+        if method is forward:
+            known = _tensors(context, method, names)
+        tensors = known | _tensors(context, method, [])
+        ctx = parameters[0].arg if parameters and not (method is forward and apart) else ""
+        yield from _stored(context, method, ctx, tensors, used)
+
+
+def _stored(
+    context: Context, method: FunctionInfo, ctx: str, tensors: set[str], used: set[str]
+) -> Iterator[LintFinding]:
+    """Assignments of tensors to attributes of the context."""
+    for statement in method.statements:
         if not isinstance(statement, ast.Assign):
             continue
         for target in statement.targets:
-            if not isinstance(target, ast.Attribute) or path_of(target.value) != ctx:
+            if not isinstance(target, ast.Attribute) or not ctx or path_of(target.value) != ctx:
                 continue
-            if not _made_of(forward, statement.value, tensors):
+            value = statement.value
+            parts = value.elts if isinstance(value, (ast.Tuple, ast.List)) else [value]
+            if target.attr not in used and not any(_made_of(method, part, tensors) for part in parts):
                 continue
-            what = f"`{shown(statement.value, 30)}`"
+            if isinstance(value, ast.Attribute) and value.attr in ("shape", "dtype", "device"):
+                continue
             message = (
-                f"`{ctx}.{target.attr}` keeps {what} outside of what autograd knows: if it is an output or has a "
-                f"graph, the two hold each other until the garbage collector comes. Use `{ctx}.save_for_backward(...)`."
+                f"`{ctx}.{target.attr}` keeps `{shown(value, 30)}` outside of what autograd knows: if it is an output "
+                "or has a graph, the two hold each other until the garbage collector comes. Use "
+                f"`{ctx}.save_for_backward(...)`."
             )
-            yield context.finding(forward, statement, "MP108", message, "save_for_backward", Confidence.MEDIUM)
+            yield context.finding(method, statement, "MP108", message, "save_for_backward", Confidence.MEDIUM)
 
 
-def _tensors(context: Context, forward: FunctionInfo, parameters: list[ast.arg]) -> set[str]:
-    """Names in `forward` that are tensors for certain."""
+def _used_as_tensors(cls: ClassInfo) -> set[str]:
+    """Attributes of the context that `backward` calls methods of tensors on."""
+    backward = cls.methods.get("backward")
+    if backward is None or isinstance(backward.node, ast.Module) or not backward.node.args.args:
+        return set()
+    ctx = backward.node.args.args[0].arg
+    return {
+        call.func.value.attr
+        for call in backward.calls
+        if isinstance(call.func, ast.Attribute)
+        and call.func.attr in _TENSOR_METHODS
+        and isinstance(call.func.value, ast.Attribute)
+        and path_of(call.func.value.value) == ctx
+    }
+
+
+def _tensors(context: Context, method: FunctionInfo, parameters: list[ast.arg]) -> set[str]:
+    """Names in a method that are tensors for certain."""
     found = {
         parameter.arg
         for parameter in parameters
         if (parameter.annotation is not None and ast.unparse(parameter.annotation).endswith("Tensor"))
         or (parameter.annotation is None and parameter.arg in _TENSOR_NAMES)
-        or context.value_of_parameter(forward, parameter.arg).is_tensor
+        or context.value_of_parameter(method, parameter.arg).is_tensor
     }
-    for item in (node for statement in forward.body for node in inside(statement)):
-        if isinstance(item, ast.Attribute) and item.attr in _TENSOR_METHODS and isinstance(item.value, ast.Name):
-            if item.value.id in {parameter.arg for parameter in parameters}:
-                found.add(item.value.id)
-        if isinstance(item, ast.Call) and isinstance(item.func, ast.Attribute):
+    names = {parameter.arg for parameter in parameters}
+    for item in (node for statement in method.body for node in inside(statement)):
+        if isinstance(item, ast.Attribute) and item.attr in _TENSOR_METHODS and path_of(item.value) in names:
+            found.add(path_of(item.value))
+        elif isinstance(item, ast.BinOp) and isinstance(item.op, ast.MatMult):
+            found |= {path_of(item.left), path_of(item.right)}
+        elif isinstance(item, ast.Call) and isinstance(item.func, ast.Attribute):
             if item.func.attr in ("save_for_backward", "mark_dirty", "mark_non_differentiable"):
                 found |= {path_of(argument) for argument in item.args}
     for _ in range(3):
-        for statement in forward.statements:
-            if isinstance(statement, ast.Assign) and _made_of(forward, statement.value, found):
+        for statement in method.statements:
+            if isinstance(statement, ast.Assign) and _made_of(method, statement.value, found):
                 found |= {path_of(target) for target in statement.targets if isinstance(target, ast.Name)}
     return found - {""}
 

@@ -101,8 +101,7 @@ def _runs_model(context: Context, node: ast.AST) -> bool:
 
 def _kept(context: Context, function: FunctionInfo, handler: ast.ExceptHandler) -> Iterator[LintFinding]:
     """The exception itself, or its traceback, is stored."""
-    if handler.name is None:
-        return
+    held = {handler.name, f"{handler.name}.__traceback__"} if handler.name is not None else set()
     for node in (item for part in handler.body for item in inside(part)):
         kept: ast.expr | None = None
         holder: ast.expr | None = None
@@ -113,13 +112,17 @@ def _kept(context: Context, function: FunctionInfo, handler: ast.ExceptHandler) 
         if holder is None or kept is None or not isinstance(node, (ast.Call, ast.Assign)):
             continue
         parts = kept.elts if isinstance(kept, (ast.Tuple, ast.List)) else [kept]
-        if not any(path_of(part) in (handler.name, f"{handler.name}.__traceback__") for part in parts):
+        if not any(path_of(part) in held or _is_exc_info(function, part) for part in parts):
             continue
         message = (
             f"`{shown(holder)}` keeps the exception, and its traceback every frame it went through, with their "
-            f"tensors. Keep its text: `str({handler.name})`, or `traceback.format_exc()`."
+            f"tensors. Keep its text: `str({handler.name or 'error'})`, or `traceback.format_exc()`."
         )
         yield context.finding(function, node, "MP110", message, "del", Confidence.MEDIUM)
+
+
+def _is_exc_info(function: FunctionInfo, node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and function.module.qualified(node.func) == "sys.exc_info"
 
 
 def _retried(context: Context, function: FunctionInfo, handler: ast.ExceptHandler) -> Iterator[LintFinding]:

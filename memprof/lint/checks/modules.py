@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from memprof.lint.checks.switches import is_conditional
+from memprof.lint.checks.switches import called_in_iterations, is_conditional
 from memprof.lint.context import Context, shown
 from memprof.lint.finding import Confidence, LintFinding
-from memprof.lint.names import inside, path_of
+from memprof.lint.names import base_of, inside, is_constant_text, path_of
 from memprof.lint.program import ClassInfo, FunctionInfo
 from memprof.lint.values import Kind
 
@@ -125,24 +125,72 @@ def _is_registered(context: Context, cls: ClassInfo, attribute: str, node: ast.e
 def _growing(context: Context) -> Iterator[LintFinding]:
     for function in context.program.functions:
         for call in function.calls:
-            if not isinstance(call.func, ast.Attribute):
+            if not isinstance(call.func, ast.Attribute) or not _each_iteration(context, function, call):
                 continue
-            around = context.flow.iteration_loop(function, call)
-            if around is None or around[1] != "training" or is_conditional(function, call):
-                continue
-            if not context.flow.is_innermost(around[0]):
-                continue  # once an epoch, or a stage
             name, holder = call.func.attr, call.func.value
             if name == "add_param_group":
-                message = (
-                    f"`{shown(holder)}` is given another parameter group in every iteration; groups and the state of "
-                    "their parameters stay. Add it once, before the loop."
-                )
-                yield context.finding(function, call, "MP114", message, "bound_container", Confidence.MEDIUM)
+                yield _group(context, function, call, shown(holder))
             elif name in ("append", "add_module", "register_module") and context.value(holder).kind is Kind.MODULE:
                 if call.args and _is_new_layer(context, call.args[-1]):
+                    yield _layer(context, function, call, shown(holder))
+            elif name in ("append", "add") and call.args and context.value(call.args[-1]).kind is Kind.OPTIMIZER:
+                if context.flow.outlives(function, holder, call) is not None and isinstance(call.args[-1], ast.Name):
                     message = (
-                        f"`{shown(holder)}` is given another layer in every iteration, which stays with its gradients "
-                        "and its optimizer state. Add it once, before the loop."
+                        f"`{shown(holder)}` keeps the optimizer of every iteration, with its state. Make one, before "
+                        "the loop, and change its settings."
                     )
-                    yield context.finding(function, call, "MP115", message, "bound_container", Confidence.MEDIUM)
+                    yield context.finding(function, call, "MP114", message, "build_once", Confidence.MEDIUM)
+        for statement in function.statements:
+            if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+                yield from _assigned(context, function, statement)
+
+
+def _assigned(context: Context, function: FunctionInfo, statement: ast.Assign) -> Iterator[LintFinding]:
+    """`net.blocks = nn.Sequential(*net.blocks, block)`, `optimizer.param_groups[0]["params"] = [new]`."""
+    target, value = statement.targets[0], statement.value
+    if not _each_iteration(context, function, statement):
+        return
+    if isinstance(value, ast.Call) and context.value(value).kind is Kind.MODULE and path_of(target):
+        spread = [item.value for item in value.args if isinstance(item, ast.Starred)]
+        if len(value.args) > 1 and any(path_of(item) == path_of(target) for item in spread):
+            yield _layer(context, function, statement, shown(target))
+    if isinstance(target, ast.Subscript) and is_constant_text(target.slice, "params"):
+        holder = base_of(target)
+        if isinstance(holder, ast.Attribute) and holder.attr == "param_groups" and not _frees_state(function):
+            message = (
+                f"`{shown(target)}` is given new parameters in every iteration; the state of the old ones stays in "
+                f"`{shown(holder.value)}.state`, and they with it. Pop the old ones from it."
+            )
+            yield context.finding(function, statement, "MP114", message, "del", Confidence.MEDIUM)
+
+
+def _frees_state(function: FunctionInfo) -> bool:
+    return any(
+        isinstance(item, ast.Attribute) and item.attr == "state" for part in function.body for item in inside(part)
+    )
+
+
+def _each_iteration(context: Context, function: FunctionInfo, node: ast.AST) -> bool:
+    """Whether a node runs in every training iteration, whatever happens."""
+    if is_conditional(function, node):
+        return False
+    around = context.flow.iteration_loop(function, node)
+    if around is not None:
+        return around[1] == "training" and context.flow.is_innermost(around[0])
+    return function.name != "__init__" and called_in_iterations(context, function)
+
+
+def _group(context: Context, function: FunctionInfo, call: ast.Call, holder: str) -> LintFinding:
+    message = (
+        f"`{holder}` is given another parameter group in every iteration; groups and the state of their parameters "
+        "stay. Add it once, before the loop."
+    )
+    return context.finding(function, call, "MP114", message, "build_once", Confidence.MEDIUM)
+
+
+def _layer(context: Context, function: FunctionInfo, node: ast.Call | ast.stmt, holder: str) -> LintFinding:
+    message = (
+        f"`{holder}` is given another layer in every iteration, which stays with its gradients and optimizer state. "
+        "Add it once, before the loop."
+    )
+    return context.finding(function, node, "MP115", message, "build_once", Confidence.MEDIUM)

@@ -32,6 +32,7 @@ def _untrained(context: Context, made: list[Optimizer]) -> Iterator[LintFinding]
     if not all(optimizer.known for optimizer in made):
         return
     trained = {path.rpartition(".")[2] for optimizer in made for path in optimizer.modules}
+    partly = {part for optimizer in made for path in optimizer.modules for part in path.split(".")[:-1]}
     for function in context.program.functions:
         if context.flow.in_module(function):
             continue
@@ -49,6 +50,8 @@ def _untrained(context: Context, made: list[Optimizer]) -> Iterator[LintFinding]
             names = _names_of(context, function, path)
             if names & trained or not names or _belongs_elsewhere(context, names):
                 continue
+            if called.cls is not None and names & partly:
+                continue  # which of its parts are trained is its own business
             if not _reaches(context, function, call):
                 continue
             message = (
@@ -65,7 +68,7 @@ def _names_of(context: Context, function: FunctionInfo, path: str, depth: int = 
     parameters = {parameter.arg for parameter in function.parameters}
     if path not in parameters or depth > 3:
         return {last}
-    found: set[str] = set()
+    found = {last}
     for site in function.sites:
         passed = context.flow.argument(function, site.call, path)
         if passed is None or not path_of(passed):

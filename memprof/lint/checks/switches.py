@@ -11,6 +11,9 @@ from memprof.lint.finding import Confidence, LintFinding
 from memprof.lint.names import is_constant, keyword
 from memprof.lint.program import FunctionInfo
 
+_DEPTH = 3
+"""How many callers are gone up."""
+
 
 def check(context: Context) -> Iterator[LintFinding]:
     """Find them."""
@@ -103,7 +106,7 @@ def _emptied_cache(context: Context) -> Iterator[LintFinding]:
         if around is not None:
             each = loops[0] is around[0] and context.flow.is_innermost(around[0])
         else:
-            each = not loops and _called_in_iterations(context, function)
+            each = not loops and called_in_iterations(context, function)
         if not each or is_conditional(function, call):
             continue
         message = (
@@ -113,11 +116,17 @@ def _emptied_cache(context: Context) -> Iterator[LintFinding]:
         yield context.finding(function, call, "MP312", message, "del")
 
 
-def _called_in_iterations(context: Context, function: FunctionInfo) -> bool:
+def called_in_iterations(context: Context, function: FunctionInfo, depth: int = 0) -> bool:
+    """Whether a function is called in every turn of an innermost training loop, directly or through others."""
     if any(context.flow.iteration_loop(function, loop.body[0]) is not None for loop in function.loops):
         return False  # it runs after a loop of its own
     for site in function.sites:
+        if site.caller is function or is_conditional(site.caller, site.call):
+            continue
         around = context.flow.iteration_loop(site.caller, site.call)
-        if around is not None and context.flow.is_innermost(around[0]):
-            return not is_conditional(site.caller, site.call)
+        if around is not None:
+            if around[1] == "training" and context.flow.is_innermost(around[0]):
+                return True
+        elif depth < _DEPTH and called_in_iterations(context, site.caller, depth + 1):
+            return True
     return False

@@ -334,3 +334,70 @@ def test_averages_under_no_grad_are_left_alone() -> None:
     text = AVERAGE.replace("VALUE", "p").replace("def update", "@torch.no_grad()\n        def update")
 
     assert findings(text, confidence=Confidence.LOW) == []
+
+
+TEACHER = """
+    teacher = copy.deepcopy(model).requires_grad_(False)
+    for x, y in loader:
+        criterion(model(x), y).backward()
+        optimizer.step()
+        CONTEXT
+            for t, s in zip(teacher.parameters(), model.parameters()):
+                UPDATE
+    """
+
+
+@pytest.mark.parametrize("update", ["t.mul_(0.9).add_(0.1 * s)", "t.copy_(0.9 * t + 0.1 * s)", "t.lerp_(s, 0.1)"])
+def test_weights_averaged_in_place(update: str) -> None:
+    text = TEACHER.replace("UPDATE", update)
+    leaky = text.replace("CONTEXT", "if True:")
+
+    assert lines(leaky, findings(leaky)) == [("MP112", update)]
+    assert findings(text.replace("CONTEXT", "with torch.no_grad():"), confidence=Confidence.LOW) == []
+
+
+@pytest.mark.parametrize("update", ["t.data.mul_(0.9).add_(0.1 * s.data)", "t.mul_(0.9).add_(0.1 * s.detach())"])
+def test_weights_averaged_in_place_without_a_graph_are_left_alone(update: str) -> None:
+    text = TEACHER.replace("UPDATE", update).replace("CONTEXT", "if True:")
+
+    assert findings(text, confidence=Confidence.LOW) == []
+
+
+STORE = """
+    bank = torch.zeros(512, 8, device=device)
+    queue = torch.randn(64, 8, device=device)
+    for i, (x, y) in enumerate(loader):
+        features = model(x)
+        loss = criterion(features, y)
+        loss.backward()
+        optimizer.step()
+        UPDATE
+    """
+
+
+@pytest.mark.parametrize("update", ["bank[i] = features", "queue = torch.cat([features, queue])[:64]"])
+def test_features_written_into_a_store(update: str) -> None:
+    text = STORE.replace("UPDATE", update)
+
+    assert lines(text, findings(text)) == [("MP112", update)]
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        "bank[i] = features.detach()",
+        "queue = torch.cat([features.detach(), queue])[:64]",
+        "with torch.no_grad():\n            bank[i] = features",
+        "bank = features * 2",
+    ],
+)
+def test_features_without_their_graph_are_left_alone(update: str) -> None:
+    assert findings(STORE.replace("UPDATE", update), confidence=Confidence.LOW) == []
+
+
+def test_an_average_through_another_name() -> None:
+    text = AVERAGE.replace("= 0.9 * self.shadow[name] + 0.1 * VALUE", "= new.clone()").replace(
+        "self.shadow[name] = new", "new = 0.9 * self.shadow[name] + 0.1 * p\n                self.shadow[name] = new"
+    )
+
+    assert [item.code for item in findings(text)] == ["MP112"]

@@ -326,3 +326,60 @@ def test_a_collate_function_that_remembers_batches() -> None:
 
     assert lines(text, findings(text)) == [("MP117", "seen.append(batch)")]
     assert findings(local, confidence=Confidence.LOW) == []
+
+
+def test_a_lambda_as_a_hook() -> None:
+    text = """
+        kept = {"a": []}
+        model[0].register_forward_hook(lambda module, inputs, output: kept["a"].append(output))
+        model[1].register_forward_hook(lambda module, inputs, output: kept["a"].append(output.mean().item()))
+        """
+
+    assert [(item.code, item.line) for item in findings(text)] == [("MP107", 18)]
+
+
+def test_gradients_kept_with_their_graph() -> None:
+    text = "kept = []" + STEP + "(g,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)\n"
+    text += "    (g.norm() + loss).backward()\n    kept.append(g)\n"
+
+    assert lines(text, findings(text)) == [("MP106", "kept.append(g)")]
+
+
+def test_a_key_that_the_caller_counts() -> None:
+    text = """
+        kept = {}
+
+        def remember(step):
+            kept[step] = copy.deepcopy(model.state_dict())
+
+        for step in range(100):
+            criterion(model(x), y).backward()
+            optimizer.step()
+            remember(step)
+        """
+    named = text.replace("remember(step)\n        ", "remember('last')\n        ")
+
+    assert [code for code, _ in lines(text, findings(text))] == ["MP113"]
+    assert "remember('last')" in named
+    assert findings(named, confidence=Confidence.LOW) == []
+
+
+def test_what_is_emptied_after_an_epoch_is_low() -> None:
+    text = """
+        class Trainer:
+            def __init__(self):
+                self.losses = []
+
+            def step(self, x, y):
+                loss = criterion(model(x), y)
+                loss.backward()
+                self.losses.append(loss)
+
+            def epoch(self):
+                for x, y in loader:
+                    self.step(x, y)
+                self.losses.clear()
+        """
+
+    assert findings(text) == []
+    assert [item.code for item in findings(text, confidence=Confidence.LOW)] == ["MP102"]

@@ -112,13 +112,38 @@ def test_very_deep_code_is_an_error_of_its_file(tmp_path: Path) -> None:
     assert [Path(item.file).name for item in result.unreadable] == ["deep.py"]
 
 
-def test_long_sums_are_followed_or_passed_over(tmp_path: Path) -> None:
-    write(tmp_path, "long.py", "import torch\nx = " + " + ".join(["1"] * 3000) + "\n")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = " + " + ".join(["1"] * 900),
+        "x = " + "f(" * 80 + ")" * 80,
+        "x = " + "a" + ".b()" * 160,
+        "if a:\n    pass\n" + "elif b:\n    pass\n" * 900,
+    ],
+)
+def test_deeply_nested_code_is_an_error_of_its_file(tmp_path: Path, text: str) -> None:
+    write(tmp_path, "long.py", f"import torch\n{text}\n")
+    write(tmp_path, "table.py", f"{text}\n")
     write(tmp_path, "good.py")
 
     result = check_paths([tmp_path])
 
     assert [Path(item.file).name for item in result.findings] == ["good.py"]
+    reasons = [item.reason for item in result.unreadable if item.file.endswith("long.py")]
+    assert reasons in ([], ["cannot be checked: code is nested more than 150 levels deep"])
+    assert all(item.file.endswith("long.py") for item in result.unreadable)
+
+
+def test_code_just_below_the_limit_is_checked(tmp_path: Path) -> None:
+    deep = "loss = " + "f(" * 70 + "0" + ")" * 70
+    long = "loss = " + " + ".join(["x"] * 140)
+    chain = "if a:\n    pass\n" + "".join(f"elif b == {i}:\n    pass\n" for i in range(140))
+    write(tmp_path, "train.py", f"{LEAKY}\n{deep}\n{long}\n{chain}")
+
+    result = check_paths([tmp_path])
+
+    assert [item.code for item in result.findings] == ["MP101"]
+    assert result.unreadable == ()
 
 
 def test_functions_of_other_files_are_followed(tmp_path: Path) -> None:

@@ -203,3 +203,41 @@ def test_a_dict_keyed_by_tensors() -> None:
 
     assert lines(leaky, findings(leaky)) == [("MP111", "seen[x] = loss.item()")]
     assert findings(clean, confidence=Confidence.LOW) == []
+
+
+def test_retain_graph_of_a_function_that_is_called_in_a_loop() -> None:
+    text = """
+        def saliency(image):
+            image = image.clone().requires_grad_()
+            scores = model(image)
+            (grad,) = torch.autograd.grad(scores.sum(), image, retain_graph=True)
+            return grad.abs()
+
+        for x, y in loader:
+            print(saliency(x).mean().item())
+        """
+    used = text.replace("return grad.abs()", "scores.sum().backward()\n            return grad.abs()")
+
+    assert [item.code for item in findings(text)] == ["MP105"]
+    assert findings(used, confidence=Confidence.LOW) == []
+
+
+def test_tensors_on_the_context_of_setup_context() -> None:
+    text = """
+        class Clip(torch.autograd.Function):
+            @staticmethod
+            def forward(x, limit):
+                return x.clamp(-limit, limit)
+
+            @staticmethod
+            def setup_context(ctx, inputs, output):
+                x, limit = inputs
+                ctx.x = x
+                ctx.limit = limit
+
+            @staticmethod
+            def backward(ctx, grad):
+                return grad * (ctx.x.abs() < ctx.limit), None
+        """
+
+    assert lines(text, findings(text)) == [("MP108", "ctx.x = x")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import pytest
 
 from memprof.lint import Confidence
@@ -315,3 +317,76 @@ def test_layers_in_a_plain_list(body: str, line: str) -> None:
 )
 def test_layers_that_are_registered_are_left_alone(body: str) -> None:
     assert findings(NET.replace("BODY", body), confidence=Confidence.LOW) == []
+
+
+# ---- MP114, MP115 ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("MP114", "kept = []\n" + LOOP + "    new = torch.optim.SGD(model.parameters())\n    kept.append(new)\n"),
+        ("MP114", LOOP + "    optimizer.param_groups[0]['params'] = [nn.Parameter(x)]\n"),
+        ("MP115", LOOP + "    model.body = nn.Sequential(*model.body, nn.Linear(8, 8))\n"),
+        (
+            "MP115",
+            (
+                "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+                "        self.layers = nn.ModuleList()\n\n    def forward(self, x):\n"
+                "        self.layers.append(nn.Linear(8, 8))\n        return self.layers[-1](x)\n\nnet = Net()\n"
+                "for x, y in loader:\n    net(x).mean().backward()\n    torch.optim.SGD(net.parameters(), 0.1).step()\n"
+            ),
+        ),
+    ],
+)
+def test_models_and_optimizers_that_grow(code: str, text: str) -> None:
+    assert [item.code for item in findings(text)] == [code]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LOOP + "    new = torch.optim.SGD(model.parameters())\n",
+        LOOP + "    old = optimizer.state.pop(w)\n    optimizer.param_groups[0]['params'] = [nn.Parameter(x)]\n",
+        "model.body = nn.Sequential(*model.body, nn.Linear(8, 8))\n" + LOOP,
+        LOOP + "    if step == 5:\n        model.append(nn.Linear(8, 8))\n",
+        (
+            "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+            "        self.layers = nn.ModuleList()\n        for i in range(3):\n"
+            "            self.layers.append(nn.Linear(8, 8))\n"
+        ),
+    ],
+)
+def test_models_and_optimizers_that_are_changed_once_are_left_alone(text: str) -> None:
+    assert findings(text, confidence=Confidence.LOW) == []
+
+
+def test_an_exception_with_its_traceback_in_a_dict() -> None:
+    text = "import sys\n" + FAILING.replace("HANDLE", "errors.append(sys.exc_info())").replace("\n    ", "\n")
+
+    assert [item.code for item in findings(text)] == ["MP110"]
+
+
+def test_a_model_of_which_a_part_is_trained() -> None:
+    text = """
+        net = torchvision.models.resnet18()
+        opt = torch.optim.SGD(net.fc.parameters(), lr=0.1)
+        for x, y in loader:
+            loss = F.cross_entropy(net(x), y)
+            loss.backward()
+            opt.step()
+        """
+    own = text.replace("net = torchvision.models.resnet18()", "net = Net()").replace(
+        "        net = Net",
+        "        class Net(nn.Module):\n            def __init__(self):\n                super().__init__()\n"
+        "                self.fc = nn.Linear(8, 8)\n\n            def forward(self, x):\n"
+        "                return self.fc(x)\n\n        net = Net",
+    )
+
+    setup = HEADLESS + "import torchvision\n"
+    text, own = setup + textwrap.dedent(text), setup + textwrap.dedent(own)
+    frozen = text.replace("opt = ", "net.requires_grad_(False)\nopt = ")
+
+    assert lines(text, findings(text, setup=False), setup=False) == [("MP203", "loss = F.cross_entropy(net(x), y)")]
+    assert findings(own, setup=False, confidence=Confidence.LOW) == []
+    assert findings(frozen, setup=False, confidence=Confidence.LOW) == []
