@@ -359,6 +359,8 @@ def compare(before: Trial, after: Trial, *, again: Trial | None = None) -> tuple
     moving = set() if again is None else _differing_lines(before.output, again.output)
     lines = [row for row in _differing_lines(before.output, after.output) if row not in moving]
     note = "" if fixed_losses else "losses differ from run to run by themselves and were not compared"
+    if not before.losses and not before.output.strip():
+        note = "the script runs no backward and prints nothing, so only how it ends was compared"
     old, new = before.output.splitlines(), after.output.splitlines()
     if len(old) != len(new) and (again is None or len(again.output.splitlines()) == len(old)):
         return Results.CHANGED, f"it prints {len(new)} lines instead of {len(old)}"

@@ -91,7 +91,10 @@ def command(
         fix = _fix(trials, before, codes, verify=verify, apply=apply, backup=backup)
     written = write_files(fix.edited, backup=backup) if apply else ()
     _show(fix, name, written, form=fix_format, output=output)
-    sys.exit(0 if fix.complete else 1)
+    if before.exit_status:
+        how = before.exception or f"exit status {before.exit_status}"
+        click.echo(f"memprof: {name} did not end well without edits: {how}", err=True)
+    sys.exit(before.exit_status if not fix.outcomes else int(not fix.complete))
 
 
 def _fix(trials: Trials, before: Trial, codes: Sequence[str], *, verify: bool, apply: bool, backup: bool) -> Fix:

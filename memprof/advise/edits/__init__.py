@@ -14,11 +14,11 @@ from memprof.advise.edits.context import save_for_backward
 from memprof.advise.edits.decorators import drop_cache
 from memprof.advise.edits.generator import detach_input
 from memprof.advise.edits.hidden_state import detach_other, detach_state
-from memprof.advise.edits.kept import store_detached, store_float, store_number, store_on_host
+from memprof.advise.edits.kept import store_detached, store_detached_if_tensor, store_float, store_number, store_on_host
 from memprof.advise.edits.modules import register
 from memprof.advise.edits.no_grad import statement_without_autograd, without_autograd, without_autograd_in_eval
 from memprof.advise.edits.problem import Problem
-from memprof.advise.edits.release import delete_at_end_of_loop
+from memprof.advise.edits.release import delete_all_at_end_of_loop, delete_at_end_of_loop
 from memprof.advise.edits.source import Change, SourceFile
 
 
@@ -52,6 +52,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("truncate_bptt", detach_state, ("MP104",), _SHORTER),
     Recipe("detach", detach_input, ("MP204",)),
     Recipe("detach", store_detached),
+    Recipe("detach", store_detached_if_tensor, only_after="no attribute 'detach'"),
     Recipe("move_to_cpu", store_on_host),
     Recipe("no_grad", without_autograd),
     Recipe("no_grad", statement_without_autograd),
@@ -59,6 +60,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("no_grad", statement_without_autograd, ("MP203",)),
     Recipe("del", drop_cache, ("MP111",)),
     Recipe("del", delete_at_end_of_loop, ("MP201", "MP202", "MP209", "MP214")),
+    Recipe("del", delete_all_at_end_of_loop, ("MP202",), only_after="does not help"),
     Recipe("remove_retain_graph", drop_retain_graph),
     Recipe("remove_retain_graph", drop_create_graph, ("MP106",)),
     Recipe("zero_grad", free_gradients),

@@ -39,8 +39,24 @@ def store_detached(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
     return _change(source, problem, lambda value: source.suffixed(value, ".detach()"), whole=True)
 
 
+def store_detached_if_tensor(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
+    """`value.detach() if isinstance(value, torch.Tensor) else value`, where other things are stored there, too."""
+    torch, imports = source.torch_name()
+
+    def changed(value: cst.BaseExpression) -> tuple[Change, ...]:
+        if not isinstance(value, cst.Name):
+            raise CannotEdit("what is stored there is not always a tensor")
+        name = value.value
+        text = f"{name}.detach() if isinstance({name}, {torch}.Tensor) else {name}"
+        return (source.replaced(value, text if isinstance(source.parent(value), cst.Arg) else f"({text})"),)
+
+    return (*imports, *_change(source, problem, changed, whole=True))
+
+
 def store_on_host(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
     """`.cpu()` on what is stored; of a model's state a dictionary of copies."""
+    if problem.device == "cpu":
+        raise CannotEdit("the tensors are on the host already; --simulate GPU tells what it would do on a GPU")
     suffix = ".detach().cpu()" if problem.graph else ".cpu()"
 
     def changed(value: cst.BaseExpression) -> tuple[Change, ...]:

@@ -27,6 +27,7 @@ class Problem:
         tuple_held: The holder is an item of a tuple or a tuple itself.
         names: Names that the remedy's text says to delete.
         graph: Tensors are kept with their autograd graph.
+        device: Where they are.
     """
 
     code: str
@@ -39,6 +40,7 @@ class Problem:
     tuple_held: bool = False
     names: tuple[str, ...] = ()
     graph: bool = True
+    device: str = ""
 
     def moved(self, line: dict[int, int]) -> Problem:
         """The problem after earlier edits of its file."""
@@ -70,6 +72,7 @@ def problems_of(finding: Finding) -> tuple[Problem, ...]:
                 tuple_held=(finding.holder or "").startswith("tuple") or bool(re.search(r"\[\d+\]$", holder)),
                 names=tuple(name.strip() for name in deleted.group(1).split(",")) if deleted is not None else (),
                 graph=finding.code != "MP103",
+                device=finding.device,
             )
         )
     return tuple(found)

@@ -15,6 +15,15 @@ def delete_at_end_of_loop(source: SourceFile, problem: Problem) -> tuple[Change,
 
     Only names that every turn of the loop assigns, and that nobody reads before the loop assigns them or after it.
     """
+    return _delete(source, problem, frozenset(problem.names) or problem.made)
+
+
+def delete_all_at_end_of_loop(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
+    """`del` for whatever the loop computes with calls and nobody needs after a turn: views and results keep memory."""
+    return _delete(source, problem, None)
+
+
+def _delete(source: SourceFile, problem: Problem, wanted: frozenset[str] | None) -> tuple[Change, ...]:
     statement = source.statement(problem.line)
     loops = source.loops(statement)
     if not loops:
@@ -23,9 +32,8 @@ def delete_at_end_of_loop(source: SourceFile, problem: Problem) -> tuple[Change,
     body = source.block(loop)
     if next(source.nodes(cst.Continue, loop), None) is not None:
         raise CannotEdit("`continue` may leave a turn of the loop before its end")
-    names = [name for name in (problem.names or tuple(sorted(problem.made))) if name.isidentifier()]
-    always = {name for part in body for name in _assigned(source, part, always=True)}
-    free = [name for name in names if name in always and not _read_elsewhere(source, loop, name)]
+    always = dict.fromkeys(target.value for part in body for target in _bindings(source, part))
+    free = [name for name in always if (wanted is None or name in wanted) and not _read_elsewhere(source, loop, name)]
     if not free:
         raise CannotEdit("the names are read outside the loop, or not every turn of it assigns them")
     if isinstance(body[-1], cst.SimpleStatementLine) and any(
@@ -35,8 +43,8 @@ def delete_at_end_of_loop(source: SourceFile, problem: Problem) -> tuple[Change,
     return (source.after(body[-1], f"del {', '.join(free)}"),)
 
 
-def _assigned(source: SourceFile, statement: cst.CSTNode, *, always: bool) -> Iterator[str]:
-    """Names a statement binds; with `always`, those that it binds on every way through it."""
+def _bindings(source: SourceFile, statement: cst.CSTNode) -> Iterator[cst.Name]:
+    """The targets of assignments that are made on every way through a statement."""
     if isinstance(statement, cst.SimpleStatementLine):
         for small in statement.body:
             targets: list[cst.CSTNode] = []
@@ -45,39 +53,45 @@ def _assigned(source: SourceFile, statement: cst.CSTNode, *, always: bool) -> It
             elif isinstance(small, cst.AnnAssign) and small.value is not None:
                 targets = [small.target]
             for target in targets:
-                yield from _bound(target)
+                yield from _names(target)
     elif isinstance(statement, cst.With):
         for part in source.block(statement):
-            yield from _assigned(source, part, always=always)
+            yield from _bindings(source, part)
 
 
-def _bound(target: cst.CSTNode) -> Iterator[str]:
+def _names(target: cst.CSTNode) -> Iterator[cst.Name]:
     if isinstance(target, cst.Name):
-        yield target.value
+        yield target
     elif isinstance(target, (cst.Tuple, cst.List)):
         for element in target.elements:
-            yield from _bound(element.value)
+            yield from _names(element.value)
+
+
+def _bound_in(source: SourceFile, loop: cst.For | cst.While, name: str) -> cst.Name | None:
+    """The first place in a loop's body that binds a name in every turn."""
+    found = (target for part in source.block(loop) for target in _bindings(source, part))
+    return next((target for target in found if target.value == name), None)
 
 
 def _read_elsewhere(source: SourceFile, loop: cst.For | cst.While, name: str) -> bool:
     """Whether a name is used outside a loop in its function, in nested functions, or in the loop before it is bound."""
     scope = source.scope(loop)
     start, end = source.span(loop)
-    bound_at: int | None = None
-    for part in source.block(loop):
-        if name in set(_assigned(source, part, always=True)):
-            bound_at = source.span(part)[0]
-            break
+    target = _bound_in(source, loop, name)
+    statement = (
+        None
+        if target is None
+        else next(above for above in source.ancestors(target) if isinstance(above, cst.SimpleStatementLine))
+    )
+    bound = (0, end) if statement is None else source.span(statement)
     for used in source.nodes(cst.Name, scope):
-        if used.value != name or (
-            isinstance(source.parent(used), (cst.Attribute, cst.Arg, cst.Param)) and _is_label(source, used)
-        ):
+        if used.value != name or used is target or _is_label(source, used):
             continue
         at, _ = source.span(used)
         if at < start or at >= end:
             if not _is_rebound_first(source, scope, name, at):
                 return True
-        elif bound_at is None or at < bound_at:
+        elif at < bound[1]:  # in the very statement that binds it, it is read before, too
             return True
     return any(
         name in [item.value for statement in source.nodes(kind, scope) for item in source.nodes(cst.Name, statement)]
@@ -96,12 +110,10 @@ def _is_label(source: SourceFile, used: cst.Name) -> bool:
 
 
 def _is_rebound_first(source: SourceFile, scope: cst.CSTNode, name: str, at: int) -> bool:
-    """Whether the use at a place is an assignment, or belongs to another loop that assigns the name first."""
+    """Whether the use at a place belongs to another loop that assigns the name first."""
     for loop in source.nodes(cst.For, scope):
         start, end = source.span(loop)
-        if not start <= at < end:
-            continue
-        for part in source.block(loop):
-            if name in set(_assigned(source, part, always=True)):
-                return source.span(part)[0] <= at
+        target = _bound_in(source, loop, name) if start <= at < end else None
+        if target is not None:
+            return source.span(target)[0] <= at
     return False

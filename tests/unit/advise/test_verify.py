@@ -33,7 +33,7 @@ def trial(**changes: object) -> Trial:
         exception=None,
         losses=(1.0, 0.5),
         output="loss 0.5000\n",
-        device="cpu",
+        device="cuda:0",
         peak_bytes=10 * MIB,
         peak_source="measured",
         bytes_per_iteration=1000.0,
@@ -52,7 +52,7 @@ def finding(file: Path, line: int, code: str, *slugs: str, growth: float | None 
         kind=Kind.LEAK,
         severity=Severity.WARNING,
         location=Location(str(file), line, ""),
-        device="cpu",
+        device="cuda:0",
         bytes=None,
         bytes_per_iteration=growth,
         source=Source.MEASURED,
@@ -133,6 +133,11 @@ def test_what_differs_from_run_to_run_is_not_compared() -> None:
     verdict, note = compare(trial(), losses, again=trial(losses=(5.0, 6.0)))
     assert verdict is Results.IDENTICAL
     assert "were not compared" in note
+
+
+def test_a_script_that_says_nothing_is_not_called_compared() -> None:
+    silent = trial(losses=(), output="\n")
+    assert "only how it ends was compared" in compare(silent, silent)[1]
 
 
 # ---- edits tried -----------------------------------------------------------------------------

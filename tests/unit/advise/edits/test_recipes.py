@@ -24,6 +24,7 @@ def finding(
     made: int | None = None,
     holder: str = "",
     text: str = "",
+    device: str = "cuda:0",
 ) -> Finding:
     related = () if made is None else (RelatedLocation("allocated", Location(str(file), made, "")),)
     return Finding(
@@ -32,7 +33,7 @@ def finding(
         kind=Kind.LEAK,
         severity=Severity.WARNING,
         location=Location(str(file), line, ""),
-        device="cpu",
+        device=device,
         bytes=None,
         bytes_per_iteration=None,
         source=Source.MEASURED,
@@ -159,6 +160,25 @@ def test_what_is_not_clear_is_left_alone(tmp_path: Path, statement: str, reason:
     if statement.startswith("for"):
         text = text.replace(": pass  #<", ":  #<\n        pass")
     assert reason in refusal(tmp_path, text, "MP102", "item")
+
+
+def test_what_is_on_the_host_is_not_moved_there(tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    file.write_text("outs.append(q)\n", encoding="utf-8")
+    with pytest.raises(EditError, match="on the host already"):
+        edit(candidates_of(finding(file, 1, "MP103", "move_to_cpu", device="cpu"))[:1])
+
+
+def test_only_tensors_are_detached_where_other_things_are_stored_too(tmp_path: Path) -> None:
+    text = """
+    import torch
+
+    def track(name, value):
+        history.setdefault(name, []).append(value)  #<
+    """
+    assert edited(tmp_path, text, "MP102", "detach", recipe=1)[1].strip("+ ") == (
+        "history.setdefault(name, []).append(value.detach() if isinstance(value, torch.Tensor) else value)"
+    )
 
 
 def test_only_the_expression_changes_in_a_call_over_several_lines(tmp_path: Path) -> None:
@@ -442,6 +462,17 @@ def test_names_are_deleted_at_the_end_of_the_loop(tmp_path: Path) -> None:
     print("done")
     """
     assert edited(tmp_path, text, "MP202", "del", remedy="`del out` at the end") == ["+    del out"]
+
+
+def test_all_that_a_turn_computes_is_deleted_where_one_name_was_not_enough(tmp_path: Path) -> None:
+    text = """
+    for x in loader:
+        mask = net(x)  #<
+        prob = mask.softmax(1)
+        hits = hits + prob.sum()
+        total += 1
+    """
+    assert edited(tmp_path, text, "MP202", "del", recipe=1, remedy="`del mask` now") == ["+    del mask, prob"]
 
 
 @pytest.mark.parametrize(
