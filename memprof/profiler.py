@@ -121,6 +121,8 @@ class Profiler:
             return False
         stopped = kind is not None and kind is import_capture().StopRun
         exception = None if kind is None or stopped else f"{kind.__name__}: {error}"
+        if error is not None and not stopped:
+            self._session.failed(error)
         self._session.stop(exit_status=0 if exception is None else 1, exception=exception)
         return stopped
 

@@ -151,12 +151,18 @@ def user_folders(program: Program) -> tuple[str, ...]:
     return (folder,)
 
 
-def run(program: Program, *, stopped: type[BaseException]) -> Outcome:
+def run(
+    program: Program,
+    *,
+    stopped: type[BaseException],
+    failed: Callable[[BaseException], object] = lambda _: None,
+) -> Outcome:
     """Run a program to its end and print its traceback as `python` would.
 
     Args:
         program: What to run.
         stopped: An exception that ends the program and counts as success.
+        failed: Told of any other, while its frames are there.
 
     Returns:
         Its exit status and its exception, as one line.
@@ -172,6 +178,7 @@ def run(program: Program, *, stopped: type[BaseException]) -> Outcome:
             _print_traceback(error)
             return Outcome(130, "KeyboardInterrupt", interrupted=True)
         except BaseException as error:
+            failed(error)
             _print_traceback(error)
             return Outcome(1, "".join(traceback.format_exception_only(type(error), error)).strip())
     return Outcome(0, None)

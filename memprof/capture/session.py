@@ -21,8 +21,10 @@ from memprof.capture import ticks
 from memprof.capture.census import CensusTaker
 from memprof.capture.counters import Counter, cpu_counter
 from memprof.capture.cuda import CudaWatch
+from memprof.capture.failures import describe
 from memprof.capture.frames import UserCode, stack_key, tracked_objects
 from memprof.capture.graph import sequence_nr
+from memprof.capture.hidden import HiddenParameterWatch
 from memprof.capture.holders import UNKNOWN, HolderSearch
 from memprof.capture.hooks import Hooks
 from memprof.capture.module_regions import ModuleRegions
@@ -154,6 +156,9 @@ class CaptureSession:
         self._profiles = False
         """The backward that runs leaves a profile of the parameters."""
         self._optimizer_log = OptimizerLog()
+        self._hidden = HiddenParameterWatch(self._code)
+        self._input_shape: tuple[int, ...] = ()
+        """Of the first argument of the root module called last."""
         self._stepped: set[int] = set()
         """Optimizers, by `id`, that have stepped in this tick."""
         self._hooks = Hooks(self, self._modules, self._enter_module, self._leave_module)
@@ -219,8 +224,17 @@ class CaptureSession:
         self.run.exit_status = exit_status
         self.run.exception = exception
         self.run.optimizers = self._optimizer_log.made
+        self.run.hidden_parameters = self._hidden.found
         self.run.finished = True
         self._guard(lambda: self.writer.finish(self.run))
+
+    def failed(self, error: BaseException) -> None:
+        """Read, before it is gone, what an exception that ends the run tells about shapes and devices."""
+        if self._running and os.getpid() == self._pid:
+            self._guard(lambda: self._describe(error))
+
+    def _describe(self, error: BaseException) -> None:
+        self.run.failure = describe(error, self._code, input_shape=self._input_shape)
 
     def step(self) -> None:
         """End the iteration here; from now on nothing else does."""
@@ -388,6 +402,7 @@ class CaptureSession:
         if clock.call is None:
             clock.call = call
         inputs = _tensors_in((args, kwargs))
+        self._input_shape = tuple(inputs[0].shape) if inputs else ()
         self._called_from = call
         self._root = self._parameters.number(module)
         self._forward_flags = _forward_flags(module, inputs)
@@ -489,6 +504,7 @@ class CaptureSession:
             self._passes.end(PassKind.BACKWARD, begun, location=self._backward_line, flags=flags, gradients=gradients)
         if self._finds_roles:
             self._cuda.backward(None)
+            self._hidden.look(self._optimizers)
             if self._regions is not None:
                 self._regions.backward_ends()
         self._clock.enter(Phase.OPTIMIZER if self._clock.in_optimizer else Phase.OTHER)
@@ -583,6 +599,7 @@ class CaptureSession:
             self._tracker.found(parameter, Role.PARAMETER, name)
         for name, buffer in root.named_buffers():
             self._tracker.found(buffer, Role.BUFFER, name)
+        self._hidden.learn(root)
 
     # ---- ticks -------------------------------------------------------------------------
 

@@ -101,7 +101,7 @@ def record(
             raise UsageError(str(error)) from error
         try:
             session.start()
-            outcome = run(program, stopped=capture.StopRun)
+            outcome = run(program, stopped=capture.StopRun, failed=session.failed)
         finally:
             session.stop(
                 exit_status=outcome.exit_status if outcome is not None else 1,

@@ -18,11 +18,13 @@ from memprof.detect.keepers import (
 )
 from memprof.detect.kept_graphs import GradientsKeptWithGraph, GraphRetainedWithoutNeed
 from memprof.detect.oom import OutOfMemoryRaised
+from memprof.detect.placement import DeviceMismatch, ParametersHiddenInContainer
 from memprof.detect.pools import PinnedMemoryGrows, PrivatePoolsGrow
 from memprof.detect.populations import ModulesGrow, OptimizerGrows
 from memprof.detect.precedence import without_explained
 from memprof.detect.pressure import ActivationsDominatePeak, GradientsDominatePeak, OptimizerStateDominatesPeak
 from memprof.detect.rule import Rule
+from memprof.detect.shapes import ShapeMismatch
 from memprof.detect.single_tensor import SingleTensorDominatesPeak
 from memprof.detect.waste import EvaluationWithAutograd, PreviousIterationAlive
 from memprof.detect.weights import StateDictCopiesPileUp, WeightsUpdatedWithGraph
@@ -60,6 +62,9 @@ RULES: tuple[type[Rule], ...] = (
     PrivatePoolsGrow,
     MemoryOnForeignDevice,
     OutOfMemoryRaised,
+    ShapeMismatch,
+    ParametersHiddenInContainer,
+    DeviceMismatch,
 )
 
 _NOT_WATCHED = "no storage was watched; record with --level auto or tensors"

@@ -62,7 +62,7 @@ class Remedy:
 
 @dataclass(frozen=True, slots=True)
 class RelatedLocation:
-    """Another place that belongs to the story; `role` is `allocated`, `held` or `grown`."""
+    """Another place that belongs to the story; `role` is `allocated`, `held`, `grown`, `raised` or `called`."""
 
     role: str
     location: Location

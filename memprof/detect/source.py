@@ -20,7 +20,8 @@ _STORING_METHODS = frozenset(
 
 
 @lru_cache(maxsize=64)
-def _tree(file: str) -> ast.Module | None:
+def syntax_tree(file: str) -> ast.Module | None:
+    """The syntax tree of a file; None where it cannot be read or is no Python."""
     try:
         return ast.parse("".join(linecache.getlines(file)))
     except (SyntaxError, ValueError, RecursionError):
@@ -55,7 +56,7 @@ def _storing_statement(holder: Holder, made: Location | None, files: tuple[str, 
     best: tuple[tuple[int, ...], Location] | None = None
     candidates = [location.file for location in (holder.location, made) if location is not None]
     for order, file in enumerate(dict.fromkeys([*candidates, *files])):
-        tree = _tree(file)
+        tree = syntax_tree(file)
         if tree is None:
             continue
         for node, function in _statements(tree):
@@ -132,7 +133,7 @@ def calls_of(files: Iterable[str], name: str) -> list[Location]:
     """Lines that call a function or method by its last name, in order of files and lines."""
     found = []
     for file in files:
-        tree = _tree(file)
+        tree = syntax_tree(file)
         for node in ast.walk(tree) if tree is not None else ():
             if isinstance(node, ast.Call):
                 called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
@@ -143,7 +144,7 @@ def calls_of(files: Iterable[str], name: str) -> list[Location]:
 
 def names_assigned_at(made: Location | None) -> set[str]:
     """Variables that the statement at a line assigns."""
-    tree = _tree(made.file) if made is not None else None
+    tree = syntax_tree(made.file) if made is not None else None
     if tree is None or made is None:
         return set()
     names: set[str] = set()

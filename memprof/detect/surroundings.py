@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator
 
-from memprof.detect.source import _tree
+from memprof.detect.source import syntax_tree
 from memprof.record.events import CodeRegion, Location
 
 _ADDRESSES = frozenset({"id", "data_ptr", "untyped_storage", "storage"})
@@ -14,7 +14,7 @@ _TO_HOST = frozenset({"cpu", "numpy", "tolist"})
 
 def _statement_at(place: Location | None) -> tuple[ast.stmt | None, list[ast.AST]]:
     """The simple statement at a line and what it lies in, outermost first."""
-    tree = _tree(place.file) if place is not None else None
+    tree = syntax_tree(place.file) if place is not None else None
     if tree is None or place is None:
         return None, []
     around: list[ast.AST] = []
@@ -50,7 +50,7 @@ def _called(node: ast.AST) -> Iterator[tuple[str, ast.Call]]:
 
 def called_in(region: CodeRegion) -> frozenset[str]:
     """Last names of the functions and methods that are called between the lines of a region."""
-    tree = _tree(region.file)
+    tree = syntax_tree(region.file)
     if tree is None:
         return frozenset()
     return frozenset(
@@ -60,7 +60,7 @@ def called_in(region: CodeRegion) -> frozenset[str]:
 
 def registered_as_hook(statement: Location) -> bool:
     """Whether the source hands the function around a statement, or a lambda in it, to a `register_..._hook`."""
-    tree = _tree(statement.file)
+    tree = syntax_tree(statement.file)
     if tree is None:
         return False
     function = statement.function.rpartition(".")[2]
@@ -79,7 +79,7 @@ def registered_as_hook(statement: Location) -> bool:
 def context_assignment(attribute: str, files: Iterable[str]) -> Location | None:
     """The statement `ctx.attribute = ...` in an autograd function, whose first argument is `ctx`."""
     for file in files:
-        tree = _tree(file)
+        tree = syntax_tree(file)
         for function in ast.walk(tree) if tree is not None else ():
             if not isinstance(function, ast.FunctionDef) or not function.args.args:
                 continue
@@ -101,7 +101,7 @@ def growing_calls(files: Iterable[str], names: Iterable[str]) -> list[Location]:
     wanted = frozenset(names)
     found = []
     for file in files:
-        tree = _tree(file)
+        tree = syntax_tree(file)
         for name, call in _called(tree) if tree is not None else ():
             if name in wanted:
                 place = Location(file, call.lineno, "")

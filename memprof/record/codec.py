@@ -11,9 +11,11 @@ from memprof.record.events import (
     CodeRegion,
     ContextTensor,
     DeviceState,
+    Failure,
     GradientGraph,
     GraphRoot,
     HeldGroup,
+    HiddenParameters,
     Holder,
     KeptGraph,
     Location,
@@ -25,6 +27,7 @@ from memprof.record.events import (
     Phase,
     Population,
     RunInfo,
+    TensorFact,
 )
 
 _STATE_FIELDS = tuple(field.name for field in dataclasses.fields(DeviceState))
@@ -48,7 +51,33 @@ def load_run(text: str) -> RunInfo:
     run.optimizers = tuple(
         OptimizerMade(**{**item, "location": _location(item["location"])}) for item in data.get("optimizers", ())
     )
+    run.failure = _failure(data.get("failure"))
+    run.hidden_parameters = tuple(
+        HiddenParameters(
+            **{**item, "location": _location(item["location"]), "owner": ModuleRef(*map(str, item["owner"]))}
+        )
+        for item in data.get("hidden_parameters", ())
+    )
     return run
+
+
+def _failure(data: dict[str, Any] | None) -> Failure | None:
+    if data is None:
+        return None
+    return Failure(
+        **{
+            **data,
+            "location": _location(data["location"]),
+            "call": _location(data["call"]),
+            "module": _module(data["module"]),
+            "features": None if data["features"] is None else (int(data["features"][0]), int(data["features"][1])),
+            "before": tuple(data["before"]),
+            "input_shape": tuple(data["input_shape"]),
+            "tensors": tuple(
+                TensorFact(name, tuple(shape), device, role) for name, shape, device, role in data["tensors"]
+            ),
+        }
+    )
 
 
 def load_census(text: str) -> Census:

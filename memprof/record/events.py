@@ -500,6 +500,73 @@ class OptimizerMade:
     """Bytes of the tensors in its state, the most that was seen; None where no step of it was watched."""
 
 
+class TensorFact(NamedTuple):
+    """A tensor as it was when an exception was raised."""
+
+    name: str
+    """The variable, argument or parameter: `x`, `weight`."""
+    shape: tuple[int, ...]
+    device: str
+    role: str
+    """`argument` or `parameter` (also a buffer) of the module that raised, `local` of the user's frame,
+    `root argument`, `root parameter`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The exception that ended the run, where shapes or devices of tensors did not fit."""
+
+    kind: str
+    """`shape` or `device`."""
+    message: str
+    """Its first line."""
+    location: Location | None
+    """The innermost line of the user's code."""
+    call: Location | None
+    """The user's line that called the root module, where one was running."""
+    root: str
+    """Class of the root module that ran, or ''."""
+    module: ModuleRef | None
+    """The innermost module that ran, with its path below the root."""
+    inside: bool
+    """The root knows that module: it is among `root.modules()`."""
+    features: tuple[int, int] | None
+    """`in_features` and `out_features`, where that module is a linear layer."""
+    before: tuple[int, ...]
+    """Shape of what was flattened or reshaped before; () where that is not known."""
+    input_shape: tuple[int, ...]
+    """Shape of the root's first argument when it was called; () where that is not known."""
+    tensors: tuple[TensorFact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenParameters:
+    """Parameters in a plain Python container of a module, which `parameters()` does not see."""
+
+    root: str
+    """Class of the root module."""
+    owner: ModuleRef
+    """The module that has the container as an attribute."""
+    attribute: str
+    container: str
+    """Its type: `list`."""
+    holds: str
+    """Classes of what lies in it: `Linear, ReLU`."""
+    location: Location | None
+    """Where the owner's `__init__` begins."""
+    parameters: int
+    nbytes: int
+    device: str
+    root_device: str
+    """Where the parameters are that the root does know, or ''."""
+    got_gradient: bool
+    """A backward reached one of them."""
+    in_optimizer: bool
+    """An optimizer has one of them."""
+    root_in_optimizer: bool
+    """An optimizer has parameters that the root knows."""
+
+
 @dataclass(slots=True)
 class RunInfo:
     """Facts about the run as a whole."""
@@ -531,4 +598,7 @@ class RunInfo:
     """The simulated run computed nothing."""
     optimizers: tuple[OptimizerMade, ...] = ()
     """In order of appearance."""
+    failure: Failure | None = None
+    """Why the run ended, where that has to do with shapes or devices of tensors."""
+    hidden_parameters: tuple[HiddenParameters, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
