@@ -416,8 +416,8 @@ def _left_over(candidate: Candidate, after: Trial, edited: EditedFiles) -> str |
     for seen in after.findings:
         if seen.file is None or seen.line is None or seen.kind not in _FIXABLE:
             continue
-        if seen.device != finding.device:
-            continue  # what was moved to the host is kept there
+        if seen.device != finding.device and candidate.remedy.slug == "move_to_cpu":
+            continue  # it is kept there now
         if os.path.realpath(seen.file) == path and edited.original_line(path, seen.line) == where.line:
             same.append(seen)
     if not same:

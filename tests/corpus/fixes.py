@@ -126,7 +126,8 @@ class Mender:
         begin = time.monotonic()
         try:
             answer.fixes.append(self._fix(problem, None))
-            if simulate and set(problem.codes) - answer.verified:
+            uses_cuda = "cuda" in problem.path.read_text(encoding="utf-8")
+            if simulate and uses_cuda and set(problem.codes) - answer.verified:
                 answer.fixes.append(self._fix(problem, GPU))
         except (MemprofError, PayloadError) as error:
             answer.failure = str(error)

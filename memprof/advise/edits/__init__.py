@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from memprof.advise.edits.arguments import drop_create_graph, drop_retain_graph, free_gradients
 from memprof.advise.edits.context import save_for_backward
 from memprof.advise.edits.decorators import drop_cache
+from memprof.advise.edits.exceptions import drop_traceback
 from memprof.advise.edits.generator import detach_input
 from memprof.advise.edits.hidden_state import detach_other, detach_state
 from memprof.advise.edits.kept import store_detached, store_detached_if_tensor, store_float, store_number, store_on_host
@@ -59,10 +60,11 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("no_grad", without_autograd_in_eval),
     Recipe("no_grad", statement_without_autograd, ("MP203",)),
     Recipe("del", drop_cache, ("MP111",)),
+    Recipe("del", drop_traceback, ("MP110",)),
     Recipe("del", delete_at_end_of_loop, ("MP201", "MP202", "MP209", "MP214")),
     Recipe("del", delete_all_at_end_of_loop, ("MP202",), only_after="does not help"),
     Recipe("remove_retain_graph", drop_retain_graph),
-    Recipe("remove_retain_graph", drop_create_graph, ("MP106",)),
+    Recipe("remove_create_graph", drop_create_graph),
     Recipe("zero_grad", free_gradients),
     Recipe("save_for_backward", save_for_backward),
     Recipe("register_module", register, (), "parameters that were hidden are trained now"),

@@ -10,17 +10,17 @@ from memprof.advise.edits.source import CannotEdit, Change, SourceFile
 
 def drop_retain_graph(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
     """`loss.backward(retain_graph=True)` becomes `loss.backward()`."""
-    return _dropped(source, problem, "backward", "retain_graph")
+    return _dropped(source, problem, ("backward",), "retain_graph")
 
 
 def drop_create_graph(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
-    """`loss.backward(create_graph=True)` becomes `loss.backward()`."""
-    return _dropped(source, problem, "backward", "create_graph")
+    """`loss.backward(create_graph=True)` becomes `loss.backward()`; the same for `torch.autograd.grad`."""
+    return _dropped(source, problem, ("backward", "grad"), "create_graph")
 
 
 def free_gradients(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
     """`zero_grad(set_to_none=False)` becomes `zero_grad(set_to_none=True)`."""
-    found = _arguments(source, problem, "zero_grad", "set_to_none")
+    found = _arguments(source, problem, ("zero_grad",), "set_to_none")
     return tuple(source.replaced(argument.value, "True") for _, argument in found)
 
 
@@ -40,23 +40,25 @@ def without_argument(source: SourceFile, call: cst.Call, argument: cst.Arg) -> C
     return Change(start, end, "")
 
 
-def _dropped(source: SourceFile, problem: Problem, method: str, keyword: str) -> tuple[Change, ...]:
+def _dropped(source: SourceFile, problem: Problem, methods: tuple[str, ...], keyword: str) -> tuple[Change, ...]:
     return tuple(
-        without_argument(source, call, argument) for call, argument in _arguments(source, problem, method, keyword)
+        without_argument(source, call, argument) for call, argument in _arguments(source, problem, methods, keyword)
     )
 
 
-def _arguments(source: SourceFile, problem: Problem, method: str, keyword: str) -> list[tuple[cst.Call, cst.Arg]]:
-    """The calls of a method with a keyword, on the line of the problem; else in its function."""
+def _arguments(
+    source: SourceFile, problem: Problem, methods: tuple[str, ...], keyword: str
+) -> list[tuple[cst.Call, cst.Arg]]:
+    """The calls of methods with a keyword, on the line of the problem; else in its function."""
     statement = source.statement(problem.line)
     for root in (statement, source.scope(statement)):
         found = [
             (call, argument)
             for call in source.nodes(cst.Call, root)
-            if isinstance(call.func, cst.Attribute) and call.func.attr.value == method
+            if isinstance(call.func, cst.Attribute) and call.func.attr.value in methods
             for argument in call.args
             if argument.keyword is not None and argument.keyword.value == keyword
         ]
         if found:
             return found
-    raise CannotEdit(f"no call of `{method}` there has `{keyword}`")
+    raise CannotEdit(f"no call of `{methods[0]}` there has `{keyword}`")

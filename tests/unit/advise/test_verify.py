@@ -220,6 +220,9 @@ def test_what_is_left_on_another_device_was_moved_there(script: Path) -> None:
     left = seen(found[0], device="host")
     fix = Verifier(Script(script, lambda _: trial(findings=(left,))), trial()).verify(found)
     assert fix.outcomes[0].status is Status.VERIFIED
+    found = [finding(script, 4, "MP102", "detach")]
+    fix = Verifier(Script(script, lambda _: trial(findings=(left,))), trial()).verify(found)
+    assert fix.outcomes[0].status is Status.REJECTED
 
 
 def test_an_edit_that_does_not_help_is_told(script: Path) -> None:

@@ -412,6 +412,39 @@ def test_a_cache_is_taken_off(tmp_path: Path) -> None:
     assert "no function with a cache" in refusal(tmp_path, "cache[x] = y  #<", "MP111", "del")
 
 
+HANDLER = """
+try:
+    step()
+except ValueError as error:
+    {body}
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("failures.append(error)", "failures.append(error.with_traceback(None))"),
+        ("failures.append((step, error))", "failures.append((step, error.with_traceback(None)))"),
+        ("self.last = error", "self.last = error.with_traceback(None)"),
+    ],
+)
+def test_an_exception_is_kept_without_its_frames(tmp_path: Path, before: str, after: str) -> None:
+    rows = edited(tmp_path, HANDLER.format(body=f"{before}  #<"), "MP110", "del")
+    assert [row[1:].strip() for row in rows] == [before, after]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("failures.append(error)  #<\n    raise", "raises again"),
+        ("failures.append(str(error.args))  #<", "not clear where"),
+    ],
+)
+def test_a_traceback_that_is_needed_stays(tmp_path: Path, body: str, reason: str) -> None:
+    assert reason in refusal(tmp_path, HANDLER.format(body=body), "MP110", "del")
+    assert "in no `except" in refusal(tmp_path, "failures.append(error)  #<", "MP110", "del")
+
+
 # ---- hidden state ----------------------------------------------------------------------------
 
 RNN = """
@@ -505,6 +538,11 @@ def test_names_that_are_needed_are_not_deleted(tmp_path: Path, body: str, after:
 )
 def test_an_argument_is_taken_out_with_its_comma(tmp_path: Path, before: str, after: str) -> None:
     assert edited(tmp_path, f"{before}  #<\n", "MP105", "remove_retain_graph") == [f"-{before}", f"+{after}"]
+
+
+def test_a_second_derivative_that_nobody_takes_is_left_out(tmp_path: Path) -> None:
+    before, after = "g = torch.autograd.grad(y, x, create_graph=True)", "g = torch.autograd.grad(y, x)"
+    assert edited(tmp_path, f"{before}  #<\n", "MP106", "remove_create_graph") == [f"-{before}", f"+{after}"]
 
 
 def test_gradients_are_freed(tmp_path: Path) -> None:
