@@ -6,7 +6,7 @@ import ast
 from dataclasses import replace
 
 from memprof.lint.expressions import ExpressionReader
-from memprof.lint.names import is_constant, is_constant_text, keyword, path_of
+from memprof.lint.names import is_constant, is_constant_text, is_name, keyword, path_of
 from memprof.lint.program import ClassInfo, FunctionInfo, Site
 from memprof.lint.values import (
     MODULE,
@@ -59,6 +59,8 @@ class CallReader(ExpressionReader):
         called = self.value(node.func)
         if called.kind is Kind.FUNCTION and called.function is not None:
             return self.invoke(called.function, node, arguments, keywords)
+        if called.kind is Kind.CLASS and called.cls is None:  # of collections.namedtuple
+            return Value(Kind.TUPLE, items=tuple(everything))
         if called.kind is Kind.CLASS and called.cls is not None:
             return self._construct(called.cls, node, arguments, keywords)
         if called.kind is Kind.MODULE:
@@ -146,6 +148,8 @@ class CallReader(ExpressionReader):
             return self._tensor_method(node, base, name, arguments)
         if name in ("append", "appendleft", "add", "insert", "extend", "extendleft", "put", "put_nowait"):
             if base.kind in (Kind.CONTAINER, Kind.UNKNOWN) and arguments:
+                if base.kind is Kind.UNKNOWN and not isinstance(func.value, ast.Name):
+                    return UNKNOWN  # of an attribute that may turn out to be something else
                 self._keep(func.value, name, arguments)
                 if base.kind is Kind.CONTAINER:
                     return PLAIN
@@ -330,7 +334,17 @@ class CallReader(ExpressionReader):
         if self.program.is_module_class(cls):
             loss = "loss" in cls.name.lower() or "criterion" in cls.name.lower()
             return Value(Kind.MODULE, cls=cls, loss=loss, frozen=loss)
-        return Value(Kind.OBJECT, cls=cls)
+        return Value(Kind.OBJECT, cls=cls, items=self._fields(cls, arguments, keywords))
+
+    def _fields(self, cls: ClassInfo, arguments: list[Value], keywords: dict[str | None, Value]) -> tuple[Value, ...]:
+        """What an instance of a data class or a named tuple holds."""
+        decorators = {
+            self.module.qualified(item.func if isinstance(item, ast.Call) else item).rpartition(".")[2]
+            for item in cls.node.decorator_list
+        }
+        if "dataclass" in decorators or any(base.endswith("NamedTuple") for base in cls.bases):
+            return (*arguments, *keywords.values())
+        return ()
 
     def invoke(
         self, function: FunctionInfo, node: ast.Call, arguments: list[Value], keywords: dict[str | None, Value]
@@ -396,6 +410,10 @@ class CallReader(ExpressionReader):
             return container("list", element_of(first))
         if name == "sum" and first.tensors:
             return replace(self.arithmetic(*first.tensors), scalar=all(item.scalar for item in first.tensors))
+        if name in ("collections.namedtuple", "namedtuple"):
+            return Value(Kind.CLASS)
+        if name.startswith("numpy.") and is_name(keyword(node, "dtype"), "object"):
+            return container("dict")
         if name in PLAIN_FUNCTIONS or name.startswith(("numpy.", "math.", "time.", "os.", "random.", "json.")):
             return PLAIN
         if name in ("collections.deque", "deque"):

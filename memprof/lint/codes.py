@@ -175,6 +175,12 @@ LINT_RULES: tuple[LintRule, ...] = (
         'It takes as much as the model and its optimizer state. Load it with `map_location="cpu"` and `del` it.',
     ),
     LintRule(
+        "MP212",
+        "ParametersUnused",
+        "A module builds a layer that nothing uses.",
+        "Its parameters take memory on every device the model is on, and never get a gradient. Leave it out.",
+    ),
+    LintRule(
         "MP312",
         "CacheEmptiedEveryIteration",
         "`torch.cuda.empty_cache()` runs in every iteration.",

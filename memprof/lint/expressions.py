@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from memprof.lint.names import path_of
+from memprof.lint.names import is_constant_text, path_of
 from memprof.lint.program import ClassInfo, FunctionInfo, Program, Site
 from memprof.lint.values import (
     GRAPH,
@@ -324,7 +324,10 @@ class ExpressionReader(ABC):
                 return base.items[index]
             return base if isinstance(node.slice, ast.Slice) else join_all(base.items)
         if base.kind is Kind.CONTAINER:
-            return base if isinstance(node.slice, ast.Slice) else base.element or UNKNOWN
+            element = base.element or UNKNOWN
+            if is_constant_text(node.slice, "loss") and element.is_tensor:
+                return replace(element, scalar=True)
+            return base if isinstance(node.slice, ast.Slice) else element
         if base.is_tensor:
             scalar = base.output and isinstance(node.slice, ast.Constant) and node.slice.value == "loss"
             kind = Kind.TENSOR if base.kind is Kind.TENSOR or self.grad is False else Kind.GRAPH

@@ -189,6 +189,10 @@ class Flow:
         if not path or depth > _DEPTH:
             return None
         around = self.iteration_loop(function, node)
+        whole = self._iterated(function, path.partition(".")[0], node, around[0] if around is not None else None)
+        if whole is not None:
+            loop, source = whole
+            return self.outlives(function, source, loop, depth + 1)
         if around is not None:
             loop, kind = around
             if not self._made_in(loop, path):
@@ -206,6 +210,25 @@ class Flow:
         if root in local_names(function):
             return None
         return self.every_iteration[function]
+
+    def _iterated(
+        self, function: FunctionInfo, name: str, node: ast.AST, outermost: Loop | None
+    ) -> tuple[Loop, ast.expr] | None:
+        """The loop inside an iteration that a name runs in, and what it runs over."""
+        for loop in function.module.loops_of(node):
+            if loop is outermost:
+                return None
+            if isinstance(loop, (ast.For, ast.AsyncFor)) and name in {path_of(part) for part in parts_of(loop.target)}:
+                source = loop.iter
+                while isinstance(source, ast.Call):  # enumerate(x), x.items()
+                    if isinstance(source.func, ast.Attribute):
+                        source = source.func.value
+                    elif source.args:
+                        source = source.args[0]
+                    else:
+                        return None
+                return (loop, source) if path_of(source) != name else None
+        return None
 
     def _by_framework(self, function: FunctionInfo) -> str | None:
         return self.every_iteration[function] if not function.sites else None
@@ -267,6 +290,11 @@ class Flow:
                     if path_of(item.optional_vars) == path:
                         return True
         return False
+
+    def renewed(self, function: FunctionInfo, holder: ast.expr, node: ast.AST) -> bool:
+        """Whether a holder is made anew in some loop around a node, though not in every iteration."""
+        path = path_of(base_of(holder))
+        return any(self._made_in(loop, path) for loop in function.module.loops_of(node))
 
     # ---- emptied -----------------------------------------------------------------------------
 

@@ -77,6 +77,11 @@ def is_constant_text(node: ast.expr | None, text: str) -> bool:
     return isinstance(node, ast.Constant) and node.value == text
 
 
+def is_name(node: ast.AST | None, name: str) -> bool:
+    """Whether an expression is this name."""
+    return isinstance(node, ast.Name) and node.id == name
+
+
 def local_names(function: FunctionInfo) -> set[str]:
     """Names a function binds itself, parameters included."""
     if isinstance(function.node, ast.Module):

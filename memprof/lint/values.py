@@ -59,7 +59,7 @@ class Value:
         shape: For containers: list, dict, set, deque, queue, iterator.
         cls: Class of a module, object, or the class itself.
         function: The function itself.
-        items: Elements of a tuple.
+        items: Elements of a tuple, or what an instance of a data class was made of.
         element: What a container or loader gives.
     """
 
@@ -92,7 +92,7 @@ class Value:
         """Whether it is, or holds, a tensor with a graph."""
         if self.kind is Kind.GRAPH:
             return True
-        if self.kind is Kind.TUPLE:
+        if self.kind in _WITH_ITEMS:
             return any(item.has_graph for item in self.items)
         return self.kind is Kind.CONTAINER and self.element is not None and self.element.has_graph
 
@@ -101,7 +101,7 @@ class Value:
         """The tensors it is or holds."""
         if self.is_tensor:
             return [self]
-        parts = self.items if self.kind is Kind.TUPLE else (self.element,) if self.kind is Kind.CONTAINER else ()
+        parts = self.items if self.kind in _WITH_ITEMS else (self.element,) if self.kind is Kind.CONTAINER else ()
         return [tensor for part in parts if part is not None for tensor in part.tensors]
 
     @property
@@ -110,6 +110,8 @@ class Value:
         parts = (*self.items, *((self.element,) if self.element is not None else ()))
         return self.guess or any(part.guessed for part in parts)
 
+
+_WITH_ITEMS = (Kind.TUPLE, Kind.OBJECT)
 
 UNKNOWN = Value(Kind.UNKNOWN)
 PLAIN = Value(Kind.PLAIN)
@@ -123,6 +125,9 @@ def join(first: Value, second: Value, depth: int = 0) -> Value:
     """What may be either of two values; a tensor with a graph wins over all else."""
     if first is second or first == second:
         return first
+    if {first.kind, second.kind} == {Kind.CONTAINER, Kind.TUPLE}:
+        held, pair = (first, second) if first.kind is Kind.CONTAINER else (second, first)
+        return join(held, container(held.shape, join_all(pair.items)), depth + 1)
     if first.kind is not second.kind:
         for kind in _STRENGTH:
             if first.kind is kind:

@@ -15,6 +15,7 @@ from memprof.lint.checks import (
     networks,
     recurrent,
     switches,
+    unused,
 )
 from memprof.lint.context import Context
 from memprof.lint.finding import LintFinding
@@ -30,6 +31,7 @@ CHECKS: tuple[Callable[[Context], Iterator[LintFinding]], ...] = (
     switches.check,
     leftovers.check,
     modules.check,
+    unused.check,
 )
 
 __all__ = ["CHECKS"]

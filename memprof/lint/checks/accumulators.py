@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from memprof.lint.checks.joined import JOINING
 from memprof.lint.context import Context, shown, sure
 from memprof.lint.finding import LintFinding
 from memprof.lint.names import base_of, parts_of, path_of
@@ -14,7 +15,6 @@ from memprof.lint.values import Kind, Value
 
 _SUMMING = frozenset("add add_ mul mul_ lerp lerp_ sub".split())
 _KEEPING = frozenset("clone contiguous to float squeeze view reshape".split())
-_JOINING = frozenset(f"torch.{name}" for name in "cat concat concatenate stack vstack hstack".split())
 _WEIGHTS = frozenset("parameters named_parameters buffers named_buffers".split())
 _DEPTH = 2
 """How many names are followed back."""
@@ -42,11 +42,19 @@ def check(context: Context) -> Iterator[LintFinding]:
 
 @dataclass(frozen=True, slots=True)
 class _Accumulation:
-    """A statement that makes a value from its old one; `stored`: by writing features or weights into a store."""
+    """A statement that makes a value from its old one.
+
+    Attributes:
+        target: What it is.
+        added: What comes in.
+        stored: By writing features or weights into a store.
+        grows: By joining, so that it gets longer.
+    """
 
     target: ast.expr
     added: ast.expr
     stored: bool = False
+    grows: bool = False
 
 
 def _is_weight(context: Context, function: FunctionInfo, target: ast.expr, statement: ast.stmt) -> bool:
@@ -72,6 +80,12 @@ def _finding(
             "and their graph stays. Update it under `with torch.no_grad():`."
         )
         return context.finding(function, statement, "MP112", message, "no_grad", sure(value))
+    if found.grows:
+        message = (
+            f"`{name}` grows by the outputs of every iteration, with their autograd graph. Join `.detach()` of them, "
+            "or `.detach().cpu()`."
+        )
+        return context.finding(function, statement, "MP102", message, "detach", sure(value))
     item = value.scalar or not isinstance(statement, ast.AugAssign)
     source = f"`{shown(found.added, 30)}`" if isinstance(statement, ast.AugAssign) else "the tensor that is added"
     message = (
@@ -99,11 +113,13 @@ def _accumulation(context: Context, function: FunctionInfo, statement: ast.stmt)
         return _Accumulation(target, statement.value)
     if isinstance(target, ast.Subscript) and context.value(target.value).kind in (Kind.TENSOR, Kind.GRAPH):
         return _Accumulation(target, statement.value, stored=True)
+    sliced = isinstance(statement.value, ast.Subscript)
     joined = statement.value.value if isinstance(statement.value, ast.Subscript) else statement.value
-    if isinstance(joined, ast.Call) and function.module.qualified(joined.func) in _JOINING and joined.args:
-        parts = joined.args[0].elts if isinstance(joined.args[0], (ast.List, ast.Tuple)) else []
-        if any(path_of(base_of(part)) == path for part in parts):
-            return _Accumulation(target, statement.value, stored=joined is not statement.value)
+    for part in (joined.body, joined.orelse) if isinstance(joined, ast.IfExp) else (joined,):
+        if isinstance(part, ast.Call) and function.module.qualified(part.func) in JOINING and part.args:
+            items = part.args[0].elts if isinstance(part.args[0], (ast.List, ast.Tuple)) else []
+            if any(path_of(base_of(item)) == path for item in items):
+                return _Accumulation(target, statement.value, stored=sliced, grows=not sliced)
     return None
 
 

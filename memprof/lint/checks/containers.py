@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from memprof.lint.checks.joined import is_reduced_later, join_of
 from memprof.lint.context import Context, shown, sure
 from memprof.lint.finding import Confidence, LintFinding
 from memprof.lint.flow import Loop
@@ -15,7 +16,6 @@ from memprof.lint.values import Kind, Value
 from memprof.lint.vocabulary import EXTENDING_METHODS, STORING_METHODS
 
 _REDUCED = frozenset("argmax argmin topk max min sum mean std norm eq ne item tolist numpy size bool long int".split())
-_JOINING = frozenset(f"torch.{name}" for name in "cat concat concatenate stack vstack hstack".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,22 +203,25 @@ def _without_graph(context: Context, stored: _Stored, outlives: str) -> LintFind
     if not kept or value.guessed or _is_reduced(stored.kept):
         return None
     name = shown(base_of(stored.holder))
-    joined = _joined(function, stored.holder)
     activation = any(item.activation for item in kept)
+    joined = join_of(function, stored.holder)
     if outlives == "evaluation" and joined is not None and activation:
+        where, call = joined
         message = (
             f"`{name}` gathers `{shown(stored.kept, 40)}` of the whole data set on the device, and "
-            f"`{shown(joined.func)}` copies it once more. Store `.cpu()` of each."
+            f"`{shown(call.func)}` copies it once more. Reduce each batch as it comes, or store `.cpu()` of it."
         )
         # Small outputs are gathered so on purpose, and the source does not tell their size.
-        return context.finding(function, stored.node, "MP205", message, "move_to_cpu", Confidence.LOW)
+        confidence = Confidence.MEDIUM if is_reduced_later(where, call) else Confidence.LOW
+        return context.finding(where, call, "MP205", message, "move_to_cpu", confidence)
     if not activation and outlives == "evaluation":
         return None
     message = (
         f"`{name}` keeps `{shown(stored.kept, 40)}` of every iteration on the device, and nothing is ever taken out. "
         "Store `.cpu()` of it, or limit the container."
     )
-    confidence = Confidence.MEDIUM if activation and outlives == "training" else Confidence.LOW
+    renewed = context.flow.renewed(function, stored.holder, stored.node)
+    confidence = Confidence.LOW if renewed and not activation else Confidence.MEDIUM
     return context.finding(function, stored.node, "MP103", message, "move_to_cpu", confidence)
 
 
@@ -230,16 +233,6 @@ def _is_reduced(node: ast.expr) -> bool:
         if isinstance(item, ast.Compare):
             return True
     return False
-
-
-def _joined(function: FunctionInfo, holder: ast.expr) -> ast.Call | None:
-    """The call that makes one tensor of a container."""
-    path = path_of(base_of(holder))
-    for call in function.calls:
-        if function.module.qualified(call.func) in _JOINING and call.args:
-            if any(path_of(item) == path for item in ast.walk(call.args[0])):
-                return call
-    return None
 
 
 def _copies_weights(context: Context, stored: _Stored) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from memprof.lint.context import Context, shown
 from memprof.lint.finding import Confidence, LintFinding
-from memprof.lint.names import inside, is_constant_text, keyword, path_of
+from memprof.lint.names import inside, is_constant_text, keyword, path_of, paths_in
 from memprof.lint.program import FunctionInfo
 from memprof.lint.values import Kind
 
@@ -36,7 +36,10 @@ def _checkpoints(context: Context, function: FunctionInfo) -> Iterator[LintFindi
         if where is not None and (is_constant_text(where, "cpu") or "cpu" in ast.unparse(where)):
             continue
         path = path_of(statement.targets[0])
-        if not path or not _is_loaded(function, path) or not _trains_after(context, function, statement, path):
+        if not path or not _is_loaded(function, path):
+            continue
+        own = "." in path and path.partition(".")[0] == function.self_name
+        if not (_stays(context, function, path) if own else _trains_after(context, function, statement, path)):
             continue
         how = "the device it was saved from" if where is None else f"`{shown(where, 20)}`"
         message = (
@@ -47,11 +50,38 @@ def _checkpoints(context: Context, function: FunctionInfo) -> Iterator[LintFindi
 
 
 def _is_loaded(function: FunctionInfo, path: str) -> bool:
+    """Whether weights are loaded from what a name holds, directly or picked out under another name."""
+    names = {path}
+    for statement in function.statements:
+        if isinstance(statement, ast.Assign) and path in paths_in(statement.value):
+            names |= {path_of(target) for target in statement.targets}
     for call in function.calls:
         if isinstance(call.func, ast.Attribute) and call.func.attr == "load_state_dict" and call.args:
-            if any(path_of(item) == path for item in ast.walk(call.args[0])):
+            if (names - {""}) & paths_in(call.args[0]):
                 return True
     return False
+
+
+def _stays(context: Context, function: FunctionInfo, path: str) -> bool:
+    """Whether an attribute is never given anything else, in a class that trains."""
+    if function.cls is None:
+        return False
+    name = path.partition(".")[2]
+    for method in function.cls.methods.values():
+        for statement in method.statements:
+            targets = statement.targets if isinstance(statement, (ast.Assign, ast.Delete)) else []
+            if method is not function and method.name != "__init__":
+                if any(path_of(target) == f"{method.self_name}.{name}" for target in targets):
+                    return False
+            elif method is function and isinstance(statement, ast.Delete):
+                if any(path_of(target) == path for target in targets):
+                    return False
+    written = [
+        statement
+        for statement in function.statements
+        if isinstance(statement, ast.Assign) and any(path_of(target) == path for target in statement.targets)
+    ]
+    return len(written) == 1 and any(method in context.flow.trains for method in function.cls.methods.values())
 
 
 def _trains_after(context: Context, function: FunctionInfo, statement: ast.stmt, path: str) -> bool:

@@ -12,6 +12,7 @@ from memprof.lint.names import base_of, inside, is_constant_text, path_of
 from memprof.lint.program import ClassInfo, FunctionInfo
 from memprof.lint.values import Kind
 
+_MOVING = frozenset("to cuda cpu eval train apply".split())
 _REGISTERING = frozenset("add_module register_module setattr __setattr__ register_parameter".split())
 
 
@@ -75,23 +76,29 @@ def _makes_layers(context: Context, node: ast.expr) -> bool:
         parts = [node.elt]
     elif isinstance(node, ast.DictComp):
         parts = [node.value]
-    return any(_is_new_layer(context, part) for part in parts)
+    return any(is_new_layer(context, part) for part in parts)
 
 
-def _is_new_layer(context: Context, node: ast.expr) -> bool:
-    """A call that makes a module with parameters, or a parameter."""
+def is_new_layer(context: Context, node: ast.expr, start: FunctionInfo | None = None) -> bool:
+    """A call that makes a module with parameters, or a parameter, or a name that `start` gives to such."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _MOVING:
+        return start is not None and is_new_layer(context, node.func.value, start)
+    if isinstance(node, ast.Name) and start is not None:
+        return _is_made_and_not_kept(context, node.id, start)
     if not isinstance(node, ast.Call):
         return False
     value = context.value(node)
     made = context.value(node.func).kind
     if value.kind is Kind.MODULE:
-        return not value.frozen and not value.guess and made is not Kind.MODULE and not _is_method(node)
-    return value.kind is Kind.PARAMETER and not _is_method(node)
+        return not value.frozen and not value.guess and made is not Kind.MODULE
+    return value.kind is Kind.PARAMETER
 
 
-def _is_method(node: ast.Call) -> bool:
-    """`layer.to(device)` makes nothing."""
-    return isinstance(node.func, ast.Attribute) and node.func.attr in ("to", "cuda", "cpu", "eval", "train", "apply")
+def _is_made_and_not_kept(context: Context, name: str, start: FunctionInfo) -> bool:
+    """Whether a function makes a layer under a name and gives it to no attribute."""
+    made = [item for item in start.statements if isinstance(item, ast.Assign) and path_of(item.targets[0]) == name]
+    kept = any(isinstance(item, ast.Assign) and path_of(item.value) == name for item in start.statements)
+    return bool(made) and not kept and all(is_new_layer(context, item.value) for item in made)
 
 
 def _appended(context: Context, start: FunctionInfo, path: str) -> bool:
@@ -99,7 +106,7 @@ def _appended(context: Context, start: FunctionInfo, path: str) -> bool:
         isinstance(call.func, ast.Attribute)
         and call.func.attr == "append"
         and path_of(call.func.value) == path
-        and any(_is_new_layer(context, argument) for argument in call.args)
+        and any(is_new_layer(context, argument, start) for argument in call.args)
         for call in start.calls
     )
 
@@ -131,7 +138,7 @@ def _growing(context: Context) -> Iterator[LintFinding]:
             if name == "add_param_group":
                 yield _group(context, function, call, shown(holder))
             elif name in ("append", "add_module", "register_module") and context.value(holder).kind is Kind.MODULE:
-                if call.args and _is_new_layer(context, call.args[-1]):
+                if call.args and is_new_layer(context, call.args[-1]):
                     yield _layer(context, function, call, shown(holder))
             elif name in ("append", "add") and call.args and context.value(call.args[-1]).kind is Kind.OPTIMIZER:
                 if context.flow.outlives(function, holder, call) is not None and isinstance(call.args[-1], ast.Name):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from memprof.lint.context import Context, shown
 from memprof.lint.finding import Confidence, LintFinding
-from memprof.lint.flow import Loop
-from memprof.lint.names import inside, is_backward, path_of
+from memprof.lint.names import inside, is_backward, path_of, paths_in
 from memprof.lint.optimizers import Optimizer, optimizers
-from memprof.lint.program import FunctionInfo
+from memprof.lint.program import LOOPS, ClassInfo, FunctionInfo
 from memprof.lint.values import Kind
 
 _DETACHING = frozenset("detach item numpy tolist argmax".split())
@@ -50,9 +50,7 @@ def _untrained(context: Context, made: list[Optimizer]) -> Iterator[LintFinding]
             names = _names_of(context, function, path)
             if names & trained or not names or _belongs_elsewhere(context, names):
                 continue
-            if called.cls is not None and names & partly:
-                continue  # which of its parts are trained is its own business
-            if not _reaches(context, function, call):
+            if called.cls is not None and names & partly and _sees_to_itself(called.cls):
                 continue
             message = (
                 f"No optimizer has the parameters of `{path}`, and yet it runs with autograd on: its activations are "
@@ -64,11 +62,10 @@ def _untrained(context: Context, made: list[Optimizer]) -> Iterator[LintFinding]
 
 def _names_of(context: Context, function: FunctionInfo, path: str, depth: int = 0) -> set[str]:
     """Names a module has here and where it is passed from; empty when that cannot be told."""
-    last = path.rpartition(".")[2]
+    found = {path.rpartition(".")[2]}
     parameters = {parameter.arg for parameter in function.parameters}
     if path not in parameters or depth > 3:
-        return {last}
-    found = {last}
+        return found | _wrapped(function, path)
     for site in function.sites:
         passed = context.flow.argument(function, site.call, path)
         if passed is None or not path_of(passed):
@@ -77,6 +74,18 @@ def _names_of(context: Context, function: FunctionInfo, path: str, depth: int = 
         if not more:
             return set()
         found |= more
+    return found
+
+
+def _wrapped(function: FunctionInfo, path: str) -> set[str]:
+    """Names of what a module is made from: `parallel = nn.DataParallel(net)`; a copy has parameters of its own."""
+    found: set[str] = set()
+    for statement in function.module.body.statements + function.statements:
+        if not isinstance(statement, ast.Assign) or not any(path_of(target) == path for target in statement.targets):
+            continue
+        called = statement.value.func if isinstance(statement.value, ast.Call) else None
+        if called is None or function.module.qualified(called) != "copy.deepcopy":
+            found |= {name.rpartition(".")[2] for name in paths_in(statement.value)} - {""}
     return found
 
 
@@ -110,15 +119,30 @@ def _is_counted(function: FunctionInfo, call: ast.Call) -> bool:
     )
 
 
-def _reaches(context: Context, function: FunctionInfo, call: ast.Call) -> bool:
-    statement = function.module.statement_of(call)
-    if isinstance(statement, ast.Assign):
-        parts = [item for target in statement.targets for item in ast.walk(target)]
-        return any(context.flow.reaches_backward(function, item) for item in parts if isinstance(item, ast.Name))
-    return False
+def _sees_to_itself(cls: ClassInfo) -> bool:
+    """Whether a model of which a part is trained switches autograd off for the rest."""
+    words = {item.attr for item in ast.walk(cls.module.tree) if isinstance(item, ast.Attribute)}
+    return bool(words & {"no_grad", "inference_mode", "requires_grad", "requires_grad_", "detach"})
 
 
 # ---- MP204 -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Backward passes and the optimizers stepped after them.
+
+    Attributes:
+        function: Where.
+        body: The loop, or the function, whose turns are iterations.
+        backwards: The passes.
+        steps: Names of the optimizers.
+    """
+
+    function: FunctionInfo
+    body: ast.AST
+    backwards: tuple[ast.Call, ...]
+    steps: frozenset[str]
 
 
 def _generators(context: Context, made: list[Optimizer]) -> Iterator[LintFinding]:
@@ -127,77 +151,94 @@ def _generators(context: Context, made: list[Optimizer]) -> Iterator[LintFinding
         trained.setdefault(optimizer.name, set()).update(path.rpartition(".")[2] for path in optimizer.modules)
     if len(trained) < 2:
         return
+    groups: list[_Group] = []
     for function in context.program.functions:
         bodies: list[ast.AST] = [*function.loops]
-        if function in context.flow.every_iteration:
+        if function in context.flow.every_iteration and not isinstance(function.node, ast.Module):
             bodies.append(function.node)
         for body in bodies:
-            if not any(isinstance(item, (ast.For, ast.While)) and item is not body for item in inside(body)):
-                yield from _step_by_step(context, function, body, trained)
-
-
-def _step_by_step(
-    context: Context, function: FunctionInfo, body: ast.AST | Loop, trained: dict[str, set[str]]
-) -> Iterator[LintFinding]:
-    calls = sorted(
-        (item for item in inside(body) if isinstance(item, ast.Call)), key=lambda item: (item.lineno, item.col_offset)
-    )
-    groups: list[tuple[list[ast.Call], set[str]]] = []
-    for call in calls:
-        if is_backward(call):
-            if not groups or groups[-1][1]:
-                groups.append(([], set()))
-            groups[-1][0].append(call)
-        else:
-            stepped = _steps(call, trained)
-            if stepped and groups:
-                groups[-1][1].add(stepped)
-    for backwards, steps in groups:
-        own = {name for step in steps for name in trained[step]}
-        others = {name for _, later in groups for step in later - steps for name in trained[step]} - own
-        if not steps or not others:
-            continue
-        for backward in backwards:
-            found = _through(context, function, body, backward, own, others)
+            inner = (item for item in inside(body) if isinstance(item, LOOPS) and item is not body)
+            if not any(context.flow.backward_in(function, loop) for loop in inner):
+                groups += _groups(context, function, body, trained)
+    for group in groups:
+        own = {name for step in group.steps for name in trained[step]}
+        others = {name for other in groups for step in other.steps - group.steps for name in trained[step]} - own
+        for backward in group.backwards if others else ():
+            found = _through(context, group, backward, own, others)
             if found is not None:
                 yield found
 
 
-def _steps(call: ast.Call, trained: dict[str, set[str]]) -> str:
-    """Name of the optimizer whose step a call is: `opt.step()`, `scaler.step(opt)`."""
+def _groups(context: Context, function: FunctionInfo, body: ast.AST, trained: dict[str, set[str]]) -> Iterator[_Group]:
+    calls = sorted(
+        (item for item in inside(body) if isinstance(item, ast.Call)), key=lambda item: (item.lineno, item.col_offset)
+    )
+    backwards: list[ast.Call] = []
+    steps: set[str] = set()
+    for call in calls:
+        if is_backward(call):
+            if steps:
+                yield _Group(function, body, tuple(backwards), frozenset(steps))
+                backwards, steps = [], set()
+            backwards.append(call)
+        elif backwards:
+            steps |= _stepped(context, function, call) & set(trained)
+    if backwards and steps:
+        yield _Group(function, body, tuple(backwards), frozenset(steps))
+
+
+def _stepped(context: Context, function: FunctionInfo, call: ast.Call) -> set[str]:
+    """Names of the optimizers that a call may step: `opt.step()`, `scaler.step(opt)`."""
     if not isinstance(call.func, ast.Attribute) or call.func.attr != "step":
-        return ""
-    for node in (call.func.value, *call.args[:1]):
-        name = path_of(node).rpartition(".")[2]
-        if name in trained:
-            return name
-    return ""
+        return set()
+    paths = [path_of(node) for node in (call.func.value, *call.args[:1])]
+    return {name for path in paths if path for name in _origins(context, function, path)}
+
+
+def _origins(context: Context, function: FunctionInfo, path: str, depth: int = 0) -> set[str]:
+    """Names of a thing where it comes from: those that callers pass, its own where it is no parameter."""
+    passed = [context.flow.argument(function, site.call, path) for site in function.sites]
+    if path not in {parameter.arg for parameter in function.parameters} or depth > 3 or not passed:
+        return {path.rpartition(".")[2]}
+    found: set[str] = set()
+    for site, given in zip(function.sites, passed, strict=True):
+        if given is not None and path_of(given):
+            found |= _origins(context, site.caller, path_of(given), depth + 1)
+    return found
 
 
 def _through(
-    context: Context, function: FunctionInfo, body: ast.AST, backward: ast.Call, own: set[str], others: set[str]
+    context: Context, group: _Group, backward: ast.Call, own: set[str], others: set[str]
 ) -> LintFinding | None:
     """The call of the stepped network whose input still hangs on another network."""
+    function = group.function
     assigned: dict[str, ast.expr] = {}
     for item in sorted(
-        (item for item in inside(body) if isinstance(item, ast.Assign) and item.lineno <= backward.lineno),
+        (item for item in inside(group.body) if isinstance(item, ast.Assign) and item.lineno <= backward.lineno),
         key=lambda item: item.lineno,
     ):
         for target in item.targets:
             if path_of(target):
                 assigned[path_of(target)] = item.value
-    assert isinstance(backward.func, ast.Attribute)
+    if not isinstance(backward.func, ast.Attribute):
+        return None
     for call in _calls_behind(backward.func.value, assigned, set()):
-        if path_of(call.func).rpartition(".")[2] not in own or context.value(call.func).kind is not Kind.MODULE:
+        called = path_of(call.func)
+        if not called or context.value(call.func).kind is not Kind.MODULE:
+            continue
+        if not _origins(context, function, called) & own:
             continue
         for argument in call.args:
             for behind in _calls_behind(argument, assigned, set()):
-                name = path_of(behind.func).rpartition(".")[2]
-                if name in others and context.value(behind).has_graph and context.value(argument).has_graph:
+                name = path_of(behind.func)
+                if not name or not context.value(behind).has_graph or not context.value(argument).has_graph:
+                    continue
+                origins = _origins(context, function, name)
+                if origins <= others and origins:
                     message = (
-                        f"`{shown(argument, 30)}` comes from `{path_of(behind.func)}` with its graph, but only "
-                        f"`{path_of(call.func)}` is stepped after this backward pass: it goes on through "
-                        f"`{path_of(behind.func)}` for nothing. Pass `{shown(argument, 30)}.detach()`."
+                        f"`{shown(argument, 30)}` comes from `{name}` with its graph, but only `{called}` is stepped "
+                        f"after this backward pass: it goes on through `{name}` for nothing. Pass "
+                        f"`{shown(argument, 30)}.detach()`."
                     )
                     return context.finding(function, call, "MP204", message, "detach", Confidence.MEDIUM)
     return None

@@ -36,8 +36,8 @@ def carried_state(context: Context, function: FunctionInfo, statement: ast.Assig
     called = context.value(call.func)
     if called.kind not in (Kind.MODULE, Kind.FUNCTION):
         return None
-    given = {path_of(item): item for item in _parts_of([*call.args, *(item.value for item in call.keywords)])}
-    made = {path_of(item) for item in _parts_of(statement.targets)}
+    given = {_key(item): item for item in _parts_of([*call.args, *(item.value for item in call.keywords)])}
+    made = {_key(item) for item in _parts_of(statement.targets)}
     around = context.flow.iteration_loop(function, statement)
     for path, argument in given.items():
         if not path or not context.value(argument).has_graph or (around is None and "." not in path):
@@ -74,9 +74,9 @@ def _parts_of(nodes: list[ast.expr]) -> Iterator[ast.expr]:
 def _handed_on(loop: Loop, path: str, made: set[str]) -> str | None:
     """The name whose value a later `path = name` carries on."""
     for item in inside(loop):
-        if isinstance(item, ast.Assign) and any(path_of(target) == path for target in item.targets):
-            if path_of(item.value) in made:
-                return path_of(item.value)
+        if isinstance(item, ast.Assign) and any(_key(target) == path for target in item.targets):
+            if _key(item.value) in made:
+                return _key(item.value)
     return None
 
 
@@ -87,16 +87,23 @@ def _detached(loop: Loop | None, function: FunctionInfo, path: str, statement: a
         if item is statement:
             continue
         if isinstance(item, ast.Assign):
-            targets = {path_of(part) for part in _parts_of(item.targets)}
-            if path in targets and path_of(item.value) != source:
+            targets = {_key(part) for part in _parts_of(item.targets)}
+            if path in targets and _key(item.value) != source:
                 return True
             if source in targets and source != path:
                 return True
         elif isinstance(item, ast.Call) and isinstance(item.func, ast.Attribute):
             if item.func.attr == "detach_":
                 return True
-            if item.func.attr in ("detach", "clear", "pop") and path_of(item.func.value) in (path, source):
+            if item.func.attr in ("clear", "pop") and _key(item.func.value) in (path, source):
                 return True
-        elif isinstance(item, ast.Delete) and any(path_of(target) in (path, source) for target in item.targets):
+        elif isinstance(item, ast.Delete) and any(_key(target) in (path, source) for target in item.targets):
             return True
     return False
+
+
+def _key(node: ast.AST) -> str:
+    """A name, an attribute, or an element of one: `states[name]`."""
+    if isinstance(node, ast.Subscript):
+        return ast.unparse(node)
+    return path_of(node)

@@ -64,7 +64,7 @@ def _anomaly_mode(context: Context) -> Iterator[LintFinding]:
                 continue
         elif not isinstance(function.module.parents.get(call), ast.withitem):
             continue
-        yield context.finding(function, call, "MP208", message, "del", Confidence.MEDIUM)
+        yield context.finding(function, call, "MP208", message, "anomaly_off", Confidence.MEDIUM)
 
 
 def _trains(context: Context, function: FunctionInfo, call: ast.Call) -> bool:
@@ -79,10 +79,7 @@ def _trains(context: Context, function: FunctionInfo, call: ast.Call) -> bool:
     if context.flow.iteration_loop(function, call) is not None:
         return True
     inner = function.module.parents.get(holder)
-    return inner is not None and any(
-        inner in function.module.parents_of(loop) and context.flow.iteration_loop(function, loop.body[0]) is not None
-        for loop in function.loops
-    )
+    return isinstance(inner, (ast.With, ast.AsyncWith)) and context.flow.backward_in(function, inner)
 
 
 def is_conditional(function: FunctionInfo, node: ast.AST) -> bool:

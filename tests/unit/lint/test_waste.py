@@ -136,6 +136,10 @@ def test_a_backbone_that_no_optimizer_trains() -> None:
         backbone(setup="freeze(backbone)"),
         backbone(setup="net = nn.Sequential(backbone, head)"),
         backbone(parameters="parameters"),
+        backbone(
+            parameters="net.parameters()",
+            setup="net = backbone\n    backbone = nn.DataParallel(net)".replace("\n    ", "\n"),
+        ),
         backbone(forward="backbone(head(x))"),
     ],
 )
@@ -388,5 +392,66 @@ def test_a_model_of_which_a_part_is_trained() -> None:
     frozen = text.replace("opt = ", "net.requires_grad_(False)\nopt = ")
 
     assert lines(text, findings(text, setup=False), setup=False) == [("MP203", "loss = F.cross_entropy(net(x), y)")]
+    assert [item.code for item in findings(own, setup=False)] == ["MP203"]
+    own = own.replace("return self.fc(x)", "return self.fc(x.detach())")
     assert findings(own, setup=False, confidence=Confidence.LOW) == []
     assert findings(frozen, setup=False, confidence=Confidence.LOW) == []
+
+
+# ---- MP209, MP212 ----------------------------------------------------------------------------
+
+
+def test_a_checkpoint_that_becomes_an_attribute() -> None:
+    text = """
+        class Trainer:
+            def __init__(self):
+                self.state = None
+
+            def resume(self, file):
+                self.state = torch.load(file)
+                model.load_state_dict(self.state["model"])
+
+            def fit(self):
+                for x, y in loader:
+                    criterion(model(x), y).backward()
+                    optimizer.step()
+        """
+    freed = text.replace("def fit(self):\n", "def fit(self):\n                self.state = None\n")
+
+    assert [item.code for item in findings(text)] == ["MP209"]
+    assert findings(freed, confidence=Confidence.LOW) == []
+
+
+UNUSED = """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(8, 8)
+            self.pooler = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return USED
+
+    net = Net()
+    """
+
+
+def test_a_layer_that_nothing_uses() -> None:
+    text = UNUSED.replace("USED", "self.body(x)")
+
+    assert lines(text, findings(text)) == [("MP212", "self.pooler = nn.Linear(8, 8)")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        UNUSED.replace("USED", "self.pooler(self.body(x))"),
+        UNUSED.replace("USED", "self.body(x)") + "print(net.pooler)\n",
+        UNUSED.replace("USED", "self.body(x)") + "drop(net, 'pooler.weight')\n",
+        UNUSED.replace("USED", "[layer(x) for layer in self.children()]"),
+        UNUSED.replace("USED", "self.body(x)").replace("net = Net()", ""),
+        UNUSED.replace("USED", "self.body(x)").replace("self.pooler = nn.Linear(8, 8)", "self.drop = nn.Dropout()"),
+    ],
+)
+def test_layers_that_may_be_used_are_left_alone(text: str) -> None:
+    assert findings(text, confidence=Confidence.LOW) == []
