@@ -31,6 +31,7 @@ from memprof.capture.module_regions import ModuleRegions
 from memprof.capture.optimizers import OptimizerLog
 from memprof.capture.parameters import ParameterBooks
 from memprof.capture.passes import PassLog
+from memprof.capture.several_devices import SeveralDevices
 from memprof.capture.simulated import active_simulation
 from memprof.capture.storages import StorageTracker, storage_key
 from memprof.capture.ticks import TickClock
@@ -157,6 +158,8 @@ class CaptureSession:
         """The backward that runs leaves a profile of the parameters."""
         self._optimizer_log = OptimizerLog()
         self._hidden = HiddenParameterWatch(self._code)
+        self._several_devices = SeveralDevices()
+        self._running_root: weakref.ref[torch.nn.Module] | None = None
         self._input_shape: tuple[int, ...] = ()
         """Of the first argument of the root module called last."""
         self._stepped: set[int] = set()
@@ -225,6 +228,8 @@ class CaptureSession:
         self.run.exception = exception
         self.run.optimizers = self._optimizer_log.made
         self.run.hidden_parameters = self._hidden.found
+        self.run.model_parts = self._several_devices.parts
+        self.run.gathered = self._several_devices.gathered
         self.run.finished = True
         self._guard(lambda: self.writer.finish(self.run))
 
@@ -403,6 +408,8 @@ class CaptureSession:
             clock.call = call
         inputs = _tensors_in((args, kwargs))
         self._input_shape = tuple(inputs[0].shape) if inputs else ()
+        self._several_devices.called(module)
+        self._running_root = weakref.ref(module)
         self._called_from = call
         self._root = self._parameters.number(module)
         self._forward_flags = _forward_flags(module, inputs)
@@ -429,6 +436,8 @@ class CaptureSession:
         self._tracker.in_forward = False
         self._leave_module(NONE, output)
         outputs = _tensors_in(output)
+        if self._running_root is not None:
+            self._several_devices.returned(self._running_root(), outputs, self._called_from)
         graph = False
         begun = self._begun.pop(PassKind.FORWARD, None)
         for tensor in outputs:

@@ -18,6 +18,7 @@ from memprof.detect.keepers import (
 )
 from memprof.detect.kept_graphs import GradientsKeptWithGraph, GraphRetainedWithoutNeed
 from memprof.detect.oom import OutOfMemoryRaised
+from memprof.detect.parallel import ModelSplitUnevenly, OutputsGatheredOnOneDevice
 from memprof.detect.placement import DeviceMismatch, ParametersHiddenInContainer
 from memprof.detect.pools import PinnedMemoryGrows, PrivatePoolsGrow
 from memprof.detect.populations import ModulesGrow, OptimizerGrows
@@ -61,6 +62,8 @@ RULES: tuple[type[Rule], ...] = (
     PinnedMemoryGrows,
     PrivatePoolsGrow,
     MemoryOnForeignDevice,
+    OutputsGatheredOnOneDevice,
+    ModelSplitUnevenly,
     OutOfMemoryRaised,
     ShapeMismatch,
     ParametersHiddenInContainer,

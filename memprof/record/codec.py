@@ -12,6 +12,7 @@ from memprof.record.events import (
     ContextTensor,
     DeviceState,
     Failure,
+    GatheredOutputs,
     GradientGraph,
     GraphRoot,
     HeldGroup,
@@ -19,6 +20,7 @@ from memprof.record.events import (
     Holder,
     KeptGraph,
     Location,
+    ModelPart,
     ModuleRef,
     OptimizerMade,
     OutOfMemory,
@@ -58,7 +60,15 @@ def load_run(text: str) -> RunInfo:
         )
         for item in data.get("hidden_parameters", ())
     )
+    run.model_parts = _tuple_of_parts(data.get("model_parts", ()))
+    run.gathered = tuple(
+        GatheredOutputs(**{**item, "location": _location(item["location"])}) for item in data.get("gathered", ())
+    )
     return run
+
+
+def _tuple_of_parts(data: Any) -> tuple[ModelPart, ...]:
+    return tuple(ModelPart(**{**item, "children": tuple(item["children"])}) for item in data)
 
 
 def _failure(data: dict[str, Any] | None) -> Failure | None:

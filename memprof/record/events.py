@@ -567,6 +567,31 @@ class HiddenParameters:
     """An optimizer has parameters that the root knows."""
 
 
+@dataclass(frozen=True, slots=True)
+class ModelPart:
+    """What one device has of a root module whose parameters are on several accelerators."""
+
+    root: str
+    """Class of the root module."""
+    device: str
+    nbytes: int
+    """Bytes of its parameters there."""
+    children: tuple[str, ...]
+    """Names of the root's children that have parameters there, the first of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatheredOutputs:
+    """What calls of a `DataParallel` module on one line gathered on one device."""
+
+    location: Location | None
+    device: str
+    replicas: int
+    nbytes: int
+    """Bytes of the outputs of one call, the most that was seen."""
+    calls: int
+
+
 @dataclass(slots=True)
 class RunInfo:
     """Facts about the run as a whole."""
@@ -601,4 +626,7 @@ class RunInfo:
     failure: Failure | None = None
     """Why the run ended, where that has to do with shapes or devices of tensors."""
     hidden_parameters: tuple[HiddenParameters, ...] = ()
+    model_parts: tuple[ModelPart, ...] = ()
+    """Root modules that are split over devices, an entry for each device."""
+    gathered: tuple[GatheredOutputs, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from memprof.record.events import (
     Death,
     DeviceState,
     Failure,
+    GatheredOutputs,
     GradientGraph,
     GraphRoot,
     HeldGroup,
@@ -22,6 +23,7 @@ from memprof.record.events import (
     Holder,
     KeptGraph,
     Location,
+    ModelPart,
     ModuleRef,
     OptimizerMade,
     OutOfMemory,
@@ -108,6 +110,8 @@ RUN = RunInfo(
             root_in_optimizer=True,
         ),
     ),
+    model_parts=(ModelPart("Net", "cuda:0", 4096, ("a", "b")), ModelPart("Net", "cuda:1", 8, ())),
+    gathered=(GatheredOutputs(Location("/home/jürgen/训练.py", 31, "main"), "cuda:0", 2, 512, 7),),
     extra={"k": [1, None]},
 )
 TICKS = (
