@@ -242,7 +242,7 @@ class CallReader(ExpressionReader):
             changed = replace(base, frozen=bool(node.args) and is_constant(node.args[0], False))
             self._mark(func.value, changed)
             return changed
-        if name in ("to", "cuda", "cpu", "half", "float", "double", "bfloat16", "apply", "share_memory", "type"):
+        if name in _MOVING or name in ("apply", "share_memory", "type"):
             return base
         if name in ("parameters", "buffers"):
             weight = PARAMETER if name == "parameters" and not base.frozen else TENSOR
@@ -265,6 +265,8 @@ class CallReader(ExpressionReader):
         return None if self._attribute(func).kind is Kind.MODULE else UNKNOWN
 
     def _mark(self, holder: ast.expr, value: Value) -> None:
+        while isinstance(holder, ast.Call) and isinstance(holder.func, ast.Attribute) and holder.func.attr in _MOVING:
+            holder = holder.func.value  # model.to(device).eval()
         path = path_of(holder)
         if path:
             self.env[path] = value
@@ -451,4 +453,5 @@ def _is_dtype(node: ast.Call) -> bool:
     return len(node.args) == 1 and isinstance(node.args[0], ast.Attribute) and "device" not in node.args[0].attr
 
 
+_MOVING = frozenset("to cuda cpu half float double bfloat16 train eval".split())
 _COLLECTING = frozenset("list tuple set dict sorted reversed iter next".split())

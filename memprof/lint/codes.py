@@ -188,7 +188,7 @@ LINT_RULES: tuple[LintRule, ...] = (
     ),
     LintRule(
         "MP403",
-        "ParametersHiddenInList",
+        "ParametersHiddenInContainer",
         "Layers in a plain Python container are no part of the module.",
         "`parameters()`, `to()`, and `state_dict()` do not see them. Use `nn.ModuleList` or `nn.ModuleDict`.",
     ),

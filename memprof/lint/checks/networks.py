@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from memprof.lint.context import Context, shown
 from memprof.lint.finding import Confidence, LintFinding
-from memprof.lint.names import inside, is_backward, path_of, paths_in
+from memprof.lint.names import inside, is_backward, path_of
 from memprof.lint.optimizers import Optimizer, optimizers
 from memprof.lint.program import LOOPS, ClassInfo, FunctionInfo
 from memprof.lint.values import Kind
@@ -65,7 +65,7 @@ def _names_of(context: Context, function: FunctionInfo, path: str, depth: int = 
     found = {path.rpartition(".")[2]}
     parameters = {parameter.arg for parameter in function.parameters}
     if path not in parameters or depth > 3:
-        return found | _wrapped(function, path)
+        return found | _wrapped(context, function, path)
     for site in function.sites:
         passed = context.flow.argument(function, site.call, path)
         if passed is None or not path_of(passed):
@@ -77,16 +77,18 @@ def _names_of(context: Context, function: FunctionInfo, path: str, depth: int = 
     return found
 
 
-def _wrapped(function: FunctionInfo, path: str) -> set[str]:
-    """Names of what a module is made from: `parallel = nn.DataParallel(net)`; a copy has parameters of its own."""
+def _wrapped(context: Context, function: FunctionInfo, path: str) -> set[str]:
+    """Names of the modules a module is made from: `parallel = nn.DataParallel(net)`; a copy has its own parameters."""
     found: set[str] = set()
     for statement in function.module.body.statements + function.statements:
         if not isinstance(statement, ast.Assign) or not any(path_of(target) == path for target in statement.targets):
             continue
-        called = statement.value.func if isinstance(statement.value, ast.Call) else None
-        if called is None or function.module.qualified(called) != "copy.deepcopy":
-            found |= {name.rpartition(".")[2] for name in paths_in(statement.value)} - {""}
-    return found
+        value = statement.value
+        called = function.module.qualified(value.func) if isinstance(value, ast.Call) else ""
+        if called != "copy.deepcopy":
+            parts = [part for part in ast.walk(value) if context.value(part).kind is Kind.MODULE]
+            found |= {path_of(part).rpartition(".")[2] for part in parts}
+    return found - {""}
 
 
 def _belongs_elsewhere(context: Context, names: set[str]) -> bool:

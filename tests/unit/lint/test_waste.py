@@ -46,6 +46,21 @@ def test_evaluation_in_the_training_loop() -> None:
     assert lines(text, findings(text)) == [("MP201", "prediction = model(x_val)")]
 
 
+def test_features_from_a_generator() -> None:
+    text = """
+        def features(net, data):
+            for x in data:
+                yield net(x)
+
+        net = nn.Sequential(nn.Linear(8, 8))
+        net.to(device).eval()
+        for vector in features(net, loader):
+            print(vector.mean().item())
+        """
+
+    assert lines(text, findings(text)) == [("MP201", "yield net(x)")]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -136,10 +151,6 @@ def test_a_backbone_that_no_optimizer_trains() -> None:
         backbone(setup="freeze(backbone)"),
         backbone(setup="net = nn.Sequential(backbone, head)"),
         backbone(parameters="parameters"),
-        backbone(
-            parameters="net.parameters()",
-            setup="net = backbone\n    backbone = nn.DataParallel(net)".replace("\n    ", "\n"),
-        ),
         backbone(forward="backbone(head(x))"),
     ],
 )
@@ -455,3 +466,17 @@ def test_a_layer_that_nothing_uses() -> None:
 )
 def test_layers_that_may_be_used_are_left_alone(text: str) -> None:
     assert findings(text, confidence=Confidence.LOW) == []
+
+
+def test_a_model_that_is_wrapped_is_trained() -> None:
+    text = """
+        net = nn.Sequential(nn.Linear(8, 8))
+        opt = torch.optim.SGD(net.parameters(), lr=0.1)
+        parallel = nn.DataParallel(net)
+        for x, y in loader:
+            loss = criterion(parallel(x), y)
+            loss.backward()
+            opt.step()
+        """
+
+    assert findings(text, setup=False, confidence=Confidence.LOW) == []
