@@ -193,6 +193,8 @@ class Verifier:
     def __init__(self, run: Callable[[Mapping[str, bytes]], Trial], before: Trial) -> None:
         self._run = run
         self._before = before
+        self._ends = _ended(before)
+        """How a run must end."""
         self._reference = before
         """What the next edits must compute the same as."""
         self._again: Trial | None = None
@@ -214,8 +216,11 @@ class Verifier:
         for number, finding in enumerate(findings):
             self._attempts[number] = []
             queues[number] = list(candidates_of(finding))
-        same = [number for number in queues if not _changes_results(queues[number])]
-        other = [number for number in queues if number not in same]
+        errors = [number for number, finding in enumerate(findings) if finding.kind is Kind.ERROR]
+        same = [number for number in queues if number not in errors and not _changes_results(queues[number])]
+        other = [number for number in queues if number not in errors and number not in same]
+        for number in errors:  # first, so that what follows is compared with a run that ends well
+            self._settle([number], queues)
         self._settle(same, queues)
         for number in other:
             self._settle([number], queues)
@@ -287,7 +292,9 @@ class Verifier:
         else:
             self._runs += 1
             after = self._run(edited.texts)
-        if after.exit_status != self._before.exit_status or after.exception != self._before.exception:
+        errors = any(candidate.finding.kind is Kind.ERROR for candidate in group.values())
+        mended = errors and self._ends[0] != 0 and after.exit_status == 0
+        if not mended and _ended(after) != self._ends:
             return f"the run fails: {after.exception or f'exit status {after.exit_status}'}"
         design = next((item.recipe.changes_results for item in group.values() if item.recipe.changes_results), "")
         results, note = self._compare(after)
@@ -303,12 +310,13 @@ class Verifier:
             if left is not None and not left.startswith(_LESS):
                 return left
             notes[number] = "; ".join(part for part in (note, left) if part)
-        if all(candidate.finding.kind is not Kind.ERROR for candidate in group.values()):
-            grown = _peak_above(self._before, after)
-            if grown:
-                return grown
+        grown = None if errors else _peak_above(self._before, after)
+        if grown:
+            return grown
         self._accepted = candidates
         self._after = after
+        if mended:
+            self._ends = _ended(after)  # what follows must end well, too
         if design:
             self._reference = after
         for number in group:
@@ -327,6 +335,10 @@ class Verifier:
 
 
 _LESS = "the growth shrinks and does not end: "
+
+
+def _ended(trial: Trial) -> tuple[int, str | None]:
+    return trial.exit_status, trial.exception
 
 
 def _may_follow(failed: Candidate, following: Candidate, reason: str) -> bool:

@@ -9,17 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from memprof.advise.edits.arguments import drop_create_graph, drop_retain_graph, free_gradients
+from memprof.advise.edits.arguments import (
+    drop_create_graph,
+    drop_retain_graph,
+    free_gradients,
+    load_to_host,
+    zero_after_step,
+)
 from memprof.advise.edits.context import save_for_backward
 from memprof.advise.edits.decorators import drop_cache
 from memprof.advise.edits.exceptions import drop_traceback
+from memprof.advise.edits.freeze import freeze
 from memprof.advise.edits.generator import detach_input
 from memprof.advise.edits.hidden_state import detach_other, detach_state
 from memprof.advise.edits.kept import store_detached, store_detached_if_tensor, store_float, store_number, store_on_host
 from memprof.advise.edits.modules import register
 from memprof.advise.edits.no_grad import statement_without_autograd, without_autograd, without_autograd_in_eval
 from memprof.advise.edits.problem import Problem
-from memprof.advise.edits.release import delete_all_at_end_of_loop, delete_at_end_of_loop
+from memprof.advise.edits.release import delete_after_last_use, delete_all_at_end_of_loop, delete_at_end_of_loop
+from memprof.advise.edits.shapes import resize_linear
 from memprof.advise.edits.source import Change, SourceFile
 
 
@@ -61,13 +69,18 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("no_grad", statement_without_autograd, ("MP203",)),
     Recipe("del", drop_cache, ("MP111",)),
     Recipe("del", drop_traceback, ("MP110",)),
-    Recipe("del", delete_at_end_of_loop, ("MP201", "MP202", "MP209", "MP214")),
+    Recipe("del", delete_at_end_of_loop, ("MP201", "MP202")),
+    Recipe("del", delete_after_last_use, ("MP209", "MP214")),
     Recipe("del", delete_all_at_end_of_loop, ("MP202",), only_after="does not help"),
     Recipe("remove_retain_graph", drop_retain_graph),
     Recipe("remove_create_graph", drop_create_graph),
     Recipe("zero_grad", free_gradients),
+    Recipe("zero_grad", zero_after_step),
+    Recipe("freeze", freeze, ("MP203",)),
+    Recipe("map_location", load_to_host, ("MP209",)),
     Recipe("save_for_backward", save_for_backward),
     Recipe("register_module", register, (), "parameters that were hidden are trained now"),
+    Recipe("fix_shape", resize_linear, ("MP402",), "the layer has another size"),
 )
 
 

@@ -24,6 +24,38 @@ def free_gradients(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
     return tuple(source.replaced(argument.value, "True") for _, argument in found)
 
 
+def load_to_host(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
+    """`torch.load(path)` becomes `torch.load(path, map_location="cpu")`."""
+    for call in source.nodes(cst.Call, source.statement(problem.line)):
+        if source.code(call.func).rpartition(".")[2] == "load" and call.args:
+            known = [item for item in call.args if item.keyword is not None and item.keyword.value == "map_location"]
+            if known:
+                return (source.replaced(known[0].value, '"cpu"'),)
+            end = source.span(call.args[-1].value)[1]
+            return (Change(end, end, ', map_location="cpu"'),)
+    raise CannotEdit("nothing is loaded in that line")
+
+
+def zero_after_step(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
+    """`optimizer.zero_grad()` behind `optimizer.step()`, the last one before the line or the only one."""
+    steps = [
+        call
+        for call in source.nodes(cst.Call)
+        if isinstance(call.func, cst.Attribute)
+        and call.func.attr.value == "step"
+        and f"`{source.code(call.func.value)}.zero_grad()`" in problem.text
+    ]
+    before = [call for call in steps if source.lines(call)[0] <= problem.line]
+    if not before and len(steps) != 1:
+        raise CannotEdit("it is not clear after which step gradients are to be freed")
+    step = (before or steps)[-1]
+    statement = source.statement(source.lines(step)[0])
+    if not isinstance(statement, cst.SimpleStatementLine) or len(statement.body) != 1:
+        raise CannotEdit("the step is not a statement of its own")
+    assert isinstance(step.func, cst.Attribute)
+    return (source.after(statement, f"{source.code(step.func.value)}.zero_grad()"),)
+
+
 def without_argument(source: SourceFile, call: cst.Call, argument: cst.Arg) -> Change:
     """Take an argument and its comma out of a call."""
     index = list(call.args).index(argument)

@@ -12,20 +12,22 @@ def detach_input(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
     """`discriminator(fake)` becomes `discriminator(fake.detach())`, in the first call that takes what was generated."""
     statement = source.statement(problem.line)
     scope = source.scope(statement)
-    made = _names_bound(statement)
     start, end = source.span(statement)
+    inputs = [argument for call in source.nodes(cst.Call, statement) for argument in call.args]
+    known = [argument for argument in inputs if source.code(argument.value) in problem.made]
+    if problem.made_line != problem.line and len(known) == 1:
+        return source.suffixed(known[0].value, ".detach()")
+    made = _names_bound(statement)
     if made:
         calls = [call for call in source.nodes(cst.Call, scope) if source.span(call)[0] >= end]
         found = [argument for call in calls for argument in call.args if source.code(argument.value) in made]
         if found:
             return source.suffixed(found[0].value, ".detach()")
-    inputs = [argument for call in source.nodes(cst.Call, statement) for argument in call.args]
     computed = [item for item in inputs if _is_computed(source, scope, item.value, before=start)]
     bound = [item for item in computed if isinstance(item.value, cst.Name)] or computed
-    named = [item for item in bound if source.code(item.value) in problem.made] or bound
-    if len(named) != 1:
+    if len(bound) != 1:
         raise CannotEdit("it is not clear which argument comes from the generator")
-    return source.suffixed(named[0].value, ".detach()")
+    return source.suffixed(bound[0].value, ".detach()")
 
 
 def _names_bound(statement: cst.CSTNode) -> set[str]:

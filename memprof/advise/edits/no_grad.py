@@ -44,12 +44,22 @@ def without_autograd_in_eval(source: SourceFile, problem: Problem) -> tuple[Chan
     statement = source.statement(problem.line)
     if _is_under_context(source, statement):
         raise CannotEdit("autograd is set around the statement already")
+    torch, imports = source.torch_name()
+    model = model_called(source, statement)
+    return (*imports, *_under(source, statement, f"with {torch}.set_grad_enabled({model}.training):"))
+
+
+def model_called(source: SourceFile, statement: cst.CSTNode) -> str:
+    """The expression that a statement calls as a model: `model`, `self.net`.
+
+    Raises:
+        CannotEdit: There is none, or several.
+    """
     called = [call for call in source.nodes(cst.Call, statement) if isinstance(call.func, (cst.Name, cst.Attribute))]
-    models = [source.code(call.func) for call in called if _is_model(source, call)]
+    models = dict.fromkeys(source.code(call.func) for call in called if _is_model(source, call))
     if len(models) != 1:
         raise CannotEdit("it is not clear which call on the line is that of the model")
-    torch, imports = source.torch_name()
-    return (*imports, *_under(source, statement, f"with {torch}.set_grad_enabled({models[0]}.training):"))
+    return next(iter(models))
 
 
 def _under(source: SourceFile, node: cst.CSTNode, header: str) -> tuple[Change, ...]:

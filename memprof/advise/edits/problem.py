@@ -26,6 +26,7 @@ class Problem:
         holder: The holder's name, `history['loss']` or `self.hidden`, or ''.
         tuple_held: The holder is an item of a tuple or a tuple itself.
         names: Names that the remedy's text says to delete.
+        text: That text.
         graph: Tensors are kept with their autograd graph.
         device: Where they are.
     """
@@ -39,6 +40,7 @@ class Problem:
     holder: str = ""
     tuple_held: bool = False
     names: tuple[str, ...] = ()
+    text: str = ""
     graph: bool = True
     device: str = ""
 
@@ -71,6 +73,7 @@ def problems_of(finding: Finding) -> tuple[Problem, ...]:
                 holder=holder,
                 tuple_held=(finding.holder or "").startswith("tuple") or bool(re.search(r"\[\d+\]$", holder)),
                 names=tuple(name.strip() for name in deleted.group(1).split(",")) if deleted is not None else (),
+                text=remedy.text,
                 graph=finding.code != "MP103",
                 device=finding.device,
             )

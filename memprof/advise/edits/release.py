@@ -23,6 +23,47 @@ def delete_all_at_end_of_loop(source: SourceFile, problem: Problem) -> tuple[Cha
     return _delete(source, problem, None)
 
 
+def delete_after_last_use(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
+    """`del checkpoint` behind the last statement that reads it, in the block that assigns it."""
+    statement = source.statement(problem.line)
+    block = source.parent(statement)
+    if block is None:
+        raise CannotEdit("the line is in no block")
+    names = problem.names or tuple(sorted(problem.made))
+    changes = []
+    for name in names:
+        if not name.isidentifier():
+            continue
+        uses = [
+            used
+            for used in source.nodes(cst.Name, source.scope(statement))
+            if used.value == name and not _is_label(source, used)
+        ]
+        holders = [_statement_in(source, used, block) for used in uses]
+        if not holders or any(holder is None for holder in holders):
+            raise CannotEdit(f"`{name}` is used outside the block that assigns it")
+        last = holders[-1]
+        assert last is not None
+        if isinstance(last, cst.SimpleStatementLine) and any(
+            isinstance(small, (cst.Return, cst.Raise, cst.Del)) for small in last.body
+        ):
+            raise CannotEdit(f"nothing comes after the last use of `{name}`")
+        changes.append(source.after(last, f"del {name}"))
+    if not changes:
+        raise CannotEdit("the remedy names no variable")
+    return tuple(changes)
+
+
+def _statement_in(source: SourceFile, node: cst.CSTNode, block: cst.CSTNode) -> cst.CSTNode | None:
+    """The statement of a block that a node is in; None for a node outside the block."""
+    inside: cst.CSTNode = node
+    for above in source.ancestors(node):
+        if above is block:
+            return inside
+        inside = above
+    return None
+
+
 def _delete(source: SourceFile, problem: Problem, wanted: frozenset[str] | None) -> tuple[Change, ...]:
     statement = source.statement(problem.line)
     loops = source.loops(statement)

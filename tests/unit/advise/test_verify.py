@@ -270,6 +270,27 @@ def test_a_script_that_fails_anyway_may_go_on_failing(script: Path) -> None:
     assert fix.outcomes[0].status is Status.VERIFIED
 
 
+def test_an_error_is_mended_by_what_ends_well(script: Path) -> None:
+    script.write_text("fc = nn.Linear(3, 2)\ntotal += loss\n", encoding="utf-8")
+    shape = replace(finding(script, 1, "MP402", "fix_shape", growth=None), kind=Kind.ERROR)
+    shape = replace(shape, remedies=(Remedy("fix_shape", "write `nn.Linear(5, 2)`"),))
+    failing = trial(exit_status=1, exception="RuntimeError: shapes", losses=())
+
+    def answer(text: str) -> Trial:
+        if "Linear(5, 2)" not in text:
+            return failing
+        return trial(exit_status=1, exception="TypeError: item") if "item" in text else trial(peak_bytes=99 * MIB)
+
+    fix = Verifier(Script(script, answer), failing).verify([shape, finding(script, 2, "MP101", "item")])
+    assert fix.outcomes[0].status is Status.VERIFIED
+    assert fix.outcomes[0].results is Results.CHANGED_BY_DESIGN
+    assert fix.outcomes[1].status is Status.REJECTED
+    assert "TypeError: item" in fix.outcomes[1].attempts[0].reason
+    found_again = replace(failing, findings=(seen(shape),))
+    still = Verifier(Script(script, lambda _: found_again), failing).verify([shape])
+    assert "does not help" in still.outcomes[0].attempts[0].reason
+
+
 def test_no_edit_is_not_a_failed_one(script: Path) -> None:
     found = [finding(script, 3, "MP115", "freeze"), finding(script, 2, "MP101", "item")]
     fix = Verifier(Script(script, lambda _: trial()), trial()).verify(found)

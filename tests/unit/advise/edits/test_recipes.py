@@ -66,7 +66,7 @@ def edited(
     return [row for row in files[str(file.resolve())].diff("train.py")[2:] if row[0] in "+-"]
 
 
-def refusal(folder: Path, text: str, code: str, slug: str, **options: str) -> str:
+def refusal(folder: Path, text: str, code: str, slug: str, **options: object) -> str:
     with pytest.raises(CannotEdit) as caught:
         edited(folder, text, code, slug, **options)  # type: ignore[arg-type]
     return str(caught.value)
@@ -299,6 +299,15 @@ def test_a_frozen_part_inside_a_forward_gets_a_block_of_its_own(tmp_path: Path) 
 # ---- generators, contexts, modules, caches ---------------------------------------------------
 
 
+def test_the_input_of_the_discriminator_is_known_by_the_line_that_made_it(tmp_path: Path) -> None:
+    text = """
+    fake = netG(noise)  #>
+    verdict = netD(fake)  #<
+    loss = bce(verdict, zeros)
+    """
+    assert edited(tmp_path, text, "MP204", "detach")[1] == "+verdict = netD(fake.detach())"
+
+
 @pytest.mark.parametrize("mark", ["made", "used"])
 def test_the_input_of_the_discriminator_is_cut_off(tmp_path: Path, mark: str) -> None:
     text = """
@@ -399,6 +408,31 @@ def test_a_context_that_is_not_plain_is_left_alone(tmp_path: Path, forward: str,
 def test_hidden_modules_are_registered(tmp_path: Path, imports: str, before: str, after: str) -> None:
     rows = edited(tmp_path, f"{imports}\nself.layers = {before}  #<\n", "MP403", "register_module")
     assert rows == [f"-self.layers = {before}", f"+self.layers = {after}"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("self.fc = nn.Linear(320, 50)", "self.fc = nn.Linear(500, 50)"),
+        ("self.fc = torch.nn.Linear(8 * 4 * 4, out)", "self.fc = torch.nn.Linear(500, out)"),
+        ("fc = nn.Linear(out_features=50, in_features=320)", "fc = nn.Linear(out_features=50, in_features=500)"),
+    ],
+)
+def test_a_layer_gets_the_size_of_its_input(tmp_path: Path, before: str, after: str) -> None:
+    text = "write `nn.Linear(500, 50)` at model.py:3"
+    assert edited(tmp_path, f"{before}  #<\n", "MP402", "fix_shape", remedy=text) == [f"-{before}", f"+{after}"]
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "reason"),
+    [
+        ("fc = nn.Linear(320, 50)", "pool to a fixed size before it", "more than another size"),
+        ("fc = make(320, 50)", "write `nn.Linear(500, 50)`", "which layer"),
+        ("fc = nn.Linear(*sizes)", "write `nn.Linear(500, 50)`", "not written there"),
+    ],
+)
+def test_a_size_that_is_not_written_is_left_alone(tmp_path: Path, line: str, text: str, reason: str) -> None:
+    assert reason in refusal(tmp_path, f"{line}  #<\n", "MP402", "fix_shape", remedy=text)
 
 
 def test_a_cache_is_taken_off(tmp_path: Path) -> None:
@@ -550,6 +584,61 @@ def test_gradients_are_freed(tmp_path: Path) -> None:
         "-opt.zero_grad(set_to_none=False)",
         "+opt.zero_grad(set_to_none=True)",
     ]
+
+
+def test_gradients_are_freed_behind_the_step(tmp_path: Path) -> None:
+    text = """
+    for x in loader:
+        optimizer.zero_grad()
+        loss(x).backward()
+        optimizer.step()
+    validate()  #<
+    """
+    asked = "`optimizer.zero_grad()` right after `optimizer.step()`"
+    assert edited(tmp_path, text, "MP207", "zero_grad", recipe=1, remedy=asked) == ["+    optimizer.zero_grad()"]
+    assert "not clear after which step" in refusal(tmp_path, "validate()  #<", "MP207", "zero_grad", recipe=1)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("state = torch.load(path)", 'state = torch.load(path, map_location="cpu")'),
+        ("state = torch.load(path, map_location=device)", 'state = torch.load(path, map_location="cpu")'),
+    ],
+)
+def test_a_checkpoint_is_loaded_to_the_host(tmp_path: Path, before: str, after: str) -> None:
+    assert edited(tmp_path, f"{before}  #<\n", "MP209", "map_location") == [f"-{before}", f"+{after}"]
+
+
+def test_a_checkpoint_goes_after_its_last_use(tmp_path: Path) -> None:
+    text = """
+    checkpoint = torch.load(path)  #<
+    model.load_state_dict(checkpoint["model"])
+    if resume:
+        epoch = checkpoint["epoch"]
+    for x in loader:
+        step(x)
+    """
+    assert edited(tmp_path, text, "MP209", "del", remedy="`del checkpoint` now") == ["+del checkpoint"]
+    outside = "if resume:\n    state = torch.load(path)  #<\nprint(state)\n"
+    assert "used outside the block" in refusal(tmp_path, outside, "MP209", "del", remedy="`del state` now")
+
+
+@pytest.mark.parametrize(
+    ("remedy", "line"),
+    [
+        ("`requires_grad_(False)` on `backbone`, once", "model.backbone.requires_grad_(False)"),
+        ("`requires_grad_(False)` on the module called at a.py:5, once", "model.requires_grad_(False)"),
+    ],
+)
+def test_a_module_is_frozen_before_the_loop(tmp_path: Path, remedy: str, line: str) -> None:
+    text = """
+    model = Model()
+    for epoch in range(3):
+        for x in loader:
+            out = model(x)  #<
+    """
+    assert edited(tmp_path, text, "MP203", "freeze", remedy=remedy) == [f"+{line}"]
 
 
 # ---- files and lists -------------------------------------------------------------------------
