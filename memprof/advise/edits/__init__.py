@@ -14,6 +14,7 @@ from memprof.advise.edits.arguments import (
     drop_retain_graph,
     free_gradients,
     load_to_host,
+    step_one_by_one,
     zero_after_step,
 )
 from memprof.advise.edits.context import save_for_backward
@@ -76,6 +77,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("remove_create_graph", drop_create_graph),
     Recipe("zero_grad", free_gradients),
     Recipe("zero_grad", zero_after_step),
+    Recipe("optimizer_foreach_off", step_one_by_one),
     Recipe("freeze", freeze, ("MP203",)),
     Recipe("map_location", load_to_host, ("MP209",)),
     Recipe("save_for_backward", save_for_backward),

@@ -7,6 +7,9 @@ import libcst as cst
 from memprof.advise.edits.problem import Problem
 from memprof.advise.edits.source import CannotEdit, Change, SourceFile
 
+_OPTIMIZERS = frozenset("Adadelta Adagrad Adam AdamW Adamax ASGD NAdam RAdam RMSprop Rprop SGD".split())
+"""Those of `torch.optim` that take `foreach`."""
+
 
 def drop_retain_graph(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
     """`loss.backward(retain_graph=True)` becomes `loss.backward()`."""
@@ -34,6 +37,22 @@ def load_to_host(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
             end = source.span(call.args[-1].value)[1]
             return (Change(end, end, ', map_location="cpu"'),)
     raise CannotEdit("nothing is loaded in that line")
+
+
+def step_one_by_one(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
+    """`foreach=False` for the optimizer made in the line, or for the only one in the file."""
+    made = [call for call in source.nodes(cst.Call) if source.code(call.func).rpartition(".")[2] in _OPTIMIZERS]
+    here = [call for call in made if source.lines(call)[0] <= problem.line <= source.lines(call)[1]]
+    if len(here or made) != 1:
+        raise CannotEdit("it is not clear which optimizer is meant")
+    call = (here or made)[0]
+    known = [item for item in call.args if item.keyword is not None and item.keyword.value == "foreach"]
+    if known:
+        return (source.replaced(known[0].value, "False"),)
+    if not call.args:
+        raise CannotEdit("the optimizer is made without arguments")
+    end = source.span(call.args[-1].value)[1]
+    return (Change(end, end, ", foreach=False"),)
 
 
 def zero_after_step(source: SourceFile, problem: Problem) -> tuple[Change, ...]:

@@ -602,6 +602,20 @@ def test_gradients_are_freed_behind_the_step(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after"),
     [
+        ("opt = torch.optim.Adam(ps, lr=0.1)", "opt = torch.optim.Adam(ps, lr=0.1, foreach=False)"),
+        ("opt = AdamW(ps, foreach=True, lr=1)", "opt = AdamW(ps, foreach=False, lr=1)"),
+    ],
+)
+def test_an_optimizer_steps_one_by_one(tmp_path: Path, before: str, after: str) -> None:
+    text = f"{before}\nopt.step()  #<\n"
+    assert edited(tmp_path, text, "MP213", "optimizer_foreach_off") == [f"-{before}", f"+{after}"]
+    twice = f"{before}\n{before}\nopt.step()  #<\n"
+    assert "which optimizer" in refusal(tmp_path, twice, "MP213", "optimizer_foreach_off")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
         ("state = torch.load(path)", 'state = torch.load(path, map_location="cpu")'),
         ("state = torch.load(path, map_location=device)", 'state = torch.load(path, map_location="cpu")'),
     ],
