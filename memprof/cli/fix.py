@@ -16,7 +16,8 @@ from memprof.cli.show import FORMATS, check_writable, show_table
 from memprof.cli.trials import Trials
 
 if TYPE_CHECKING:
-    from memprof.advise.verify import Fix, Trial
+    from memprof.advise.trial import Trial
+    from memprof.advise.verify import Fix
 
 
 @click.command(

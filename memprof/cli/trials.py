@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from memprof._errors import UsageError
 
 if TYPE_CHECKING:
-    from memprof.advise.verify import Trial
+    from memprof.advise.trial import Trial
     from memprof.detect.finding import Finding
 
 _PATIENCE = 5
@@ -125,7 +125,7 @@ def _text(printed: bytes | None) -> str:
 
 
 def _trial(found: Mapping[str, Any], printed: str, status: int, exception: str | None) -> Trial:
-    from memprof.advise.verify import SeenFinding, Trial
+    from memprof.advise.trial import SeenFinding, Trial
 
     return Trial(
         exit_status=status,

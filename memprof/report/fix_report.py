@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from memprof.advise.verify import Outcome, Results, Status
+from memprof.advise.trial import Results
+from memprof.advise.verify import Outcome, Status
 from memprof.model.memory import Source
 from memprof.report.page import Page
 from memprof.report.source_lines import short_path
@@ -16,7 +17,8 @@ from memprof.report.wording import counted, duration, per_iteration, size
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from memprof.advise.verify import Fix, Trial
+    from memprof.advise.trial import Trial
+    from memprof.advise.verify import Fix
 
 SCHEMA_ID = "memprof.fix/1"
 

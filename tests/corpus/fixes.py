@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from memprof._errors import MemprofError
-from memprof.advise.verify import Fix, Results, Status, Verifier, fixable
+from memprof.advise.trial import Results
+from memprof.advise.verify import Fix, Status, Verifier, fixable
 from memprof.cli.trials import Ended, Trials
 from tests.corpus.labels import load
 from tests.corpus.runner import captured, places

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from memprof.advise.verify import Results, Status
+from memprof.advise.trial import Results
+from memprof.advise.verify import Status
 from tests.corpus.fixes import Mender, samples, told, unnoticed_changes
 from tests.integration.programs import TINY, memprof, said, write
 

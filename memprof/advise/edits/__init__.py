@@ -17,6 +17,7 @@ from memprof.advise.edits.arguments import (
     step_one_by_one,
     zero_after_step,
 )
+from memprof.advise.edits.changes import Change
 from memprof.advise.edits.context import save_for_backward
 from memprof.advise.edits.decorators import drop_cache
 from memprof.advise.edits.exceptions import drop_traceback
@@ -29,7 +30,7 @@ from memprof.advise.edits.no_grad import statement_without_autograd, without_aut
 from memprof.advise.edits.problem import Problem
 from memprof.advise.edits.release import delete_after_last_use, delete_all_at_end_of_loop, delete_at_end_of_loop
 from memprof.advise.edits.shapes import resize_linear
-from memprof.advise.edits.source import Change, SourceFile
+from memprof.advise.edits.source import SourceFile
 
 
 @dataclass(frozen=True, slots=True)

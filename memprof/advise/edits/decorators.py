@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import libcst as cst
 
+from memprof.advise.edits.changes import CannotEdit, Change
 from memprof.advise.edits.problem import Problem
-from memprof.advise.edits.source import CannotEdit, Change, SourceFile
+from memprof.advise.edits.source import SourceFile
 
 _CACHES = frozenset({"lru_cache", "cache"})
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import libcst as cst
 
+from memprof.advise.edits.changes import CannotEdit, Change
 from memprof.advise.edits.problem import Problem
-from memprof.advise.edits.source import CannotEdit, Change, SourceFile
+from memprof.advise.edits.source import SourceFile
 
 
 def drop_traceback(source: SourceFile, problem: Problem) -> tuple[Change, ...]:

@@ -6,9 +6,10 @@ import re
 
 import libcst as cst
 
+from memprof.advise.edits.changes import CannotEdit, Change
 from memprof.advise.edits.no_grad import model_called
 from memprof.advise.edits.problem import Problem
-from memprof.advise.edits.source import CannotEdit, Change, SourceFile
+from memprof.advise.edits.source import SourceFile
 
 _PARTS = re.compile(r"`requires_grad_\(False\)` on (.*?), once")
 _NAME = re.compile(r"`([A-Za-z_][\w.]*)`")

@@ -7,8 +7,9 @@ import re
 import libcst as cst
 
 from memprof.advise.edits.arguments import without_argument
+from memprof.advise.edits.changes import CannotEdit, Change
 from memprof.advise.edits.problem import Problem
-from memprof.advise.edits.source import CannotEdit, Change, SourceFile
+from memprof.advise.edits.source import SourceFile
 
 
 def detach_tensor(source: SourceFile, problem: Problem) -> tuple[Change, ...]:

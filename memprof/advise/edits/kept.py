@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 
 import libcst as cst
 
+from memprof.advise.edits.changes import CannotEdit, Change
 from memprof.advise.edits.problem import Problem
-from memprof.advise.edits.source import CannotEdit, Change, SourceFile
+from memprof.advise.edits.source import SourceFile
 
 _STORE_FIRST = frozenset("append appendleft add put put_nowait push extend extendleft".split())
 _STORE_LAST = frozenset("insert setdefault".split())

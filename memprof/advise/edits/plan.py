@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from memprof.advise.edits import Recipe, recipes_for
+from memprof.advise.edits.changes import CannotEdit, apply
 from memprof.advise.edits.problem import Problem, problems_of
-from memprof.advise.edits.source import CannotEdit, SourceFile, apply
+from memprof.advise.edits.source import SourceFile
 from memprof.detect.finding import Finding, Remedy
 
 

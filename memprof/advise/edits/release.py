@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import libcst as cst
 
+from memprof.advise.edits.changes import CannotEdit, Change
 from memprof.advise.edits.problem import Problem
-from memprof.advise.edits.source import CannotEdit, Change, SourceFile
+from memprof.advise.edits.source import SourceFile
 
 
 def delete_at_end_of_loop(source: SourceFile, problem: Problem) -> tuple[Change, ...]:

@@ -6,8 +6,9 @@ import re
 
 import libcst as cst
 
+from memprof.advise.edits.changes import CannotEdit, Change
 from memprof.advise.edits.problem import Problem
-from memprof.advise.edits.source import CannotEdit, Change, SourceFile
+from memprof.advise.edits.source import SourceFile
 
 _WANTED = re.compile(r"`nn\.Linear\((\d+), \d+\)`")
 

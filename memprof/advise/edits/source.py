@@ -1,15 +1,10 @@
-"""A source file as LibCST sees it, and changes of its text.
-
-An edit is a set of changes, each a span of the file with the text to put there. Nothing outside the spans is written
-anew, so formatting and comments stay as they are.
-"""
+"""A source file as LibCST sees it, and the changes that put something around, before or behind a node."""
 
 from __future__ import annotations
 
 import io
-import re
 import tokenize
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,34 +13,16 @@ from typing import TYPE_CHECKING, TypeVar
 import libcst as cst
 from libcst.metadata import ByteSpanPositionProvider, MetadataWrapper, ParentNodeProvider, PositionProvider
 
+from memprof.advise.edits.changes import BREAKS, CannotEdit, Change
+
 if TYPE_CHECKING:
     from libcst.metadata import CodeRange, CodeSpan
 
 _Node = TypeVar("_Node", bound=cst.CSTNode)
 
 _BOM = b"\xef\xbb\xbf"
-_BREAKS = re.compile(rb"\r\n|\r|\n")
 
 Statement = cst.SimpleStatementLine | cst.BaseCompoundStatement
-
-
-class CannotEdit(Exception):
-    """An edit cannot be made safely; the message says why, as the end of "not edited: "."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Change:
-    """Text to put in place of a span of a file.
-
-    Attributes:
-        start: Where the span begins, in bytes of the file as UTF-8 without byte order mark.
-        end: Where it ends; `start` for a mere insertion.
-        text: What to put there.
-    """
-
-    start: int
-    end: int
-    text: str
 
 
 @dataclass(frozen=True)
@@ -240,7 +217,7 @@ class SourceFile:
 
     @cached_property
     def _line_starts(self) -> list[int]:
-        starts = [0, *(found.end() for found in _BREAKS.finditer(self.text))]
+        starts = [0, *(found.end() for found in BREAKS.finditer(self.text))]
         if starts[-1] == len(self.text):
             starts.pop()
         return starts
@@ -337,70 +314,4 @@ class SourceFile:
         return self.before(self.module.body[0], text)
 
 
-@dataclass(frozen=True)
-class Edited:
-    """A file after changes.
-
-    Attributes:
-        text: Its text in UTF-8.
-        line: Line of the file as it was -> where that line is now.
-    """
-
-    text: bytes
-    line: Mapping[int, int]
-
-
-def apply(source: SourceFile, changes: Iterable[Change]) -> Edited:
-    """Make changes in a file.
-
-    Args:
-        source: The file.
-        changes: In any order; the same change twice is made once.
-
-    Returns:
-        The changed text, and where its lines went.
-
-    Raises:
-        CannotEdit: Two changes touch the same text, or the result is no Python.
-    """
-    result = bytearray()
-    at = 0
-    ordered = _ordered(changes)
-    for change in ordered:
-        if change.start < at:
-            raise CannotEdit("two changes touch the same text")
-        result += source.text[at : change.start]
-        result += change.text.encode("utf-8")
-        at = change.end
-    result += source.text[at:]
-    text = bytes(result)
-    try:
-        compile(source.encoded(text), source.path, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError) as error:
-        raise CannotEdit(f"the edited file would not compile: {error}") from error
-    return Edited(text, _moved_lines(source, ordered))
-
-
-def _moved_lines(source: SourceFile, ordered: Sequence[Change]) -> dict[int, int]:
-    moved, added, following = {}, 0, 0
-    for line in range(1, source.line_count + 1):
-        start, end = source.line_span(line, line)
-        row = source.text[start:end]
-        begin = start + len(row) - len(row.lstrip())
-        while following < len(ordered) and ordered[following].start <= begin:
-            change = ordered[following]
-            added += len(_BREAKS.findall(change.text.encode("utf-8")))
-            added -= len(_BREAKS.findall(source.text[change.start : change.end]))
-            following += 1
-        moved[line] = line + added
-    return moved
-
-
-def _ordered(changes: Iterable[Change]) -> list[Change]:
-    """By place; of insertions at one place whole lines come first: a header, then the indentation of what follows."""
-    unique = dict.fromkeys(changes)
-    order = {change: index for index, change in enumerate(unique)}
-    return sorted(unique, key=lambda change: (change.start, change.end, not change.text.endswith("\n"), order[change]))
-
-
-__all__ = ["CannotEdit", "Change", "Edited", "SourceFile", "Statement", "apply"]
+__all__ = ["SourceFile", "Statement"]

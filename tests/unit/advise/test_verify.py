@@ -9,16 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from memprof.advise.verify import (
-    Results,
-    SeenFinding,
-    Status,
-    Trial,
-    Verifier,
-    compare,
-    fixable,
-    unverified,
-)
+from memprof.advise.trial import Results, SeenFinding, Trial, compare
+from memprof.advise.verify import Status, Verifier, fixable, unverified
 from memprof.detect.finding import Finding, Kind, Remedy, Severity
 from memprof.model.memory import Source
 from memprof.record.events import Location

@@ -8,8 +8,8 @@ from textwrap import dedent
 import pytest
 
 from memprof.advise.edits import RECIPES, recipes_for
+from memprof.advise.edits.changes import CannotEdit
 from memprof.advise.edits.plan import EditError, candidates_of, edit
-from memprof.advise.edits.source import CannotEdit
 from memprof.detect.finding import REMEDY_SLUGS, Finding, Kind, RelatedLocation, Remedy, Severity
 from memprof.model.memory import Source
 from memprof.record.events import Location
