@@ -6,9 +6,9 @@ import ast
 from collections.abc import Iterator
 
 from memprof.lint.codes import lint_rule
-from memprof.lint.expressions import Knowledge
 from memprof.lint.finding import Confidence, LintFinding
 from memprof.lint.flow import Flow
+from memprof.lint.knowledge import Knowledge
 from memprof.lint.program import FunctionInfo, Program
 from memprof.lint.values import UNKNOWN, Value
 

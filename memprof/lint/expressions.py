@@ -9,10 +9,12 @@ from __future__ import annotations
 import ast
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
+from memprof.lint.knowledge import Knowledge
 from memprof.lint.names import is_constant_text, path_of
-from memprof.lint.program import ClassInfo, FunctionInfo, Program, Site
+from memprof.lint.narrowing import tensor_asked
+from memprof.lint.program import ClassInfo, FunctionInfo, Program
 from memprof.lint.values import (
     GRAPH,
     MODULE,
@@ -29,50 +31,6 @@ from memprof.lint.values import (
     unpack,
 )
 from memprof.lint.vocabulary import guess
-
-
-@dataclass(slots=True)
-class Knowledge:
-    """What is known of a program.
-
-    Attributes:
-        values: Value of each expression.
-        grad: Whether autograd was on at each call and statement; None: as a variable says.
-        passed: By caller, what it passes to which parameter of which function.
-        called: By caller, which functions it calls, and where.
-        hooks: Functions given to `register_forward_hook`, and where.
-        evaluating: Functions that evaluate, by their name or because all their callers do.
-        ends: What each function returned and left behind when it was last followed.
-        grad_off: A module turns autograd off for good.
-    """
-
-    values: dict[ast.AST, Value] = field(default_factory=dict)
-    grad: dict[ast.AST, bool | None] = field(default_factory=dict)
-    passed: dict[FunctionInfo, dict[tuple[FunctionInfo, str], Value]] = field(default_factory=dict)
-    called: dict[FunctionInfo, dict[ast.Call, tuple[FunctionInfo, Site]]] = field(default_factory=dict)
-    hooks: dict[FunctionInfo, FunctionInfo] = field(default_factory=dict)
-    evaluating: set[FunctionInfo] = field(default_factory=set)
-    ends: dict[FunctionInfo, tuple[Value, dict[str, Value]]] = field(default_factory=dict)
-    grad_off: bool = False
-
-    def forget(self, caller: FunctionInfo) -> None:
-        """Begin anew with what a function passes on."""
-        self.passed[caller] = {}
-        self.called[caller] = {}
-        self.evaluating.discard(caller)
-
-    def gathered(self) -> tuple[dict[FunctionInfo, dict[str, Value]], dict[FunctionInfo, list[Site]]]:
-        """Arguments of each function over all callers, and where it is called."""
-        arguments: dict[FunctionInfo, dict[str, Value]] = {}
-        for passed in self.passed.values():
-            for (function, name), value in passed.items():
-                kept = arguments.setdefault(function, {})
-                kept[name] = join(kept[name], value) if name in kept else value
-        sites: dict[FunctionInfo, list[Site]] = {}
-        for called in self.called.values():
-            for function, site in called.values():
-                sites.setdefault(function, []).append(site)
-        return arguments, sites
 
 
 class ExpressionReader(ABC):
@@ -187,7 +145,7 @@ class ExpressionReader(ABC):
         if name in _TENSOR_PROPERTIES:
             return PLAIN
         if base.output:  # a result with fields: `outputs.loss`
-            return replace(base, scalar=name == "loss")
+            return replace(base, scalar=name == "loss", guess=base.guess or name not in _FIELDS)
         return UNKNOWN
 
     def _module_attribute(self, base: Value, name: str) -> Value:
@@ -424,27 +382,6 @@ class ExpressionReader(ABC):
             self.env[path_of(asked)] = PLAIN
 
 
-def tensor_asked(test: ast.expr, qualified: Callable[[ast.AST], str]) -> ast.expr | None:
-    """The expression of which a condition asks whether it is a tensor, or one with a graph."""
-    if isinstance(test, ast.Attribute) and test.attr == "requires_grad":
-        return test.value
-    if isinstance(test, ast.Compare) and isinstance(test.left, ast.Attribute) and test.left.attr == "grad_fn":
-        return test.left.value
-    if not isinstance(test, ast.Call) or not test.args:
-        return None
-    called = qualified(test.func)
-    if called == "torch.is_tensor":
-        return test.args[0]
-    if called == "isinstance" and len(test.args) == 2:
-        kinds = test.args[1].elts if isinstance(test.args[1], ast.Tuple) else [test.args[1]]
-        if any(qualified(kind).rpartition(".")[2] in ("Tensor", "Variable") for kind in kinds):
-            return test.args[0]
-    if called == "hasattr" and len(test.args) == 2 and isinstance(test.args[1], ast.Constant):
-        if test.args[1].value in ("item", "detach", "cpu", "requires_grad", "grad_fn"):
-            return test.args[0]
-    return None
-
-
 def _definition(found: FunctionInfo | ClassInfo) -> Value:
     if isinstance(found, ClassInfo):
         return Value(Kind.CLASS, cls=found)
@@ -452,6 +389,9 @@ def _definition(found: FunctionInfo | ClassInfo) -> Value:
 
 
 _SETTINGS = frozenset("args cfg config opt opts options hparams flags params settings conf FLAGS".split())
+
+_FIELDS = frozenset("loss logits hidden_states last_hidden_state pooler_output values indices".split())
+"""Fields of results that are tensors for certain."""
 
 _TENSOR_PROPERTIES = frozenset(
     "shape dtype device ndim layout names is_cuda is_leaf is_sparse requires_grad grad_fn itemsize nbytes".split()

@@ -6,7 +6,7 @@ import ast
 from functools import cached_property
 
 from memprof.lint.differentiated import Differentiated
-from memprof.lint.expressions import Knowledge
+from memprof.lint.knowledge import Knowledge
 from memprof.lint.names import base_of, inside, is_backward, local_names, parts_of, path_of, paths_in
 from memprof.lint.program import LOOPS, FunctionInfo, Program
 from memprof.lint.values import Kind, Value

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from memprof.lint.calls import CallReader
-from memprof.lint.expressions import Knowledge
+from memprof.lint.knowledge import Knowledge
 from memprof.lint.names import is_constant, path_of
 from memprof.lint.program import ClassInfo, FunctionInfo, Program
 from memprof.lint.values import PARAMETER, PLAIN, UNKNOWN, Kind, Value, container, element_of, join

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from memprof.lint import lint_paths
+from memprof.lint import Confidence, LintOptions, check_paths, lint_paths
 from tests.integration.sample_labels import SAMPLES, SAMPLES_DIR, line_number
 
 SEEN = {
@@ -164,3 +164,15 @@ def test_torch_is_not_imported() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert result.stdout.strip() == "[]"
+
+
+def test_nothing_is_said_of_memprof_itself() -> None:
+    package = Path(__file__).parents[2] / "memprof"
+
+    result = check_paths(
+        [package / "capture", package / "lint", package / "cli"], LintOptions(confidence=Confidence.LOW)
+    )
+
+    assert result.findings == ()
+    assert result.unreadable == ()
+    assert result.files > 50

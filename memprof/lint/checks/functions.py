@@ -146,7 +146,7 @@ def _cached(context: Context, function: FunctionInfo) -> Iterator[LintFinding]:
     for parameter in function.parameters:
         annotated = parameter.annotation is not None and ast.unparse(parameter.annotation).endswith("Tensor")
         passed = [context.flow.argument(function, site.call, parameter.arg) for site in function.sites]
-        if not annotated and not (passed and all(context.value(item).is_tensor for item in passed)):
+        if not annotated and not (passed and all(_is_tensor(context, item) for item in passed)):
             continue
         decorator = next(item for item in function.decorators if item in _CACHES).rpartition(".")[2]
         message = (
@@ -158,6 +158,12 @@ def _cached(context: Context, function: FunctionInfo) -> Iterator[LintFinding]:
         confidence = Confidence.HIGH if annotated else sure(*(context.value(item) for item in passed))
         yield context.finding(function, node, "MP111", message, "bound_container", confidence)
         return
+
+
+def _is_tensor(context: Context, node: ast.expr | None) -> bool:
+    """Whether an expression is a tensor, and not only called like one."""
+    value = context.value(node)
+    return value.is_tensor and not (value.guessed and value.output)
 
 
 def _dict_keys(context: Context, function: FunctionInfo) -> Iterator[LintFinding]:
@@ -172,7 +178,7 @@ def _dict_keys(context: Context, function: FunctionInfo) -> Iterator[LintFinding
         key = target.slice
         if isinstance(key, ast.Call) and function.module.qualified(key.func) == "id" and key.args:
             key = key.args[0]
-        if not context.value(key).is_tensor or context.value(key).scalar:
+        if not _is_tensor(context, key) or context.value(key).scalar:
             continue
         if context.flow.outlives(function, target, statement) is None:
             continue

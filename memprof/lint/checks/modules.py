@@ -12,6 +12,7 @@ from memprof.lint.names import base_of, inside, is_constant_text, path_of
 from memprof.lint.program import ClassInfo, FunctionInfo
 from memprof.lint.values import Kind
 
+_GROWING = frozenset("add_param_group append add add_module register_module".split())
 _MOVING = frozenset("to cuda cpu eval train apply".split())
 _REGISTERING = frozenset("add_module register_module setattr __setattr__ register_parameter".split())
 
@@ -132,7 +133,9 @@ def _is_registered(context: Context, cls: ClassInfo, attribute: str, node: ast.e
 def _growing(context: Context) -> Iterator[LintFinding]:
     for function in context.program.functions:
         for call in function.calls:
-            if not isinstance(call.func, ast.Attribute) or not _each_iteration(context, function, call):
+            if not isinstance(call.func, ast.Attribute) or call.func.attr not in _GROWING:
+                continue
+            if not _each_iteration(context, function, call):
                 continue
             name, holder = call.func.attr, call.func.value
             if name == "add_param_group":

@@ -205,3 +205,9 @@ def test_every_code_has_a_check_that_gives_it_and_a_known_remedy() -> None:
 
     assert given == {rule.code for rule in LINT_RULES}
     assert {"item", "detach", "no_grad"} <= REMEDY_SLUGS
+
+
+def test_every_code_is_in_the_guide() -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "how-to" / "lint.md").read_text(encoding="utf-8")
+
+    assert [rule.code for rule in LINT_RULES if f"| {rule.code} | {rule.summary} |" not in guide] == []

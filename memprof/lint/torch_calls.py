@@ -1,0 +1,137 @@
+"""What torch's functions and the methods of tensors give."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import replace
+
+from memprof.lint.expressions import ExpressionReader
+from memprof.lint.names import is_constant, is_constant_text, keyword
+from memprof.lint.values import (
+    MODULE,
+    PARAMETER,
+    PLAIN,
+    TENSOR,
+    UNKNOWN,
+    Kind,
+    Value,
+    container,
+)
+from memprof.lint.vocabulary import (
+    BATCH,
+    DETACHING_METHODS,
+    FACTORIES,
+    PAIR_METHODS,
+    PASSING_FUNCTIONS,
+    PLAIN_METHODS,
+    REDUCTIONS,
+    layer,
+)
+
+_NAMESPACES = ("torch.nn.functional.", "torch.linalg.", "torch.special.", "torch.fft.", "torch.")
+
+
+class TorchReader(ExpressionReader):
+    """Values of calls of torch."""
+
+    def torch_call(self, node: ast.Call, name: str, arguments: list[Value], everything: list[Value]) -> Value | None:
+        """What a function or class of torch, by its dotted name, gives; None where that is not known."""
+        first = arguments[0] if arguments else UNKNOWN
+        if name in PASSING_FUNCTIONS:
+            return replace(first, copied=True) if first.kind is Kind.STATE_DICT else first
+        if name.startswith("torchvision.models."):
+            return MODULE
+        if name.startswith("torch.optim."):
+            last = name.rpartition(".")[2]
+            return Value(Kind.OPTIMIZER) if last[:1].isupper() and "lr_scheduler" not in name else UNKNOWN
+        if name == "torch.utils.data.DataLoader":
+            return Value(Kind.LOADER, element=replace(BATCH, guess=False))
+        if name in ("torch.nn.Parameter", "torch.nn.parameter.Parameter"):
+            return PARAMETER
+        if name == "torch.autograd.grad":
+            create = keyword(node, "create_graph")
+            kept = create is not None and not is_constant(create, False)
+            return container("iterator", replace(self.graph() if kept else TENSOR, gradient=True))
+        if name == "torch.set_grad_enabled":
+            self._set_grad(node)
+            return UNKNOWN
+        if name.startswith("torch.nn.utils.clip_grad"):
+            return replace(TENSOR, scalar=True)
+        last = name.rpartition(".")[2]
+        if name.startswith("torch.nn.") and last[:1].isupper():
+            return layer(last)
+        if name.startswith(("torch.cuda.", "torch.distributed.", "torch.utils.", "torch.nn.init.", "torch.backends.")):
+            return UNKNOWN
+        for namespace in _NAMESPACES:
+            if name.startswith(namespace) and "." not in name[len(namespace) :]:
+                return self._function(node, last, arguments, everything)
+        return None
+
+    def _set_grad(self, node: ast.Call) -> None:
+        """A bare `torch.set_grad_enabled(...)`, which holds until it is called again."""
+        if isinstance(self.module.parents.get(node), ast.Expr) and node.args:
+            argument = node.args[0]
+            self.grad = argument.value is True if isinstance(argument, ast.Constant) else None
+            if self.grad is False and self.function is self.module.body:
+                self.knowledge.grad_off = True
+
+    def _function(self, node: ast.Call, name: str, arguments: list[Value], everything: list[Value]) -> Value:
+        """A function of torch or torch.nn.functional on tensors."""
+        if name in FACTORIES:
+            if is_constant(keyword(node, "requires_grad"), True):
+                return PARAMETER
+            return replace(TENSOR, host=keyword(node, "device") is None and not name.endswith("_like"))
+        if name in ("is_tensor", "is_grad_enabled", "device", "load", "save", "manual_seed", "compile", "dtype"):
+            return UNKNOWN if name == "load" else PLAIN
+        if name in DETACHING_METHODS:
+            return replace(TENSOR, host=all(item.host for item in arguments if item.is_tensor))
+        tensors = [tensor for item in arguments for tensor in ([item] if item.is_tensor else item.tensors)]
+        if not tensors and any(item.kind is Kind.UNKNOWN for item in everything):
+            return UNKNOWN
+        known = [item for item in everything if item.kind is not Kind.CONTAINER and item.kind is not Kind.TUPLE]
+        result = self.arithmetic(*tensors, *known) if tensors else self.arithmetic(*known)
+        if not result.is_tensor:
+            return result
+        if name.endswith(("_loss", "cross_entropy", "_div")) or name in ("cross_entropy", "l1_loss", "mse_loss"):
+            reduction = keyword(node, "reduction")
+            return replace(result, scalar=not is_constant_text(reduction, "none"))
+        if name in PAIR_METHODS and (len(arguments) > 1 or node.keywords):
+            if len(arguments) > 1 and arguments[1].is_tensor:
+                return result
+            return Value(Kind.TUPLE, items=(result, replace(TENSOR, host=result.host)))
+        if name in REDUCTIONS:
+            return replace(result, scalar=len(node.args) == 1 and not node.keywords)
+        return replace(result, scalar=result.scalar and name not in ("cat", "concat", "stack", "hstack", "vstack"))
+
+    def tensor_method(self, node: ast.Call, base: Value, name: str, arguments: list[Value]) -> Value:
+        """What a method of a tensor gives."""
+        if base.output and name in ("values", "items", "keys", "get", "pop", "to_tuple"):
+            part = replace(base, output=True)
+            if name == "items":
+                return container("iterator", Value(Kind.TUPLE, items=(PLAIN, part)))
+            return container("iterator", part) if name in ("values", "to_tuple") else part
+        if name in PLAIN_METHODS:
+            if name == "requires_grad_":
+                return base if base.kind is Kind.GRAPH else PARAMETER
+            return PLAIN
+        if name in DETACHING_METHODS:
+            return replace(base, kind=Kind.TENSOR, output=False)
+        if name == "cpu":
+            return replace(base, host=True, output=False)
+        if name in ("to", "cuda"):
+            to_host = bool(node.args) and is_constant_text(node.args[0], "cpu")
+            return replace(base, host=to_host or (base.host and name == "to" and _is_dtype(node)))
+        result = self.arithmetic(replace(base, output=False), *(item for item in arguments if item.is_tensor))
+        if name in PAIR_METHODS and (arguments or node.keywords):
+            return Value(Kind.TUPLE, items=(result, replace(TENSOR, host=result.host)))
+        if name in REDUCTIONS:
+            return replace(result, scalar=not node.args and not node.keywords)
+        if name in ("clone", "contiguous", "float", "double", "half", "squeeze", "view", "reshape", "flatten"):
+            return replace(base, kind=result.kind, output=False)
+        if name in ("split", "chunk", "unbind"):
+            return container("iterator", result)
+        return result
+
+
+def _is_dtype(node: ast.Call) -> bool:
+    return len(node.args) == 1 and isinstance(node.args[0], ast.Attribute) and "device" not in node.args[0].attr
