@@ -19,6 +19,7 @@ _SHAPE = re.compile(
     r"shapes cannot be multiplied \(\d+x\d+ and \d+x\d+\)"
     r"|size mismatch, got input \(\d+\), mat \(\d+x\d+\), vec \(\d+\)"
     r"|shape '\[[-\d, ]+\]' is invalid for input of size \d+"
+    r"|to have \d+ channels, but got \d+ channels instead"
     r"|Expected input batch_size \(\d+\) to match target batch_size \(\d+\)"
 )
 _DEVICE = re.compile(
@@ -77,7 +78,7 @@ def describe(error: BaseException, code: UserCode, *, input_shape: tuple[int, ..
         root="" if root is None else type(root).__name__,
         module=None if inner is None else ModuleRef(path or "", type(inner).__name__),
         inside=inner is None or path is not None,
-        features=(inner.in_features, inner.out_features) if isinstance(inner, torch.nn.Linear) else None,
+        features=_features(inner),
         before=source,
         input_shape=input_shape if running else (),
         tensors=tuple(_facts(frames, running, user))[:_MOST_TENSORS],
@@ -108,6 +109,14 @@ def _path(root: torch.nn.Module | None, inner: torch.nn.Module | None) -> str | 
     if root is None or inner is None:
         return None
     return next((name for name, module in root.named_modules() if module is inner), None)
+
+
+def _features(inner: torch.nn.Module | None) -> tuple[int, int] | None:
+    if isinstance(inner, torch.nn.Linear):
+        return inner.in_features, inner.out_features
+    if isinstance(inner, torch.nn.modules.conv._ConvNd):
+        return inner.in_channels, inner.out_channels
+    return None
 
 
 # ---- shapes --------------------------------------------------------------------------------------

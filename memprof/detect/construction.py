@@ -15,6 +15,7 @@ from memprof.record.events import Location, ModuleRef
 
 _WRONG = -100
 _LEAST = 3
+_SIZES = (("in_features", "in_channels"), ("out_features", "out_channels"))
 
 
 class _Call(NamedTuple):
@@ -27,12 +28,12 @@ class _Call(NamedTuple):
     function: str
 
 
-def linear_made_at(module: ModuleRef, features: tuple[int, int], files: Sequence[str]) -> Location | None:
-    """Find the call that made a linear layer.
+def layer_made_at(module: ModuleRef, features: tuple[int, int], files: Sequence[str]) -> Location | None:
+    """Find the call that made a linear layer or a convolution.
 
     Args:
         module: The layer: path and class.
-        features: Its `in_features` and `out_features`.
+        features: Its `in_features` and `out_features`, or channels.
         files: Where to look.
 
     Returns:
@@ -53,8 +54,9 @@ def linear_made_at(module: ModuleRef, features: tuple[int, int], files: Sequence
 def _fits(call: _Call, path: str, features: tuple[int, int]) -> int:
     score = 0
     given = {keyword.arg: keyword.value for keyword in call.node.keywords}
-    for place, (name, size, weight) in enumerate((("in_features", features[0], 4), ("out_features", features[1], 2))):
-        value = call.node.args[place] if place < len(call.node.args) else given.get(name)
+    for place, (names, size, weight) in enumerate(zip(_SIZES, features, (4, 2), strict=True)):
+        by_name = next((given[name] for name in names if name in given), None)
+        value = call.node.args[place] if place < len(call.node.args) else by_name
         known = _number(value)
         if known is not None:
             score += weight if known == size else _WRONG
@@ -148,4 +150,4 @@ def attribute_made_at(attribute: str, init: Location | None) -> Location | None:
     return None
 
 
-__all__ = ["attribute_made_at", "linear_made_at"]
+__all__ = ["attribute_made_at", "layer_made_at"]

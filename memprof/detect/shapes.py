@@ -6,12 +6,12 @@ import math
 import re
 from collections.abc import Iterable
 
-from memprof.detect.construction import linear_made_at
+from memprof.detect.construction import layer_made_at
 from memprof.detect.evidence import place, user_files
 from memprof.detect.finding import Finding, Kind, RelatedLocation, Remedy, Severity, Skipped
 from memprof.detect.rule import Rule
 from memprof.model.memory import MemoryModel, Source
-from memprof.record.events import Failure, Location
+from memprof.record.events import Failure, Location, ModuleRef
 
 
 class ShapeMismatch(Rule):
@@ -19,8 +19,9 @@ class ShapeMismatch(Rule):
 
     ## What it detects
     The exception that ended the run says that two matrices cannot be multiplied, that a tensor cannot be viewed as
-    wanted, or that a loss got more or fewer rows than targets. Typically the first linear layer after a convolutional
-    stack was sized for images of another height and width, or is given them without being flattened.
+    wanted, that a convolution got another number of channels, or that a loss got more or fewer rows than targets.
+    Typically the first linear layer after a convolutional stack was sized for images of another height and width,
+    or is given them without being flattened.
 
     ## Why it costs memory
     It does not; it costs the run. The exception names two numbers and neither the layer nor where they come from.
@@ -112,7 +113,8 @@ _Explanation = tuple[str, tuple[Remedy, ...], "Location | None"]
 def _explain(model: MemoryModel, failure: Failure) -> _Explanation:
     argument = next((fact for fact in failure.tensors if fact.role == "argument"), None)
     if failure.features is not None and failure.module is not None and argument is not None and argument.shape:
-        return _linear(model, failure, failure.features, argument.shape)
+        explain = _convolution if failure.module.type_name.startswith(("Conv", "LazyConv")) else _linear
+        return explain(model, failure, failure.features, argument.shape)
     rows = re.search(r"Expected input batch_size \((\d+)\) to match target batch_size \((\d+)\)", failure.message)
     if rows is not None:
         return _rows(failure, int(rows[1]), int(rows[2]))
@@ -127,8 +129,8 @@ def _linear(model: MemoryModel, failure: Failure, features: tuple[int, int], sha
     assert failure.module is not None
     wants, gives = features
     gets = shape[-1]
-    made = linear_made_at(failure.module, features, [*_files_of(failure), *user_files(model)])
-    layer = f"{failure.module.type_name}{f' `{failure.module.path}`' if failure.module.path else ''}"
+    made = layer_made_at(failure.module, features, [*_files_of(failure), *user_files(model)])
+    layer = _layer(failure.module)
     each = _each(shape, batched=len(shape) > 2)
     if len(shape) > 2 and math.prod(each) == wants:
         text = f"{layer} wants {wants} features and gets a tensor of {_by(shape)}, which is not flattened."
@@ -142,6 +144,35 @@ def _linear(model: MemoryModel, failure: Failure, features: tuple[int, int], sha
     if pool := _pool(failure.before, wants):
         remedies.append(Remedy("fix_shape", f"pool to a fixed size before it: {pool}"))
     return text, tuple(remedies), made or failure.location
+
+
+def _convolution(
+    model: MemoryModel, failure: Failure, features: tuple[int, int], shape: tuple[int, ...]
+) -> _Explanation:
+    assert failure.module is not None
+    wants, gives = features
+    dimensions = int("".join(filter(str.isdigit, failure.module.type_name)) or 2)
+    gets = shape[-dimensions - 1] if len(shape) > dimensions else shape[0]
+    made = layer_made_at(failure.module, features, [*_files_of(failure), *user_files(model)])
+    at = "" if made is None else f" at {place(made)}"
+    remedies = [Remedy("fix_shape", f"write `nn.{failure.module.type_name}({gets}, {gives}, ...)`{at}")]
+    text = (
+        f"{_layer(failure.module)} wants {wants} channels and gets {gets}: a tensor of {_by(shape)}{_input(failure)}."
+    )
+    if shape[-1] == wants and len(shape) == dimensions + 2:
+        channels_first = "bring the channels to the second place: `x.movedim(-1, 1)`"
+        return (
+            f"{text} The channels are last.",
+            (Remedy("fix_shape", channels_first),),
+            failure.call or failure.location,
+        )
+    if gets == 1:
+        remedies.append(Remedy("fix_shape", f"repeat the one channel: `x.expand(-1, {wants}, ...)`"))
+    return text, tuple(remedies), made or failure.location
+
+
+def _layer(module: ModuleRef) -> str:
+    return f"{module.type_name}{f' `{module.path}`' if module.path else ''}"
 
 
 def _rows(failure: Failure, got: int, wanted: int) -> _Explanation:

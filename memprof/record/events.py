@@ -531,7 +531,8 @@ class Failure:
     inside: bool
     """The root knows that module: it is among `root.modules()`."""
     features: tuple[int, int] | None
-    """`in_features` and `out_features`, where that module is a linear layer."""
+    """`in_features` and `out_features` of a linear layer, `in_channels` and `out_channels` of a convolution; None where
+    that module is neither."""
     before: tuple[int, ...]
     """Shape of what was flattened or reshaped before; () where that is not known."""
     input_shape: tuple[int, ...]

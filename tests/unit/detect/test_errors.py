@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memprof.detect.construction import linear_made_at
+from memprof.detect.construction import layer_made_at
 from memprof.detect.finding import Finding, Severity
 from memprof.detect.placement import DeviceMismatch, ParametersHiddenInContainer
 from memprof.detect.rule import Rule
@@ -68,12 +68,12 @@ def findings(rule: type[Rule], **run: object) -> list[Finding]:
     ],
 )
 def test_constructor_is_found(script: str, path: str, features: tuple[int, int], text: str | None) -> None:
-    found = linear_made_at(ModuleRef(path, "Linear"), features, [script])
+    found = layer_made_at(ModuleRef(path, "Linear"), features, [script])
     assert (found.line if found is not None else None) == (line_of(text) if text is not None else None)
 
 
 def test_constructor_of_a_file_that_cannot_be_read() -> None:
-    assert linear_made_at(ModuleRef("fc", "Linear"), (1, 2), ["/nowhere.py"]) is None
+    assert layer_made_at(ModuleRef("fc", "Linear"), (1, 2), ["/nowhere.py"]) is None
 
 
 # ---- shapes ------------------------------------------------------------------------------------
@@ -135,6 +135,28 @@ def test_reshape_and_rows(script: str) -> None:
     rows = replace(view, message="Expected input batch_size (16) to match target batch_size (4).")
     [found] = findings(ShapeMismatch, failure=rows)
     assert "gets 16 rows for 4 targets" in found.message
+
+
+@pytest.mark.parametrize(
+    ("shape", "said", "step"),
+    [
+        ((4, 1, 28, 28), "wants 3 channels and gets 1: a tensor of 4 x 1 x 28 x 28", "x.expand(-1, 3, ...)"),
+        ((4, 28, 28, 3), "The channels are last.", "x.movedim(-1, 1)"),
+    ],
+)
+def test_channels_of_a_convolution(script: str, shape: tuple[int, ...], said: str, step: str) -> None:
+    failure = shape_failure(
+        script,
+        message="... expected input to have 3 channels, but got 1 channels instead",
+        module=ModuleRef("conv", "Conv2d"),
+        features=(3, 16),
+        before=shape,
+        input_shape=shape,
+        tensors=(TensorFact("input", shape, "cpu", "argument"),),
+    )
+    [found] = findings(ShapeMismatch, failure=failure)
+    assert said in found.message
+    assert step in found.message
 
 
 def test_no_failure_no_finding(script: str) -> None:
