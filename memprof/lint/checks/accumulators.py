@@ -107,7 +107,7 @@ def _accumulation(context: Context, function: FunctionInfo, statement: ast.stmt)
     if isinstance(target, ast.Attribute) and target.attr in ("data", "grad"):
         return None
     path = path_of(base_of(target))
-    if not path:
+    if not path or _is_kept(statement.value, path):
         return None
     if any(path_of(base_of(part)) == path for part in _operands(function, statement.value, statement, _DEPTH)):
         return _Accumulation(target, statement.value)
@@ -121,6 +121,13 @@ def _accumulation(context: Context, function: FunctionInfo, statement: ast.stmt)
             if any(path_of(base_of(item)) == path for item in items):
                 return _Accumulation(target, statement.value, stored=sliced, grows=not sliced)
     return None
+
+
+def _is_kept(node: ast.expr, path: str) -> bool:
+    """Whether an expression is what a name stands for already: `state = state.to(device)`."""
+    while isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _KEEPING:
+        node = node.func.value
+    return path_of(base_of(node)) == path
 
 
 def _in_place(context: Context, call: ast.Call) -> _Accumulation | None:

@@ -214,22 +214,19 @@ def _through(
 ) -> LintFinding | None:
     """The call of the stepped network whose input still hangs on another network."""
     function = group.function
-    assigned: dict[str, ast.expr] = {}
-    for item in sorted(
-        (item for item in inside(group.body) if isinstance(item, ast.Assign) and item.lineno <= backward.lineno),
-        key=lambda item: item.lineno,
-    ):
-        for target in item.targets:
-            if path_of(target):
-                assigned[path_of(target)] = item.value
-    if not isinstance(backward.func, ast.Attribute):
-        return None
-    for call in _calls_behind(backward.func.value, assigned, set()):
+    others_behind = [
+        call
+        for item in inside(group.body)
+        if isinstance(item, ast.Call) and is_backward(item) and item is not backward
+        for call in _behind(group.body, item)
+    ]
+    for call in _behind(group.body, backward):
         called = path_of(call.func)
-        if not called or context.value(call.func).kind is not Kind.MODULE:
-            continue
+        if not called or context.value(call.func).kind is not Kind.MODULE or call in others_behind:
+            continue  # an output that the other network is trained by, too, needs its graph
         if not _origins(context, function, called) & own:
             continue
+        assigned = _assigned_before(group.body, backward)
         for argument in call.args:
             for behind in _calls_behind(argument, assigned, set()):
                 name = path_of(behind.func)
@@ -244,6 +241,24 @@ def _through(
                     )
                     return context.finding(function, call, "MP204", message, "detach", Confidence.MEDIUM)
     return None
+
+
+def _assigned_before(body: ast.AST, backward: ast.Call) -> dict[str, ast.expr]:
+    """What names stand for where a backward pass runs."""
+    assigned: dict[str, ast.expr] = {}
+    statements = (item for item in inside(body) if isinstance(item, ast.Assign) and item.lineno <= backward.lineno)
+    for item in sorted(statements, key=lambda item: item.lineno):
+        for target in item.targets:
+            if path_of(target):
+                assigned[path_of(target)] = item.value
+    return assigned
+
+
+def _behind(body: ast.AST, backward: ast.Call) -> list[ast.Call]:
+    """Calls that a backward pass goes through."""
+    if not isinstance(backward.func, ast.Attribute):
+        return []
+    return list(_calls_behind(backward.func.value, _assigned_before(body, backward), set()))
 
 
 def _calls_behind(node: ast.AST, assigned: dict[str, ast.expr], seen: set[str]) -> Iterator[ast.Call]:

@@ -28,7 +28,7 @@ def _zeroed(context: Context) -> Iterator[LintFinding]:
             if not isinstance(call.func, ast.Attribute) or call.func.attr != "zero_grad":
                 continue
             kept = keyword(call, "set_to_none") or (call.args[0] if len(call.args) == 1 else None)
-            if not is_constant(kept, False) or _captures_graphs(function):
+            if not is_constant(kept, False) or _needs_zeros(function):
                 continue
             message = (
                 "`set_to_none=False` fills gradients with zeros instead of freeing them: they take as much as the "
@@ -37,12 +37,14 @@ def _zeroed(context: Context) -> Iterator[LintFinding]:
             yield context.finding(function, call, "MP207", message, "zero_grad")
 
 
-def _captures_graphs(function: FunctionInfo) -> bool:
-    """CUDA graphs need gradients that stay where they are."""
-    return any(
-        isinstance(item, ast.Attribute) and item.attr in ("CUDAGraph", "make_graphed_callables")
-        for item in ast.walk(function.module.tree)
-    )
+def _needs_zeros(function: FunctionInfo) -> bool:
+    """CUDA graphs need gradients that stay where they are, and `p.grad += g` one to add to."""
+    for item in ast.walk(function.module.tree):
+        if isinstance(item, ast.Attribute) and item.attr in ("CUDAGraph", "make_graphed_callables"):
+            return True
+        if isinstance(item, ast.AugAssign) and isinstance(item.target, ast.Attribute) and item.target.attr == "grad":
+            return True
+    return False
 
 
 def _anomaly_mode(context: Context) -> Iterator[LintFinding]:

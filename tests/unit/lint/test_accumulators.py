@@ -153,6 +153,7 @@ CLEAN = {
     "of one iteration": STEP.replace(
         "    optimizer.zero_grad", "    total = 0.0\n    total += loss\n    optimizer.zero_grad"
     ),
+    "moved": "state = model(x0)" + STEP + "    state = state.to(device)\n    print(state.sum().item())\n",
     "differentiated": """
         for x, y in loader:
             total = 0.0

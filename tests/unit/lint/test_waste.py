@@ -191,6 +191,26 @@ def test_a_detached_generator_is_left_alone() -> None:
     assert findings(GAN.replace("FAKE", "fake.detach()"), setup=False, confidence=Confidence.LOW) == []
 
 
+def test_an_output_that_both_networks_learn_from_is_left_alone() -> None:
+    text = """
+        netG = nn.Sequential(nn.Linear(8, 8))
+        netD = nn.Sequential(nn.Linear(8, 1))
+        optG = torch.optim.Adam(netG.parameters())
+        optD = torch.optim.Adam(netD.parameters())
+        for real in loader:
+            fake = netG(torch.randn(4, 8))
+            scores = netD(fake)
+            errD = scores.mean() - netD(real).mean()
+            errD.backward(retain_graph=True)
+            optD.step()
+            errG = -scores.mean()
+            errG.backward()
+            optG.step()
+        """
+
+    assert findings(text, setup=False, confidence=Confidence.LOW) == []
+
+
 def test_two_optimizers_stepped_together_are_left_alone() -> None:
     text = """
         encoder = nn.Linear(8, 8)
@@ -233,6 +253,7 @@ def test_calls_that_cost(code: str, text: str) -> None:
     [
         LOOP + "    optimizer.zero_grad()\n",
         LOOP + "    optimizer.zero_grad(set_to_none=True)\n",
+        "for p in model.parameters():\n    p.grad += 1\n" + LOOP + "    optimizer.zero_grad(set_to_none=False)\n",
         "graph = torch.cuda.CUDAGraph()\n" + LOOP + "    optimizer.zero_grad(set_to_none=False)\n",
         "torch.autograd.set_detect_anomaly(False)\n" + LOOP,
         "torch.autograd.set_detect_anomaly(args.debug)\n" + LOOP,
