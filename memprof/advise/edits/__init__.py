@@ -19,7 +19,7 @@ from memprof.advise.edits.arguments import (
 )
 from memprof.advise.edits.changes import Change
 from memprof.advise.edits.context import save_for_backward
-from memprof.advise.edits.decorators import drop_cache
+from memprof.advise.edits.decorators import drop_cache, drop_dictionary
 from memprof.advise.edits.exceptions import drop_traceback
 from memprof.advise.edits.freeze import freeze
 from memprof.advise.edits.generator import detach_input
@@ -70,6 +70,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("no_grad", without_autograd_in_eval),
     Recipe("no_grad", statement_without_autograd, ("MP203",)),
     Recipe("del", drop_cache, ("MP111",)),
+    Recipe("del", drop_dictionary, ("MP111",)),
     Recipe("del", drop_traceback, ("MP110",)),
     Recipe("del", delete_at_end_of_loop, ("MP201", "MP202")),
     Recipe("del", delete_after_last_use, ("MP209", "MP214")),

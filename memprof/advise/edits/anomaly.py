@@ -15,6 +15,9 @@ def switch_off(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
         head, dot, name = source.code(call.func).rpartition(".")
         if name == "set_detect_anomaly" and call.args:
             return (source.replaced(call.args[0].value, "False"),)
-        if name == "detect_anomaly" and head:
-            return (source.replaced(call, f"{head}{dot}set_detect_anomaly(False)"),)
+        if name == "detect_anomaly":
+            if head:
+                return (source.replaced(call, f"{head}{dot}set_detect_anomaly(False)"),)
+            torch, imports = source.torch_name()
+            return (*imports, source.replaced(call, f"{torch}.autograd.set_detect_anomaly(False)"))
     raise CannotEdit("anomaly detection is not switched on in that line")

@@ -22,6 +22,8 @@ def save_for_backward(source: SourceFile, problem: Problem) -> tuple[Change, ...
     )
     if backward is None or not backward.params.params:
         raise CannotEdit("the function has no backward of its own")
+    if isinstance(value, cst.Tuple):
+        return _tuple_saved(source, statement, forward, backward, f"{context}.{name}")
     own = value.value if isinstance(value, cst.Name) else name
     saved, changes = _saves(source, forward, statement, context, own)
     text = f"{context}.save_for_backward({', '.join(saved)})"
@@ -32,6 +34,33 @@ def save_for_backward(source: SourceFile, problem: Problem) -> tuple[Change, ...
     changes.append(source.replaced(statement, text))
     changes += [source.replaced(use, own) for use in _attributes(source, forward, context, name, but=statement)]
     return (*changes, *_in_backward(source, backward, name, saved))
+
+
+def _tuple_saved(
+    source: SourceFile, statement: cst.CSTNode, forward: cst.FunctionDef, backward: cst.FunctionDef, attribute: str
+) -> tuple[Change, ...]:
+    """`ctx.saved = (x, w)` becomes `ctx.save_for_backward(x, w)`, read by one unpacking in backward."""
+    (small,) = statement.body  # type: ignore[attr-defined]
+    context, _, name = attribute.partition(".")
+    there = backward.params.params[0].name.value
+    taken = [
+        assign
+        for assign in source.nodes(cst.Assign, backward)
+        if source.code(assign.value) == f"{there}.{name}" and isinstance(assign.targets[0].target, cst.Tuple)
+    ]
+    reads = len(_attributes(source, backward, there, name)) + len(_attributes(source, forward, context, name)) - 1
+    used = any(
+        source.code(node).endswith(("save_for_backward", "saved_tensors"))
+        for function in (forward, backward)
+        for node in source.nodes(cst.Attribute, function)
+    )
+    if len(taken) != 1 or reads != 1 or used:
+        raise CannotEdit("the tuple is read in more places than one")
+    values = ", ".join(source.code(element.value) for element in small.value.elements)
+    return (
+        source.replaced(statement, f"{context}.save_for_backward({values})"),
+        source.replaced(taken[0].value, f"{there}.saved_tensors"),
+    )
 
 
 def _stored(statement: cst.CSTNode) -> tuple[str, str, cst.BaseExpression]:

@@ -25,11 +25,11 @@ def delete_all_at_end_of_loop(source: SourceFile, problem: Problem) -> tuple[Cha
 
 
 def delete_after_last_use(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
-    """`del checkpoint` behind the last statement that reads it, in the block that assigns it."""
+    """`del checkpoint` behind the last statement that reads it, in the block that assigns it.
+
+    From a `with` block it may be read outside as well: what stands there has always run.
+    """
     statement = source.statement(problem.line)
-    block = source.parent(statement)
-    if block is None:
-        raise CannotEdit("the line is in no block")
     names = problem.names or tuple(sorted(problem.made))
     changes = []
     for name in names:
@@ -40,11 +40,9 @@ def delete_after_last_use(source: SourceFile, problem: Problem) -> tuple[Change,
             for used in source.nodes(cst.Name, source.scope(statement))
             if used.value == name and not _is_label(source, used)
         ]
-        holders = [_statement_in(source, used, block) for used in uses]
-        if not holders or any(holder is None for holder in holders):
+        last = _last_statement(source, statement, uses)
+        if last is None:
             raise CannotEdit(f"`{name}` is used outside the block that assigns it")
-        last = holders[-1]
-        assert last is not None
         if isinstance(last, cst.SimpleStatementLine) and any(
             isinstance(small, (cst.Return, cst.Raise, cst.Del)) for small in last.body
         ):
@@ -53,6 +51,18 @@ def delete_after_last_use(source: SourceFile, problem: Problem) -> tuple[Change,
     if not changes:
         raise CannotEdit("the remedy names no variable")
     return tuple(changes)
+
+
+def _last_statement(source: SourceFile, statement: cst.CSTNode, uses: list[cst.Name]) -> cst.CSTNode | None:
+    """The last statement with one of the uses, in the innermost block around a statement that holds all of them."""
+    block = source.parent(statement)
+    while block is not None and uses:
+        holders = [_statement_in(source, used, block) for used in uses]
+        if all(holder is not None for holder in holders):
+            return holders[-1]
+        around = source.parent(block)
+        block = source.parent(around) if isinstance(around, cst.With) else None
+    return None
 
 
 def _statement_in(source: SourceFile, node: cst.CSTNode, block: cst.CSTNode) -> cst.CSTNode | None:

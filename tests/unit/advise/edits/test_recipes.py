@@ -365,6 +365,11 @@ class Exp(torch.autograd.Function):
             "(scale,) = ctx.saved_tensors\n        return grad * ctx.x * scale",
             ["ctx.save_for_backward(scale, x)", "scale, x = ctx.saved_tensors", "return grad * x * scale"],
         ),
+        (
+            "ctx.kept = (x, scale)  #<\n        result = x * scale",
+            "x, scale = ctx.kept\n        return grad * x * scale",
+            ["ctx.save_for_backward(x, scale)", "x, scale = ctx.saved_tensors"],
+        ),
     ],
 )
 def test_a_tensor_on_the_context_is_saved_for_backward(
@@ -379,6 +384,7 @@ def test_a_tensor_on_the_context_is_saved_for_backward(
     [
         ("ctx.grad = x  #<", "return ctx.grad * grad", "`grad` is a variable of its backward"),
         ("ctx.a, ctx.b = x, scale  #<", "return ctx.a", "no assignment to one attribute"),
+        ("ctx.kept = (x, scale)  #<", "return ctx.kept[0]", "read in more places"),
         ("if x: ctx.save_for_backward(x)\n        ctx.x = x  #<", "return ctx.x", "another place"),
         (
             "ctx.save_for_backward(scale)\n        ctx.x = x  #<",
@@ -444,6 +450,21 @@ def test_a_cache_is_taken_off(tmp_path: Path) -> None:
     """
     assert edited(tmp_path, text, "MP111", "del") == ["-@functools.lru_cache(maxsize=None)"]
     assert "no function with a cache" in refusal(tmp_path, "cache[x] = y  #<", "MP111", "del")
+
+
+def test_a_dictionary_that_caches_is_passed_by(tmp_path: Path) -> None:
+    text = """
+    def wrapped(x):
+        if x not in memo:
+            memo[x] = function(x)  #<
+        return memo[x]
+    """
+    rows = edited(tmp_path, text, "MP111", "del", recipe=1)
+    assert [row.strip("+- ") for row in rows] == ["memo[x] = function(x)", "return function(x)"]
+    for other in ("return memo[x].clone()", "x = memo[x]"):
+        reason = refusal(tmp_path, text.replace("return memo[x]", other), "MP111", "del", recipe=1)
+        assert "not returned right after" in reason
+    assert "under a condition" in refusal(tmp_path, "memo[x] = f(x)  #<", "MP111", "del", recipe=1)
 
 
 HANDLER = """
@@ -634,6 +655,8 @@ def test_a_checkpoint_goes_after_its_last_use(tmp_path: Path) -> None:
         step(x)
     """
     assert edited(tmp_path, text, "MP209", "del", remedy="`del checkpoint` now") == ["+del checkpoint"]
+    inside = "with folder():\n    state = torch.load(path)  #<\nmodel.load(state)\nrun()\n"
+    assert edited(tmp_path, inside, "MP209", "del", remedy="`del state` now") == ["+del state"]
     outside = "if resume:\n    state = torch.load(path)  #<\nprint(state)\n"
     assert "used outside the block" in refusal(tmp_path, outside, "MP209", "del", remedy="`del state` now")
 
