@@ -109,6 +109,7 @@ docs-check: $(STAMPS)/runtime
 
 bench: $(STAMPS)/test
 	$(BIN)/python -m benchmarks --write docs/performance.md
+	$(BIN)/python -m benchmarks.snapshots --write docs/performance.md
 
 clean:
 	rm -rf $(VENV) $(VENV_CUDA) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

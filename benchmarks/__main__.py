@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -15,8 +14,8 @@ from typing import Any
 
 import torch
 
-import memprof
 from benchmarks.footprint import observer_effect, recording_bytes, start_up
+from benchmarks.machine import machine
 from benchmarks.measure import QUICK, Plan, measure
 from benchmarks.report import to_markdown, write_between_markers
 from benchmarks.workloads import WORKLOADS, count_ops
@@ -68,29 +67,10 @@ def run(names: list[str], plan: Plan, *, quick: bool) -> dict[str, Any]:
     return {
         "schema": "memprof.benchmarks/1",
         "quick": quick,
-        "machine": _machine() | {"load_before": load, "load_after": os.getloadavg()[0]},
+        "machine": machine() | {"load_before": load, "load_after": os.getloadavg()[0]},
         "duration_s": time.perf_counter() - begin,
         "start_up": starts,
         "workloads": workloads,
-    }
-
-
-def _machine() -> dict[str, Any]:
-    cpu = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                cpu = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass  # not Linux
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "memprof": memprof.__version__,
     }
 
 

@@ -69,3 +69,35 @@ def test_the_page_has_the_markers() -> None:
     text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
 
     assert text.index("<!-- benchmarks: begin") < text.index("<!-- benchmarks: end -->")
+
+
+def test_snapshots_are_measured_and_written(tmp_path: Path) -> None:
+    page, numbers = tmp_path / "page.md", tmp_path / "numbers.json"
+    begin, end = (
+        "<!-- snapshots: begin (written by python -m benchmarks.snapshots --write) -->",
+        "<!-- snapshots: end -->",
+    )
+    page.write_text(f"# Head\n\n{begin}\nold\n{end}\n\nTail\n", encoding="utf-8")
+    arguments = ["--events", "3000", "--rounds", "1", "--tool", "memprof", "--json", str(numbers), "--write", str(page)]
+
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.snapshots", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    results = json.loads(numbers.read_text(encoding="utf-8"))
+    assert results["file_bytes"] > 100_000
+    assert results["tools"]["memprof"]["peak_bytes"] > 10 << 20
+    text = page.read_text(encoding="utf-8")
+    assert "| `memprof report` |" in text
+    assert "\nold\n" not in text
+    assert text.startswith("# Head\n")
+    assert text.endswith("\n\nTail\n")
+    documented = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert documented.index(begin) < documented.index(end)
