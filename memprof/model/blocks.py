@@ -91,7 +91,7 @@ def _read_blocks(log: BlockLog, device: str, ticks: Sequence[Tick]) -> _Blocks:
     rows = np.flatnonzero(events[:, _COLUMN["device"]] == code)
     if len(rows) < len(events):
         events, tick = events[rows], tick[rows]
-    time_ns, phase = _placed(events, tick, device, ticks)
+    time_ns, phase = placed(events, tick, device, ticks)
     starts = [(start_tick, table[table[:, _SEGMENT["device"]] == code]) for start_tick, table in log.starts]
     sizes = block_sizes(starts, events, tick, log.settings)
     begun = _begun(starts, tick, ticks)
@@ -193,7 +193,7 @@ def pair_lifetimes(where: IntArray, made: BoolArray, existing: BoolArray) -> tup
     return born, freed_by[born]
 
 
-def _placed(events: IntArray, tick: IntArray, device: str, ticks: Sequence[Tick]) -> tuple[IntArray, IntArray]:
+def placed(events: IntArray, tick: IntArray, device: str, ticks: Sequence[Tick]) -> tuple[IntArray, IntArray]:
     """Time and phase of each event, exact by counting.
 
     The allocator's clock is not ours, but samples say how many blocks had been allocated and freed when

@@ -16,6 +16,7 @@ from memprof.model.memory import CompositionPoint, DeviceIteration, MemoryModel,
 from memprof.model.peak import find_peak
 from memprof.model.samples import Samples, counts_process, no_samples, read_samples
 from memprof.model.schedule import Schedule, read_schedule, with_blocks
+from memprof.model.segments import segment_changes
 from memprof.model.simulated import label_simulated
 from memprof.model.storages import StorageTable
 from memprof.model.stranded import stranded_lines
@@ -47,6 +48,7 @@ def build(recording: RecordingView) -> MemoryModel:
     schedule = read_schedule(recording.ticks, lifetimes, has_optimizer=run.has_optimizer)
     accounts = read_accounts(recording.states, schedule)
     stranded = stranded_lines(log, accounts)
+    segments = segment_changes(log, schedule.ticks)
     has_blocks = log is not None
     del log  # as large as all that is made from here on
     storages = _table(lifetimes, schedule)
@@ -82,6 +84,7 @@ def build(recording: RecordingView) -> MemoryModel:
         devices=devices,
         accounts=accounts,
         stranded=stranded,
+        segments=segments,
         ooms=tuple(recording.ooms),
         passes=tuple(recording.passes),
         last_uses=recording.last_uses(),

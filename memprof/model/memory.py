@@ -10,6 +10,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from memprof.model.segments import SegmentChanges
 from memprof.model.snapshot import SnapshotTotals
 from memprof.record.events import (
     Census,
@@ -270,5 +271,7 @@ class MemoryModel:
     """By `Pass.gradients`: parameters after a backward."""
     last_uses: Mapping[int, int] = field(default_factory=dict)
     """Storage -> when an op was last given it, in ns; of storages from 64 KiB, while they were watched."""
+    segments: Mapping[str, SegmentChanges] = field(default_factory=dict)
+    """CUDA device -> its segments as they came and went, where the allocator's history was recorded as a whole."""
     snapshot: tuple[SnapshotTotals, ...] = ()
     """Devices as of a PyTorch snapshot; () for a recording of a run."""

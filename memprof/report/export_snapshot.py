@@ -1,8 +1,7 @@
 """The storages of a run as a memory snapshot that PyTorch's own viewer (pytorch.org/memory_viz) opens.
 
-Every storage, on whatever device, becomes a block at a made-up address. When it was allocated and freed,
-its size, line, op, module and category are what was recorded; addresses, segments and gaps between blocks
-are not, and say nothing about fragmentation.
+Every storage, on whatever device, becomes a block (`report/snapshot_trace.py`). When it was allocated and freed, its
+size, line, op, module and category are what was recorded.
 
 Source:
     `torch.cuda.memory._snapshot`, `torch/cuda/_memory_viz.py` and MemoryViz.js, torch 2.13.0.
@@ -10,7 +9,6 @@ Source:
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,9 +16,11 @@ import numpy as np
 
 from memprof.model.lifetimes import IntArray
 from memprof.model.storages import CATEGORIES, StorageTable, table_of
-from memprof.report.address_space import AddressSpace, round_up
+from memprof.record.blocks import BlockAction
+from memprof.report.pickle_stream import PickleStream, Reference, places_of
 from memprof.report.run_marks import first_moment_ns, iteration_stretches, phase_stretches
 from memprof.report.safe_json import safe_text
+from memprof.report.snapshot_trace import Trace, TraceSegment, trace_of
 
 if TYPE_CHECKING:
     from memprof.advise.diagnosis import Diagnosis
@@ -29,12 +29,17 @@ if TYPE_CHECKING:
 
 Frames = list[dict[str, Any]]
 
-_PICKLE_PROTOCOL = 4
-"""The newest that MemoryViz.js reads."""
-_FIRST_ADDRESS = 1 << 32
-"""Far from 0, and every address after it still exact as a JavaScript number."""
+_SMALL_SEGMENT_BYTES = 2 << 20
+"""Size of a segment of the small pool.
+
+Source:
+    `kSmallBuffer`, c10/core/AllocatorConfig.h, torch 2.13.0.
+"""
+_KEYS = ("action", "addr", "size", "stream", "time_us", "frames", "category")
 _UNKNOWN_CATEGORY = "unknown"
 """MemoryViz.js fails on a snapshot whose categories do not have it among them."""
+_CATEGORY_WORDS = tuple(_UNKNOWN_CATEGORY if category is None else category.value.lower() for category in CATEGORIES)
+_ACTIONS = tuple(action.name.lower() for action in BlockAction)
 _WITHOUT_MEMORY = "meta"
 
 
@@ -53,7 +58,7 @@ class SnapshotReporter:
         Returns:
             A pickle of dicts, lists, strings and numbers.
         """
-        return pickle.dumps(snapshot_document(diagnosis.model), protocol=_PICKLE_PROTOCOL)
+        return write_document(diagnosis.model)
 
 
 def device_indices(devices: tuple[str, ...]) -> dict[str, int]:
@@ -76,35 +81,42 @@ def device_indices(devices: tuple[str, ...]) -> dict[str, int]:
     return found
 
 
-def snapshot_document(model: MemoryModel) -> dict[str, Any]:
-    """Put the storages of a run into the shape of `torch.cuda.memory._snapshot()`.
+def write_document(model: MemoryModel) -> bytes:
+    """Write the storages of a run in the shape of `torch.cuda.memory._snapshot()`.
 
     Args:
         model: The run.
 
     Returns:
-        Plain values only.
+        A pickle of plain values. Besides the keys of a snapshot it has `memprof`, where the stacks and words lie that
+        entries share; viewers pass it over.
     """
     table = table_of(model.storages)
     names = dict.fromkeys((*model.devices, *table.lifetimes.devices))
     indices = device_indices(tuple(name for name in names if name.partition(":")[0] != _WITHOUT_MEMORY))
     clock = _Clock(model, table)
-    frames = _FrameCache(table)
-    traces: list[list[dict[str, Any]]] = [[] for _ in range(max(indices.values(), default=-1) + 1)]
-    segments = []
-    for device, index in indices.items():
-        trace, segment = _device(table, device, index, clock, frames)
-        _insert_ooms(trace, model, device, clock)
-        traces[index] = trace
-        if segment is not None:
-            segments.append(segment)
-    segments.sort(key=lambda segment: segment["address"])
-    return {
-        "segments": segments,
-        "device_traces": traces,
-        "allocator_settings": _plain(model.run.allocator_settings),
-        "external_annotations": _annotations(model, sorted(indices.values()), clock),
-    }
+    stream = PickleStream()
+    stream.raw(b"}(")
+    shared = _Shared(stream, table)
+    histories = {device: trace_of(model, table, device, index) for device, index in indices.items()}
+    segments = [segment for history in histories.values() for segment in history.segments]
+    stream.text("segments")
+    stream.value([_segment(segment, shared) for segment in sorted(segments, key=lambda segment: segment.address)])
+    stream.text("device_traces")
+    stream.raw(b"]")
+    by_index = {index: device for device, index in indices.items()}
+    for index in range(max(indices.values(), default=-1) + 1):
+        stream.raw(b"]")
+        if index in by_index:
+            device = by_index[index]
+            _write_trace(stream, histories[device], _ooms(model, device, clock), clock, shared)
+        stream.raw(b"a")
+    stream.text("allocator_settings")
+    stream.value(_plain(model.run.allocator_settings))
+    stream.text("external_annotations")
+    stream.value(_annotations(model, sorted(indices.values()), clock))
+    stream.raw(b"u")
+    return stream.finish()
 
 
 class _Clock:
@@ -124,135 +136,135 @@ class _Clock:
         return self._offset_us + np.maximum(times_ns - self._first_ns, 0) // 1000
 
 
-class _FrameCache:
-    """Frames of storages; those that came about in the same way share one list, so that the pickle does too."""
+class _Shared:
+    """What entries have in common, with its place in the pickle's memo."""
 
-    def __init__(self, table: StorageTable) -> None:
-        self._table = table.lifetimes
-        self._made: dict[tuple[int, ...], Frames] = {}
+    def __init__(self, stream: PickleStream, table: StorageTable) -> None:
+        columns = table.lifetimes
+        sizes = [max(1, len(values)) for values in (columns.ops, columns.modules, columns.locations)]
+        # One number for op, module, forward location and location.
+        key = columns.op + sizes[0] * (
+            columns.module + sizes[1] * (columns.forward_location + sizes[2] * columns.location)
+        )
+        keys, row_of, self._stack_of_row = np.unique(key, return_index=True, return_inverse=True)
+        del key, keys
+        stream.text("memprof")
+        stream.raw(b"}(")
+        stream.text("words")
+        stream.raw(b"](")
+        self._words = {word: stream.text(word) for word in (*_KEYS, *_ACTIONS, *_CATEGORY_WORDS)}
+        stream.raw(b"e")
+        stream.text("stacks")
+        stacks: list[Frames] = [[], *(_frames(table, row) for row in row_of.tolist())]
+        self._stacks = places_of(stream, stacks)
+        stream.raw(b"u")
+        self._category_of_row = table.category
 
-    def __call__(self, key: tuple[int, ...]) -> Frames:
-        """Frames for codes of op, module, forward location and location, innermost first as torch has them."""
-        known = self._made.get(key)
-        if known is None:
-            table = self._table
-            op, module = table.ops[key[0]], table.modules[key[1]]
-            known = [{"filename": "op", "line": 0, "name": safe_text(op)}]
-            if module is not None:
-                name = f"{module.path or '(root)'} ({module.type_name})"
-                known.append({"filename": "module", "line": 0, "name": safe_text(name)})
-            forward, location = table.locations[key[2]], table.locations[key[3]]
-            if forward is not None:
-                known.append({**_frame(forward), "name": safe_text(f"{forward.function} (forward)")})
-            if location is not None:
-                known.append(_frame(location))
-            self._made[key] = known
-        return known
+    def stacks(self, rows: IntArray) -> IntArray:
+        """Places of the stacks of storages; row -1 is none."""
+        place: IntArray = self._stacks[np.where(rows >= 0, self._stack_of_row[rows] + 1, 0)]
+        return place
+
+    def categories(self, rows: IntArray) -> IntArray:
+        """Places of the names of categories of storages; row -1 is of none."""
+        places = np.array([self._words[word] for word in _CATEGORY_WORDS], np.int64)
+        none = self._words[_UNKNOWN_CATEGORY]
+        found: IntArray = np.where(rows >= 0, places[self._category_of_row[rows]], none)
+        return found
+
+    def actions(self, actions: IntArray) -> IntArray:
+        """Places of the names of actions."""
+        places = np.array([self._words[word] for word in _ACTIONS], np.int64)
+        found: IntArray = places[actions]
+        return found
+
+
+def _frames(table: StorageTable, row: int) -> Frames:
+    """Frames of a storage, innermost first as torch has them; op and module are frames of their own."""
+    columns = table.lifetimes
+    op, module = columns.ops[columns.op[row]], columns.modules[columns.module[row]]
+    frames = [{"filename": "op", "line": 0, "name": safe_text(op)}]
+    if module is not None:
+        name = f"{module.path or '(root)'} ({module.type_name})"
+        frames.append({"filename": "module", "line": 0, "name": safe_text(name)})
+    forward, location = columns.locations[columns.forward_location[row]], columns.locations[columns.location[row]]
+    if forward is not None:
+        frames.append({**_frame(forward), "name": safe_text(f"{forward.function} (forward)")})
+    if location is not None:
+        frames.append(_frame(location))
+    return frames
 
 
 def _frame(location: Location) -> dict[str, Any]:
     return {"filename": safe_text(location.file), "line": location.line, "name": safe_text(location.function)}
 
 
-def _device(
-    table: StorageTable, device: str, index: int, clock: _Clock, frames: _FrameCache
-) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """Trace entries of one device, and the segment that holds its blocks."""
-    columns = table.lifetimes
-    code = columns.devices.index(device) if device in columns.devices else -1
-    rows = np.flatnonzero((columns.device == code) & (columns.nbytes > 0))
-    if not len(rows):
-        return [], None
-    dead = np.flatnonzero(columns.died[rows])
-    # Event 2k is the birth of the k-th row, 2k + 1 its death.
-    times = np.concatenate((columns.birth_ns[rows], columns.death_ns[rows[dead]]))
-    ticks = np.concatenate((columns.birth_tick[rows], columns.death_tick[rows[dead]]))
-    events = np.concatenate((np.arange(len(rows)) * 2, dead * 2 + 1))
-    order = np.lexsort((events, times, ticks))
+def _write_trace(
+    stream: PickleStream, trace: Trace, ooms: list[dict[str, Any]], clock: _Clock, shared: _Shared
+) -> None:
+    """Append the entries of a device, with its out-of-memory errors where they happened, to the list begun last."""
     # Time never goes back in a trace, whatever the clocks of two ticks say.
-    times_us = clock.all(np.maximum.accumulate(times[order])).tolist()
-    sizes = columns.nbytes[rows].tolist()
-    rounded = [round_up(nbytes) for nbytes in sizes]
-    keys = np.stack((columns.op, columns.module, columns.forward_location, columns.location), axis=1)[rows].tolist()
-    stack: list[Frames] = [frames(tuple(key)) for key in keys]
-    names = [_UNKNOWN_CATEGORY if category is None else category.value.lower() for category in CATEGORIES]
-    categories = [names[code] for code in table.category[rows].tolist()]
-
-    space = AddressSpace(_FIRST_ADDRESS * (index + 1) * 256)
-    live: dict[int, int] = {}
-    trace: list[dict[str, Any]] = [{}]
-    # fmt: off
-    for event, time_us in zip(events[order].tolist(), times_us, strict=True):
-        row, dies = divmod(event, 2)
-        nbytes, made_by = sizes[row], stack[row]
-        if dies:
-            address = live.pop(row)
-            space.give_back(address, rounded[row])
-            freed = {"addr": address, "size": nbytes, "stream": 0, "time_us": time_us, "frames": made_by}
-            trace += ({"action": "free_requested", **freed}, {"action": "free_completed", **freed})
-        else:
-            address = live[row] = space.take(rounded[row])
-            trace.append({
-                "action": "alloc", "addr": address, "size": nbytes, "stream": 0,
-                "time_us": time_us, "frames": made_by, "category": categories[row],
-            })
-    # fmt: on
-    trace[0] = {
-        "action": "segment_alloc",
-        "addr": space.base,
-        "size": space.end - space.base,
-        "stream": 0,
-        "time_us": times_us[0],
-        "frames": [],
-        "category": _UNKNOWN_CATEGORY,
-    }
-    blocks = [_block(address, sizes[row], stack[row]) for row, address in live.items()]
-    return trace, _segment(index, space, blocks)
+    time_us = clock.all(np.maximum.accumulate(trace.time_ns)) if len(trace) else trace.time_ns
+    edges = np.searchsorted(time_us, [oom["time_us"] for oom in ooms], side="right").tolist()
+    for first, last, oom in zip([0, *edges], [*edges, len(trace)], [*ooms, None], strict=True):
+        part = slice(first, last)
+        if last > first:
+            stream.entries(
+                {
+                    "addr": trace.address[part],
+                    "size": trace.nbytes[part],
+                    "stream": trace.stream[part],
+                    "time_us": time_us[part],
+                },
+                {
+                    "action": shared.actions(trace.action[part]),
+                    "frames": shared.stacks(trace.row[part]),
+                    "category": shared.categories(trace.row[part]),
+                },
+            )
+        if oom is not None:
+            stream.value(oom)
+            stream.raw(b"a")
 
 
-def _block(address: int, nbytes: int, frames: Frames) -> dict[str, Any]:
+def _segment(segment: TraceSegment, shared: _Shared) -> dict[str, Any]:
+    stacks = shared.stacks(np.array([block.row for block in segment.blocks], np.int64)).tolist()
+    blocks = [
+        {
+            "address": block.address,
+            "size": block.nbytes,
+            "requested_size": block.requested_bytes,
+            "state": "inactive" if block.row < 0 else "active_allocated",
+            "frames": Reference(stack),
+        }
+        for block, stack in zip(segment.blocks, stacks, strict=True)
+    ]
+    held = sum(block.nbytes for block in segment.blocks if block.row >= 0)
     return {
-        "address": address,
-        "size": round_up(nbytes),
-        "requested_size": nbytes,
-        "state": "active_allocated",
-        "frames": frames,
-    }
-
-
-def _segment(index: int, space: AddressSpace, blocks: list[dict[str, Any]]) -> dict[str, Any]:
-    held = sum(block["size"] for block in blocks)
-    requested = sum(block["requested_size"] for block in blocks)
-    for address, size in space.holes():
-        blocks.append({"address": address, "size": size, "requested_size": 0, "state": "inactive", "frames": []})
-    blocks.sort(key=lambda block: block["address"])
-    return {
-        "device": index,
-        "address": space.base,
-        "total_size": space.end - space.base,
+        "device": segment.index,
+        "address": segment.address,
+        "total_size": segment.nbytes,
         "allocated_size": held,
         "active_size": held,
-        "requested_size": requested,
-        "stream": 0,
-        "segment_type": "large",
+        "requested_size": sum(block.requested_bytes for block in segment.blocks if block.row >= 0),
+        "stream": segment.stream,
+        "segment_type": "large" if segment.nbytes > _SMALL_SEGMENT_BYTES else "small",
         "segment_pool_id": (0, 0),
-        "is_expandable": False,
+        "is_expandable": segment.expandable,
         "frames": [],
         "blocks": blocks,
     }
 
 
-def _insert_ooms(trace: list[dict[str, Any]], model: MemoryModel, device: str, clock: _Clock) -> None:
-    """Out-of-memory errors, where they happened; the viewer cannot show one whose free memory is unknown."""
+def _ooms(model: MemoryModel, device: str, clock: _Clock) -> list[dict[str, Any]]:
+    """Out-of-memory errors by time; the viewer cannot show one whose free memory is unknown."""
     found = []
     for oom in model.ooms:
         if oom.device == device and oom.free_bytes is not None:
             frames = [] if oom.location is None else [_frame(oom.location)]
             entry = {"action": "oom", "size": oom.requested_bytes, "device_free": oom.free_bytes, "stream": 0}
             found.append({**entry, "time_us": clock(oom.time_ns), "frames": frames})
-    if found:
-        trace.extend(found)
-        trace.sort(key=lambda entry: entry["time_us"])  # stable: what was in order stays so
+    return sorted(found, key=lambda entry: entry["time_us"])
 
 
 def _annotations(model: MemoryModel, indices: list[int], clock: _Clock) -> list[dict[str, Any]]:

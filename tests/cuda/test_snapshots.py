@@ -198,3 +198,59 @@ def test_a_snapshot_without_a_trace(on_cuda: Callable[..., Any]) -> None:
     assert found["entries"] == 0
     assert found["notes"] == ["the snapshot has no trace: only what was alive when it was taken is known"]
     assert found["codes"] == []
+
+
+def export_beside_torch(level: str, settings: str) -> dict[str, Any]:
+    """Record a run, export it, and take torch's own snapshot of the same moment."""
+    import pickle
+
+    import torch
+    from torch.cuda import _memory_viz
+
+    import memprof
+    from memprof.report.export_snapshot import SnapshotReporter
+
+    torch.cuda.memory._set_allocator_settings(settings)
+    model = torch.nn.Sequential(*[torch.nn.Linear(512, 512) for _ in range(4)]).cuda()
+    optimizer = torch.optim.Adam(model.parameters())
+    kept = []
+    with memprof.Profiler(level, output=os.path.join(os.getcwd(), "run.memprof")) as profiler:
+        for i in range(4):
+            kept.append(torch.empty((i + 1) * MIB, dtype=torch.uint8, device="cuda"))
+            model(torch.ones(64 * (i + 1), 512, device="cuda")).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            profiler.step()
+        real = torch.cuda.memory._snapshot()["segments"]
+    content = SnapshotReporter().render(memprof.diagnose(profiler.recording))
+    found = pickle.loads(content)
+    ours = [segment for segment in found["segments"] if segment["device"] == 0]  # the CPU's come after
+    pages = [_memory_viz.trace_plot(found), _memory_viz.segment_plot(found)]
+
+    def used(segments: list[dict[str, Any]]) -> list[list[int]]:
+        blocks = [item for segment in segments for item in segment["blocks"] if item["state"] == "active_allocated"]
+        return sorted([item["address"], item["size"]] for item in blocks)
+
+    return {
+        "blocks": [used(ours), used(real)],
+        "segments": [
+            sorted([segment["address"], segment["total_size"], segment["is_expandable"]] for segment in segments)
+            for segments in (ours, real)
+        ],
+        "categories": sorted({item["category"] for item in found["device_traces"][0]}),
+        "pages": [len(page) for page in pages],
+    }
+
+
+@pytest.mark.parametrize("level", ["blocks", "tensors"])
+@pytest.mark.parametrize("settings", ["expandable_segments:False", "expandable_segments:True"])
+def test_an_exported_recording_has_the_addresses_of_the_allocator(
+    on_cuda: Callable[..., Any], level: str, settings: str
+) -> None:
+    found = on_cuda(export_beside_torch, level=level, settings=settings, memory="8G")
+    exported, real = found["blocks"]
+    assert exported == real
+    exported, real = found["segments"]
+    assert exported == real
+    assert "gradient" in found["categories"]
+    assert min(found["pages"]) > 10_000
