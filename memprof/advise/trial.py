@@ -98,7 +98,7 @@ def _loss_difference(old: Sequence[float], new: Sequence[float]) -> str:
     if len(old) != len(new):
         return f"{len(new)} backwards instead of {len(old)}"
     row = next(row for row, (a, b) in enumerate(zip(old, new, strict=True)) if a != b)
-    return f"losses differ from backward {row + 1} of {len(old)} on ({old[row]:.6g} before, {new[row]:.6g} with it)"
+    return f"losses differ from backward {row + 1} of {len(old)} on ({old[row]:.9g} before, {new[row]:.9g} with it)"
 
 
 def _differing_lines(old: str, new: str) -> set[int]:

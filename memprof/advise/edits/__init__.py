@@ -23,7 +23,7 @@ from memprof.advise.edits.decorators import drop_cache, drop_dictionary
 from memprof.advise.edits.exceptions import drop_traceback
 from memprof.advise.edits.freeze import freeze
 from memprof.advise.edits.generator import detach_input
-from memprof.advise.edits.hidden_state import detach_other, detach_state
+from memprof.advise.edits.hidden_state import detach_at_once, detach_other, detach_state
 from memprof.advise.edits.kept import store_detached, store_detached_if_tensor, store_float, store_number, store_on_host
 from memprof.advise.edits.modules import register
 from memprof.advise.edits.no_grad import statement_without_autograd, without_autograd, without_autograd_in_eval
@@ -60,6 +60,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("item", store_float, only_after="no attribute 'item'"),
     Recipe("detach", detach_state, ("MP104",), _SHORTER),
     Recipe("detach", detach_other, ("MP104",), _SHORTER),
+    Recipe("detach", detach_at_once, ("MP104",), _SHORTER),
     Recipe("truncate_bptt", detach_state, ("MP104",), _SHORTER),
     Recipe("detach", detach_input, ("MP204",)),
     Recipe("detach", store_detached),

@@ -32,6 +32,12 @@ def detach_other(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
     return (detach_tensor if problem.tuple_held else detach_tuple)(source, problem)
 
 
+def detach_at_once(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
+    """`hidden = hidden.detach()` right after the call, where several states take turns under one name."""
+    statement = source.statement(problem.line)
+    return (source.after(statement, "{0} = {0}.detach()".format(_state(source, statement, problem))),)
+
+
 def _cut(source: SourceFile, problem: Problem, text: str) -> tuple[Change, ...]:
     statement = source.statement(problem.line)
     line = text.format(_state(source, statement, problem))

@@ -537,6 +537,16 @@ def test_without_a_backward_a_state_is_cut_off_after_the_call(tmp_path: Path) ->
     assert edited(tmp_path, text, "MP104", "detach") == ["+        self.hidden = self.hidden.detach()"]
 
 
+def test_states_that_take_turns_are_cut_off_at_once(tmp_path: Path) -> None:
+    text = """
+    for x in loader:
+        for name in names:
+            states[name] = cell(x, states[name])  #<
+        loss(states).backward()
+    """
+    assert edited(tmp_path, text, "MP104", "detach", recipe=2) == ["+        states[name] = states[name].detach()"]
+
+
 # ---- names deleted ---------------------------------------------------------------------------
 
 
