@@ -50,6 +50,9 @@ class CallReader(TorchReader):
         called = self.value(node.func)
         if called.kind is Kind.FUNCTION and called.function is not None:
             return self.invoke(called.function, node, arguments, keywords)
+        if called.kind is Kind.OBJECT and called.cls is not None:
+            method = self.program.method(called.cls, "__call__")
+            return self.invoke(method, node, arguments, keywords) if method is not None else UNKNOWN
         if called.kind is Kind.CLASS and called.cls is None:  # of collections.namedtuple
             return Value(Kind.TUPLE, items=tuple(everything))
         if called.kind is Kind.CLASS and called.cls is not None:

@@ -109,8 +109,13 @@ class Flow:
     def _evaluates(self, function: FunctionInfo, loop: Loop, kinds: dict[Loop, str]) -> bool:
         if self.in_module(function) and not self._is_lightning(function):
             return False
+        if any(self.in_module(site.caller) for site in function.sites):
+            return False  # a part of some forward
+        turning = paths_in(loop.target) if isinstance(loop, (ast.For, ast.AsyncFor)) else set()
         runs = any(
-            isinstance(item, ast.Call) and (self.is_forward(item) or self.callees.get(item) in self.applies)
+            isinstance(item, ast.Call)
+            and (self.is_forward(item) or self.callees.get(item) in self.applies)
+            and not turning & paths_in(item.func)  # another layer in each turn
             for item in inside(loop)
         )
         if not runs:

@@ -231,4 +231,6 @@ def unpack(value: Value, count: int) -> list[Value]:
     """The values of `a, b, ... = value`."""
     if value.kind is Kind.TUPLE and len(value.items) == count:
         return list(value.items)
+    if value.guess and value.scalar:  # a loss by its name, and with it what goes into a log
+        return [value] + [UNKNOWN] * (count - 1)
     return [element_of(value)] * count

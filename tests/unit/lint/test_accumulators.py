@@ -153,6 +153,53 @@ CLEAN = {
     "of one iteration": STEP.replace(
         "    optimizer.zero_grad", "    total = 0.0\n    total += loss\n    optimizer.zero_grad"
     ),
+    "logged beside the loss": """
+        from losses import compute_loss
+
+        total = 0.0
+        for x, y in loader:
+            loss, parts = compute_loss(model(x), y)
+            loss.backward()
+            total = total + parts
+        """,
+    "detached by an object that is called": """
+        class ComputeLoss:
+            def __call__(self, outputs, targets):
+                loss = F.mse_loss(outputs, targets)
+                return loss, loss.detach()
+
+        compute_loss = ComputeLoss()
+        total = 0.0
+        for x, y in loader:
+            loss, shown = compute_loss(model(x), y)
+            loss.backward()
+            total = total + shown
+        """,
+    "layers of a helper of a forward": """
+        def run(layers, x):
+            for layer in layers:
+                x = layer(x)
+            return x
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layers = nn.ModuleList([nn.Linear(8, 8)])
+
+            def forward(self, x):
+                return run(self.layers, x)
+        """,
+    "layers one by one": """
+        def make(layers, start, end):
+            def forward(x):
+                for i in range(start, end):
+                    x = layers[i](x)
+                return x
+
+            return forward
+
+        make(nn.ModuleList([nn.Linear(8, 8)]), 0, 1)
+        """,
     "moved": "state = model(x0)" + STEP + "    state = state.to(device)\n    print(state.sum().item())\n",
     "differentiated": """
         for x, y in loader:
