@@ -124,18 +124,19 @@ class _Walk:
         self._places = np.ndarray((len(padded) - 3,), "<u4", padded, strides=(1,))
         self._columns = columns
         codes = self._bytes[: len(data)]
-        begins = (codes[:-3] == _DICT) & (codes[1:-2] == _MEMOIZE) & (codes[2:-1] == _MARK)
-        begins &= _GET_LENGTH[codes[3:]] > 0
+        begins = codes[:-2] == _DICT
+        begins &= (codes[1:-1] == _MARK) | ((codes[1:-1] == _MEMOIZE) & (codes[2:] == _MARK))
         self._start = np.flatnonzero(begins)
         count = len(self._start)
         self._end = np.full(count, -1, np.int64)
-        self._memoized = np.ones(count, np.int64)  # the dictionary itself
+        # Most pickles put the dictionary itself into the memo.
+        self._memoized = (codes[self._start + 1] == _MEMOIZE).astype(np.int64)
         self._numbers = np.full((len(NUMBERS), count), -1, np.int64)
         self._action = np.full(count, -1, np.int64)
         self._frames = np.full((4, count), -1, np.int64)
 
     def table(self) -> EntryTable:
-        rows, at = np.arange(len(self._start)), self._start + 3
+        rows, at = np.arange(len(self._start)), self._start + 2 + self._memoized
         for _ in range(_MOST_KEYS):
             rows, at = self._end_some(rows, at)
             rows, at, key = self._key(rows, at)

@@ -126,3 +126,37 @@ def test_entries_are_dictionaries_with_shared_values() -> None:
 def test_what_is_no_plain_value_is_refused() -> None:
     with pytest.raises(TypeError, match="BlockAction is no plain type|set is no plain type"):
         PickleStream().value({BlockAction.ALLOC: {1, 2}})
+
+
+def test_an_exported_snapshot_is_read_again_without_unpickling_every_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from memprof.record.snapshot import read_snapshot
+    from memprof.record.trace import Trace
+
+    trace = [entry("segment_alloc", BASE, 2 * MIB, 1)]
+    for number in range(3000):
+        trace += [entry("alloc", BASE, 512, 10 * number + 2, frames=[USER]), *freed(BASE, 512, 10 * number + 3)]
+    unused = segment(BASE, 2 * MIB, blocks=[block(BASE, 2 * MIB, "inactive")])
+    with open_file(write(tmp_path / "memory.pickle", snapshot(segments=[unused], device_traces=[trace]))) as view:
+        content = SnapshotReporter().render(diagnose(view))
+    path = tmp_path / "exported.pickle"
+    path.write_bytes(content)
+    made = 0
+    append = Trace.append
+
+    def counting(self: Trace, item: Any) -> None:
+        nonlocal made
+        made += 1
+        append(self, item)
+
+    monkeypatch.setattr(Trace, "append", counting)
+    history = read_snapshot(path)
+    assert made == 0
+    [device] = history.devices
+    assert device.events.address.tolist() == [item["addr"] for item in trace]
+    assert device.events.nbytes.tolist() == [item["size"] for item in trace]
+    lines = {history.stacks[number][-1] for number in set(device.events.stack.tolist()) if number >= 0}
+    assert {(line.file, line.line, line.function) for line in lines} == {(USER["filename"], USER["line"], USER["name"])}
+    again = write(tmp_path / "again.pickle", pickle.loads(content))
+    assert read_snapshot(again).devices[0].events.time_ns.tolist() == device.events.time_ns.tolist()
