@@ -46,6 +46,8 @@ def _stored(context: Context, function: FunctionInfo) -> Iterator[_Stored]:
         base = context.value(holder)
         if base.kind not in (Kind.CONTAINER, Kind.UNKNOWN) or base.bounded:
             continue
+        if base.kind is Kind.UNKNOWN and call.func.attr != "append":
+            continue  # a queue that somebody empties, a buffer with a limit of its own
         if call.func.attr in STORING_METHODS or (
             call.func.attr in EXTENDING_METHODS and base.kind is Kind.CONTAINER and base.shape != "dict"
         ):

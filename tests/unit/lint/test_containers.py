@@ -292,6 +292,19 @@ def test_a_queue_without_a_limit() -> None:
     assert findings("kept = queue.Queue(maxsize=4)" + STEP + "kept.put(loss)\n", confidence=Confidence.LOW) == []
 
 
+def test_queues_and_buffers_of_other_packages_are_left_alone() -> None:
+    text = """
+        def work(updates, buffer):
+            for x, y in loader:
+                loss = criterion(model(x), y)
+                loss.backward()
+                updates.put([p.grad for p in model.parameters()])
+                buffer.push(loss)
+        """
+
+    assert findings(text, confidence=Confidence.LOW) == []
+
+
 DATASET = """
     class Images(Dataset):
         def __init__(self):
