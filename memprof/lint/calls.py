@@ -72,8 +72,8 @@ class CallReader(TorchReader):
             return self.tensor_method(node, base, name, arguments)
         if name in ("append", "appendleft", "add", "insert", "extend", "extendleft", "put", "put_nowait"):
             if base.kind in (Kind.CONTAINER, Kind.UNKNOWN) and arguments:
-                if base.kind is Kind.UNKNOWN and not isinstance(func.value, ast.Name):
-                    return UNKNOWN  # of an attribute that may turn out to be something else
+                if base.kind is Kind.UNKNOWN and (name != "append" or not isinstance(func.value, ast.Name)):
+                    return UNKNOWN  # of something that may turn out to be no list
                 self._keep(func.value, name, arguments)
                 if base.kind is Kind.CONTAINER:
                     return PLAIN
