@@ -24,7 +24,15 @@ from memprof.advise.edits.exceptions import drop_traceback
 from memprof.advise.edits.freeze import freeze
 from memprof.advise.edits.generator import detach_input
 from memprof.advise.edits.hidden_state import detach_at_once, detach_other, detach_state
-from memprof.advise.edits.kept import store_detached, store_detached_if_tensor, store_float, store_number, store_on_host
+from memprof.advise.edits.kept import (
+    store_detached,
+    store_detached_if_tensor,
+    store_float,
+    store_neighbours_on_host,
+    store_number,
+    store_on_host,
+    store_on_host_if_tensor,
+)
 from memprof.advise.edits.modules import register
 from memprof.advise.edits.no_grad import statement_without_autograd, without_autograd, without_autograd_in_eval
 from memprof.advise.edits.problem import Problem
@@ -66,6 +74,8 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("detach", store_detached),
     Recipe("detach", store_detached_if_tensor, only_after="no attribute 'detach'"),
     Recipe("move_to_cpu", store_on_host),
+    Recipe("move_to_cpu", store_on_host_if_tensor, only_after="no attribute"),
+    Recipe("move_to_cpu", store_neighbours_on_host, only_after="device"),
     Recipe("no_grad", without_autograd),
     Recipe("no_grad", statement_without_autograd),
     Recipe("no_grad", without_autograd_in_eval),

@@ -42,25 +42,60 @@ def store_detached(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
 
 def store_detached_if_tensor(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
     """`value.detach() if isinstance(value, torch.Tensor) else value`, where other things are stored there, too."""
+    return _if_tensor(source, problem, ".detach()")
+
+
+def store_on_host_if_tensor(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
+    """The same with `.detach().cpu()`."""
+    _refuse_on_host(problem)
+    return _if_tensor(source, problem, ".detach().cpu()")
+
+
+def store_neighbours_on_host(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
+    """`.cpu()` on what the statement stores and on what its neighbours do: outputs and labels are compared later."""
+    _refuse_on_host(problem)
+    statement = source.statement(problem.line)
+    block = source.parent(statement)
+    values: list[cst.BaseExpression] = []
+    for neighbour in block.children if block is not None else ():
+        small = neighbour.body[0] if isinstance(neighbour, cst.SimpleStatementLine) else None
+        call = small.value if isinstance(small, cst.Expr) else None
+        if isinstance(call, cst.Call) and isinstance(call.func, cst.Attribute) and call.args:
+            if call.func.attr.value in _STORE_FIRST:
+                values.append(call.args[0].value)
+    if len(values) < 2 or any(isinstance(value, (*_LITERALS, cst.Dict)) for value in values):
+        raise CannotEdit("nothing beside it is stored")
+    suffix = ".detach().cpu()" if problem.graph else ".cpu()"
+    left = [value for value in values if not source.code(value).endswith(".cpu()")]
+    return tuple(change for value in left for change in source.suffixed(value, suffix))
+
+
+def _if_tensor(source: SourceFile, problem: Problem, suffix: str) -> tuple[Change, ...]:
     torch, imports = source.torch_name()
 
     def changed(value: cst.BaseExpression) -> tuple[Change, ...]:
         if not isinstance(value, cst.Name):
             raise CannotEdit("what is stored there is not always a tensor")
         name = value.value
-        text = f"{name}.detach() if isinstance({name}, {torch}.Tensor) else {name}"
+        text = f"{name}{suffix} if isinstance({name}, {torch}.Tensor) else {name}"
         return (source.replaced(value, text if isinstance(source.parent(value), cst.Arg) else f"({text})"),)
 
     return (*imports, *_change(source, problem, changed, whole=True))
 
 
-def store_on_host(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
-    """`.cpu()` on what is stored; of a model's state a dictionary of copies."""
+def _refuse_on_host(problem: Problem) -> None:
     if problem.device == "cpu":
         raise CannotEdit("the tensors are on the host already; --simulate GPU tells what it would do on a GPU")
+
+
+def store_on_host(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
+    """`.cpu()` on what is stored; of a model's state a dictionary of copies."""
+    _refuse_on_host(problem)
     suffix = ".detach().cpu()" if problem.graph else ".cpu()"
 
     def changed(value: cst.BaseExpression) -> tuple[Change, ...]:
+        if source.code(value).endswith(".cpu()"):
+            return ()
         state = _state_dict(source, value)
         if state is None:
             return source.suffixed(value, suffix)

@@ -176,9 +176,23 @@ def test_only_tensors_are_detached_where_other_things_are_stored_too(tmp_path: P
     def track(name, value):
         history.setdefault(name, []).append(value)  #<
     """
-    assert edited(tmp_path, text, "MP102", "detach", recipe=1)[1].strip("+ ") == (
-        "history.setdefault(name, []).append(value.detach() if isinstance(value, torch.Tensor) else value)"
-    )
+    for slug, suffix in (("detach", ".detach()"), ("move_to_cpu", ".detach().cpu()")):
+        assert edited(tmp_path, text, "MP102", slug, recipe=1)[1].strip("+ ") == (
+            f"history.setdefault(name, []).append(value{suffix} if isinstance(value, torch.Tensor) else value)"
+        )
+
+
+def test_outputs_and_labels_move_together(tmp_path: Path) -> None:
+    text = """
+    for x, y in loader:
+        out = model(x)
+        outs.append(out)  #<
+        labels.append(y)
+        count += len(y)
+    """
+    rows = edited(tmp_path, text, "MP103", "move_to_cpu", recipe=2)
+    assert [row[1:].strip() for row in rows if row[0] == "+"] == ["outs.append(out.cpu())", "labels.append(y.cpu())"]
+    assert "nothing beside it" in refusal(tmp_path, "outs.append(out)  #<", "MP103", "move_to_cpu", recipe=2)
 
 
 def test_only_the_expression_changes_in_a_call_over_several_lines(tmp_path: Path) -> None:
