@@ -111,7 +111,7 @@ def unverified(findings: Sequence[Finding]) -> Fix:
                 break
         status = Status.NO_EDIT if made is None else Status.UNVERIFIED
         alone = _alone(made) if made is not None else EditedFiles()
-        outcomes.append(Outcome(finding, status, made, attempts=tuple(attempts), alone=alone))
+        outcomes.append(Outcome(finding, status, made, attempts=tuple(dict.fromkeys(attempts)), alone=alone))
     return Fix(tuple(outcomes), edit(chosen))
 
 
@@ -178,7 +178,7 @@ class Verifier:
         outcomes = []
         for number, finding in enumerate(findings):
             accepted = next((item for item in self._accepted if item.finding is finding), None)
-            attempts = tuple(self._attempts[number])
+            attempts = tuple(dict.fromkeys(self._attempts[number]))
             if accepted is not None:
                 results, note = self._results[number]
                 alone = _alone(accepted)

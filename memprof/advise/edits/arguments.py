@@ -14,7 +14,7 @@ _OPTIMIZERS = frozenset("Adadelta Adagrad Adam AdamW Adamax ASGD NAdam RAdam RMS
 
 def drop_retain_graph(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
     """`loss.backward(retain_graph=True)` becomes `loss.backward()`."""
-    return _dropped(source, problem, ("backward",), "retain_graph")
+    return _dropped(source, problem, ("backward", "grad"), "retain_graph")
 
 
 def drop_create_graph(source: SourceFile, problem: Problem) -> tuple[Change, ...]:

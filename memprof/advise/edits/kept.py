@@ -51,6 +51,35 @@ def store_on_host_if_tensor(source: SourceFile, problem: Problem) -> tuple[Chang
     return _if_tensor(source, problem, ".detach().cpu()")
 
 
+def store_detached_values(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
+    """Of a dictionary, one with its tensors detached."""
+    torch, imports = source.torch_name()
+
+    def changed(value: cst.BaseExpression) -> tuple[Change, ...]:
+        kept = f"value.detach() if isinstance(value, {torch}.Tensor) else value"
+        return source.wrapped(value, f"{{name: {kept} for name, value in ", ".items()}")
+
+    return (*imports, *_change(source, problem, changed, whole=True))
+
+
+def store_nothing(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
+    """The statement that stores goes, where it does nothing else and others stand beside it."""
+    statement = source.statement(problem.line)
+    small = statement.body[0] if isinstance(statement, cst.SimpleStatementLine) and len(statement.body) == 1 else None
+    call = small.value if isinstance(small, cst.Expr) else None
+    stores = (
+        isinstance(call, cst.Call)
+        and isinstance(call.func, cst.Attribute)
+        and call.func.attr.value in _STORE_FIRST | _STORE_LAST
+        and not any(isinstance(node, cst.Call) for item in call.args for node in source.nodes(cst.Call, item.value))
+    )
+    block = source.parent(statement)
+    others = [item for item in (block.children if block is not None else ()) if isinstance(item, cst.BaseStatement)]
+    if not stores or len(others) < 2:
+        raise CannotEdit("the statement does more than store")
+    return (Change(*source.line_span(*source.lines(statement)), ""),)
+
+
 def store_neighbours_on_host(source: SourceFile, problem: Problem) -> tuple[Change, ...]:
     """`.cpu()` on what the statement stores and on what its neighbours do: outputs and labels are compared later."""
     _refuse_on_host(problem)

@@ -182,6 +182,26 @@ def test_only_tensors_are_detached_where_other_things_are_stored_too(tmp_path: P
         )
 
 
+def test_the_tensors_of_a_dictionary_are_detached(tmp_path: Path) -> None:
+    rows = edited(tmp_path, "import torch\nouts.append(step(x))  #<\n", "MP102", "detach", recipe=2)
+    assert rows[1] == (
+        "+outs.append({name: value.detach() if isinstance(value, torch.Tensor) else value "
+        "for name, value in step(x).items()})"
+    )
+
+
+def test_what_nobody_needs_is_not_stored(tmp_path: Path) -> None:
+    text = """
+    def collate(batch):
+        x = stack(batch)
+        seen.append(x)  #<
+        return x
+    """
+    assert edited(tmp_path, text, "MP117", "del") == ["-    seen.append(x)"]
+    for statement in ("seen.append(stack(batch))", "x = seen.setdefault(0, x)"):
+        assert "more than store" in refusal(tmp_path, f"a = 1\n{statement}  #<\n", "MP117", "del")
+
+
 def test_outputs_and_labels_move_together(tmp_path: Path) -> None:
     text = """
     for x, y in loader:
