@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import importlib
 import importlib.util
 import json
@@ -157,6 +158,7 @@ def serve(connection: socket.socket) -> None:
     import torch
 
     assert not torch.cuda.is_initialized(), "an import initialised CUDA"
+    gc.collect()  # so that each child's first collections come when they would in a process of its own
     requests = connection.makefile("rb")
     connection.sendall(b'{"status": "ready"}\n')
     while line := requests.readline():

@@ -52,9 +52,12 @@ def describe(error: BaseException, code: UserCode, *, input_shape: tuple[int, ..
         The facts, or None where the exception is about something else.
     """
     message = str(error)
-    kind = "shape" if _SHAPE.search(message) else "device" if _DEVICE.search(message) else None
-    if kind is None or not isinstance(error, (RuntimeError, ValueError)):
-        return None
+    of_shape, of_device = _SHAPE.search(message), _DEVICE.search(message)
+    found = of_shape or of_device
+    if found is None or not isinstance(error, (RuntimeError, ValueError)):
+        cause = error.__cause__
+        return None if cause is None else describe(cause, code, input_shape=input_shape)
+    kind = "shape" if of_shape else "device"
     frames = list(_frames(error.__traceback__))
     user = [frame for frame, _ in frames if code.owns(frame.f_code)]
     running = [(place, module) for place, (frame, _) in enumerate(frames) if (module := _module_of(frame)) is not None]
@@ -72,7 +75,7 @@ def describe(error: BaseException, code: UserCode, *, input_shape: tuple[int, ..
     source = _flattened(frames, at_module, user[-1] if user else None, message)
     return Failure(
         kind=kind,
-        message=message.partition("\n")[0],
+        message=next(line for line in message.splitlines() if found[0].partition("\n")[0] in line).strip(),
         location=location(user[-1] if user else None),
         call=location(caller[-1] if caller else None),
         root="" if root is None else type(root).__name__,

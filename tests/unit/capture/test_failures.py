@@ -105,6 +105,29 @@ def test_layer_that_the_root_does_not_know() -> None:
     assert not found.inside
 
 
+def test_the_cause_of_an_error_counts() -> None:
+    def wrapped() -> None:
+        try:
+            nn.Linear(4, 2)(torch.ones(3, 5))
+        except RuntimeError as error:
+            raise ValueError("training failed") from error
+
+    found = failure_of(wrapped)
+    assert found is not None
+    assert found.features == (4, 2)
+
+
+def test_message_is_the_line_that_says_it() -> None:
+    text = "Caught RuntimeError in replica 0.\nOriginal Traceback:\n  RuntimeError: mat1 and mat2 shapes cannot be multiplied (3x5 and 4x2)"
+
+    def replica() -> None:
+        raise RuntimeError(text)
+
+    found = failure_of(replica)
+    assert found is not None
+    assert found.message == "RuntimeError: mat1 and mat2 shapes cannot be multiplied (3x5 and 4x2)"
+
+
 @pytest.mark.parametrize("error", [ValueError("something else"), KeyError("mat1"), RuntimeError("CUDA out of memory")])
 def test_other_errors_are_passed_over(error: Exception) -> None:
     assert describe(error, UserCode()) is None
