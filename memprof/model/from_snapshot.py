@@ -59,6 +59,7 @@ def describe_snapshot(model: MemoryModel, history: AllocatorHistory) -> MemoryMo
     stranded = {item.device: lines_of_segments(item.segments, user_lines) for item in history.devices}
     return replace(
         model,
+        iterations=(),
         snapshot=totals,
         stranded={device: lines for device, lines in stranded.items() if lines},
         peaks={

@@ -197,7 +197,7 @@ def _write(
 
 
 def _panels(figure: Figure, model: MemoryModel, devices: list[str]) -> list[str]:
-    """Draw two panels for each device, and say what the reader must know about them."""
+    """Draw two panels for each device, one for that of a snapshot, and say what the reader must know about them."""
     width, height = figure.get_figwidth(), figure.get_figheight()
     if not devices:
         axes = figure.add_axes((0.25 / width, 0.5 / height, 1 - 0.5 / width, 1 - 1.8 / height))
@@ -210,6 +210,11 @@ def _panels(figure: Figure, model: MemoryModel, devices: list[str]) -> list[str]
     )  # fmt: skip
     has_gaps = False
     for column, device in enumerate(devices):
+        if model.snapshot:  # no iterations to draw memory by
+            only = figure.add_subplot(grid[:, column])
+            style_axes(only)
+            draw_composition(only, model, device)
+            continue
         upper = figure.add_subplot(grid[0, column])
         style_axes(upper)
         if model.iterations:

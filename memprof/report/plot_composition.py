@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -37,9 +37,13 @@ def draw_composition(axes: Axes, model: MemoryModel, device: str) -> bool:
         Whether there are stretches in which storages were not watched.
     """
     source = source_suffix(least_direct_source(model, device, tracked_only=True))
-    panel_title(axes, drawable(f"What the memory of {device} was made of{source}"))
+    title = f"Memory of {device} over the trace" if model.snapshot else f"What the memory of {device} was made of"
+    panel_title(axes, drawable(f"{title}{source}"))
+    if model.snapshot and not any(item.device == device and item.trace_entries for item in model.snapshot):
+        say_nothing(axes, "the snapshot has no trace of this device")
+        return False
     windows = watched_windows(model, device, _POINTS)
-    if not windows:
+    if not windows or not any(point.by_category for window in windows for point in window.points):
         say_nothing(axes, "storages were not watched, so the composition is unknown")
         return False
     tables = [_table(window) for window in windows]
@@ -50,7 +54,7 @@ def draw_composition(axes: Axes, model: MemoryModel, device: str) -> bool:
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     if not model.iterations:
-        _areas(axes, [window.x for window in windows], tables, factor)
+        _areas(axes, [window.x for window in windows], tables, factor, step="post" if model.snapshot else None)
         axes.set_xlim(0.0, float(windows[-1].x[-1]) or 1.0)
         axes.set_xlabel("time, s", fontsize=10, color=INK, labelpad=3)
         side_legend(axes)
@@ -120,7 +124,13 @@ def _table(window: Window) -> FloatArray:
     return np.array(rows, np.float64)
 
 
-def _areas(axes: Axes, xs: Sequence[FloatArray], tables: Sequence[FloatArray], factor: int) -> None:
+def _areas(
+    axes: Axes,
+    xs: Sequence[FloatArray],
+    tables: Sequence[FloatArray],
+    factor: int,
+    step: Literal["post"] | None = None,
+) -> None:
     """Stack the areas, window by window; the legend reads from top to bottom as the stack does."""
     for number, name in reversed(list(enumerate(CATEGORY_COLOURS))):
         if not any(table[number].any() for table in tables):
@@ -130,7 +140,7 @@ def _areas(axes: Axes, xs: Sequence[FloatArray], tables: Sequence[FloatArray], f
             lower = table[:number].sum(axis=0) / factor
             axes.fill_between(
                 x, lower, lower + table[number] / factor, facecolor=CATEGORY_COLOURS[name], edgecolor="none",
-                linewidth=0, label=label, zorder=2,
+                linewidth=0, label=label, zorder=2, step=step,
             )  # fmt: skip
             label = None
 

@@ -177,3 +177,16 @@ def test_the_report_of_a_snapshot_speaks_of_blocks_and_their_age(tmp_path: Path)
     assert "a snapshot shows no iterations; record the run with `memprof analyze`" in text
     for word in ("uncategorised", "storage", "iteration 0", "leak "):
         assert word not in text.replace("not each is a leak", "")
+
+
+def test_a_plot_of_a_snapshot_is_over_time(tmp_path: Path) -> None:
+    from memprof.report.plot import PlotReporter
+
+    trace = [entry("segment_alloc", BASE, 20 * MIB, 0), entry("alloc", BASE, 2 * MIB, 5_000_000, frames=KEPT)]
+    other = segment(BASE + 64 * MIB, 2 * MIB, device=1)
+    diagnosis = diagnosed(tmp_path, segments=[*segments((0, 2 * MIB, KEPT)), other], device_traces=[trace, []])
+    assert diagnosis.model.iterations == ()
+    first, second = PlotReporter().figure(diagnosis).axes
+    assert first.get_title(loc="left") == "Memory of cuda:0 over the trace"
+    assert first.get_xlabel() == "time, s"
+    assert [text.get_text() for text in second.texts] == ["the snapshot has no trace of this device"]
