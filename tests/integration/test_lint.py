@@ -6,11 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from memprof.lint import Confidence, LintOptions, check_paths, lint_paths
+from tests.corpus.labels import load
+from tests.corpus.score import THRESHOLDS, score, table
+from tests.corpus.tools import lint
 from tests.integration.sample_labels import SAMPLES, SAMPLES_DIR, line_number
 
 SEEN = {
@@ -58,6 +62,19 @@ def test_samples(label) -> None:
     lines = {line_number(label.path, item.line) for item in label.expected if item.line is not None}
     lines |= {line_number(label.path, item.line) for item in label.allowed if item.line is not None}
     assert {item.line for item in found} <= lines
+
+
+def test_corpus() -> None:
+    scripts = load()
+    whole = score(scripts, lint(scripts, Namespace()), static=True)
+    shares = whole.total.shares
+
+    assert whole.failures == []
+    for name in ("precision", "lines", "remedies"):
+        share = shares[name]
+        assert share is not None
+        assert share >= THRESHOLDS[name], f"{table(whole)}\n" + "\n".join(whole.problems)
+    assert whole.silent >= 0.97 * whole.clean, whole.problems
 
 
 def test_a_finding_is_exit_status_1() -> None:

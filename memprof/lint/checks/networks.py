@@ -47,6 +47,9 @@ def _untrained(context: Context, made: list[Optimizer]) -> Iterator[LintFinding]
                 continue
             if any(context.value(argument).has_graph for argument in call.args):
                 continue  # its gradients go on to what made its input
+            user = function.module.parents.get(call)
+            if isinstance(user, ast.Attribute) and user.attr in _DETACHING:
+                continue  # its graph is gone at once
             names = _names_of(context, function, path)
             if names & trained or not names or _belongs_elsewhere(context, names):
                 continue

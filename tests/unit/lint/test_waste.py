@@ -152,6 +152,7 @@ def test_a_backbone_that_no_optimizer_trains() -> None:
         backbone(setup="net = nn.Sequential(backbone, head)"),
         backbone(parameters="parameters"),
         backbone(forward="backbone(head(x))"),
+        backbone(forward="backbone(x).detach()"),
     ],
 )
 def test_a_backbone_that_is_trained_frozen_or_unknown_is_left_alone(text: str) -> None:
