@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -12,12 +12,22 @@ from memprof.record.events import Location, OptimizerMade
 _MOST = 64
 
 
+@dataclass(slots=True)
+class _Scans:
+    """How often an optimizer stepped, and what its state was when it was last looked through."""
+
+    steps: int = 0
+    storages: frozenset[int] = frozenset()
+    changes: bool = False
+
+
 class OptimizerLog:
     """Remembers optimizers in order of appearance, without keeping them alive."""
 
     def __init__(self) -> None:
         self._numbers: weakref.WeakKeyDictionary[torch.optim.Optimizer, int] = weakref.WeakKeyDictionary()
         self._made: list[OptimizerMade] = []
+        self._scans: weakref.WeakKeyDictionary[torch.optim.Optimizer, _Scans] = weakref.WeakKeyDictionary()
 
     @property
     def made(self) -> tuple[OptimizerMade, ...]:
@@ -35,8 +45,28 @@ class OptimizerLog:
             self._numbers[optimizer] = len(self._made)
             self._made.append(OptimizerMade(type(optimizer).__name__, location, state_bytes=None))
 
-    def stepped(self, optimizer: torch.optim.Optimizer, state_bytes: int) -> None:
-        """Note how much state an optimizer has after a step that was watched."""
+    def state_due(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether to look through the state of an optimizer that has stepped.
+
+        State is made in the first step and stays, so that looking at it at growing distances is enough, unless the
+        optimizer was seen to make it anew.
+        """
+        scans = self._scans.setdefault(optimizer, _Scans())
+        scans.steps += 1
+        return scans.changes or scans.steps & (scans.steps - 1) == 0
+
+    def stepped(self, optimizer: torch.optim.Optimizer, state_bytes: int, storages: frozenset[int]) -> None:
+        """Note the state of an optimizer after a step that was watched.
+
+        Args:
+            optimizer: It.
+            state_bytes: Bytes of its state.
+            storages: Keys of the storages of its state.
+        """
+        scans = self._scans.setdefault(optimizer, _Scans())
+        if scans.storages and storages != scans.storages:
+            scans.changes = True
+        scans.storages = storages
         number = self._numbers.get(optimizer)
         if number is not None:
             known = self._made[number]

@@ -48,6 +48,8 @@ class ParameterBooks:
         """Optimizer -> `id` of a parameter of its that got a gradient since its last step or `zero_grad`."""
         self._known: dict[tuple[ParameterShare, ...], int] = {}
         self._module_refs: dict[tuple[int, str], tuple[ModuleRef, int]] = {}
+        self._without_optimizer = False
+        """A parameter that no optimizer has got a gradient."""
         self.entered: set[int] = set()
         """Module ids (of the recording) that were called while storages were watched."""
 
@@ -117,6 +119,7 @@ class ParameterBooks:
         owners = self._owners()
         sums: dict[_Key, list[int]] = {}
         live = self._tracker.live
+        self._without_optimizer = False
         for root, module, module_id, name, parameter in self._named():
             gradient = parameter.grad
             if roles:
@@ -126,6 +129,8 @@ class ParameterBooks:
                     self._tracker.found(gradient, Role.GRADIENT)
             optimizer = owners.get(id(parameter))
             written = self._got_gradient(parameter)
+            if gradient is not None and optimizer is None:
+                self._without_optimizer = True
             if written and optimizer is not None:
                 self._pending.setdefault(optimizer, id(parameter))
             booked = live.get(storage_key(parameter))
@@ -148,6 +153,20 @@ class ParameterBooks:
             number = self._known[shares] = len(self._known)
             self._write(ParameterProfile(number, shares))
         return number
+
+    def find_gradients(self) -> None:
+        """Give gradients their role and no more: from the lists of optimizers, for modules would have to be walked."""
+        for optimizer in list(self._optimizers):
+            for group in optimizer.param_groups:
+                self._find_gradients(group["params"])
+        if self._without_optimizer:
+            self._find_gradients(parameter for *_, parameter in self._named())
+
+    def _find_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
+        for parameter in parameters:
+            gradient = parameter.grad
+            if gradient is not None:
+                self._tracker.found(gradient, Role.GRADIENT)
 
     def _got_gradient(self, parameter: torch.Tensor) -> bool:
         gradient = parameter.grad

@@ -490,7 +490,7 @@ class CaptureSession:
                     started_from, keep=keep, create=create, line=line, tick=self._clock.index
                 )
         self._backwards += 1
-        self._profiles = self._finds_roles or self._backwards & (self._backwards - 1) == 0
+        self._profiles = self._mode_on or self._backwards & (self._backwards - 1) == 0
         if self._profiles:
             for optimizer in self._parameters.backward_begins():
                 gone = self._passes.begin(PassKind.ZERO_GRAD)
@@ -506,7 +506,11 @@ class CaptureSession:
             self._guard(self._backward_ends)
 
     def _backward_ends(self) -> None:
-        gradients = self._parameters.backward_ended(roles=self._finds_roles) if self._profiles else NONE
+        gradients = NONE
+        if self._profiles:
+            gradients = self._parameters.backward_ended(roles=self._finds_roles)
+        elif self._finds_roles:
+            self._parameters.find_gradients()
         begun = self._begun.pop(PassKind.BACKWARD, None)
         if begun is not None:
             flags = PassFlag.ANOMALY if torch.is_anomaly_enabled() else PassFlag(0)
@@ -552,14 +556,16 @@ class CaptureSession:
             self._passes.end(PassKind.STEP, begun, location=self._user_line(), subject=number)
         self._clock.in_optimizer = False
         self._clock.flags |= ticks.OPTIMIZER_STEP
-        if self._finds_roles:
+        if self._mode_on or (self._finds_roles and self._optimizer_log.state_due(optimizer)):
             nbytes = 0
+            storages = set()
             for parameter, state in optimizer.state.items():
                 for name, value in state.items() if isinstance(state, dict) else ():
                     if isinstance(value, torch.Tensor) and value is not parameter:
                         self._tracker.found(value, Role.OPTIMIZER_STATE, str(name))
                         nbytes += value.numel() * value.element_size()
-            self._optimizer_log.stepped(optimizer, nbytes)
+                        storages.add(storage_key(value))
+            self._optimizer_log.stepped(optimizer, nbytes, frozenset(storages))
         self._clock.enter(Phase.OTHER)
 
     def gradients_zeroed(self, owner: torch.nn.Module | torch.optim.Optimizer, *, freed: bool) -> None:
@@ -597,8 +603,11 @@ class CaptureSession:
 
     def _learn_module(self, root: torch.nn.Module) -> None:
         """Learn paths, parameters and buffers of a root module the first time it is watched."""
+        known = id(root) in self._modules and root in self._roots
+        if known and not (self._mode_on or self._clock.index & (self._clock.index - 1) == 0):
+            return  # between watched times new parameters are looked for at growing distances
         count = sum(1 for _ in root.parameters())
-        if id(root) in self._modules and self._roots.get(root) == count:
+        if known and self._roots[root] == count:
             return
         self._roots[root] = count
         self._parameters.learn(root)

@@ -308,15 +308,16 @@ class AllocatorRetries(Rule):
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
         for device, accounts in model.accounts.items():
-            failed = sum(oom.device == device for oom in model.ooms)
-            rises = [
-                after.iteration
-                for before, after in pairwise(accounts)
-                if after.state.alloc_retries > before.state.alloc_retries
-            ]
-            retries = accounts[-1].state.alloc_retries - accounts[0].state.alloc_retries
-            # A request that failed in the end was retried too; that story is told by the error itself.
-            if not rises or retries <= failed:
+            failed = [oom.tick for oom in model.ooms if oom.device == device]
+            rises, retries = [], 0
+            for before, after in pairwise(accounts):
+                # A request that failed in the end was retried too; that story is told by the error itself.
+                told = sum(before.state.tick < tick <= after.state.tick for tick in failed)
+                rise = after.state.alloc_retries - before.state.alloc_retries - told
+                if rise > 0:
+                    rises.append(after.iteration)
+                    retries += rise
+            if not rises:
                 continue
             where = ", ".join(str(index) for index in rises[:4] if index is not None)
             yield Finding(
@@ -330,7 +331,7 @@ class AllocatorRetries(Rule):
                 bytes_per_iteration=None,
                 source=Source.MEASURED,
                 message=(
-                    f"{device} was full {counted(retries - failed, 'time')} (iteration {where}): the allocator waited "
+                    f"{device} was full {counted(retries, 'time')} (iteration {where}): the allocator waited "
                     f"for the device, gave back all its cache and tried again. The run is at the edge of memory; "
                     f"make the batch a little smaller."
                 ),
@@ -339,7 +340,7 @@ class AllocatorRetries(Rule):
                     Remedy("smaller_batch", "make the batch a little smaller"),
                     _EXPAND,
                 ),
-                evidence={"retries": retries - failed, "iterations": [i for i in rises if i is not None][:20]},
+                evidence={"retries": retries, "iterations": [i for i in rises if i is not None][:20]},
             )
 
 

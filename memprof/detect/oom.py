@@ -14,14 +14,24 @@ from memprof.model.memory import MemoryModel, PeakLine, Source
 from memprof.model.peak import lines_of
 from memprof.model.storages import table_of
 from memprof.record.events import OutOfMemory
+from memprof.simulate.settings import DEFAULT_LARGE_SEGMENT_BYTES
+from memprof.simulate.sizes import SMALL_BUFFER_BYTES
 
 _SPIKE = 1.2
 """A request that would lift the peak this far above all before is a spike."""
 
+_FEW = 3
+"""After fewer iterations it is not known what they need: the first steps make the optimizer's state."""
+
 _CUT_SHARE = 0.05
 """Less of the reserved memory than this, free but in pieces, is not what filled the device."""
 
+_UNKNOWN_SHARE = 0.1
+"""What is not known of the allocated memory is worth a word from this share on."""
+
 _RISING = 0.75
+_SHARED_SEGMENTS = (SMALL_BUFFER_BYTES, DEFAULT_LARGE_SEGMENT_BYTES)
+"""What the allocator asks the driver for where a request is smaller."""
 _LEAK_SHARE = 0.2
 """Growth of this share of the device, over all iterations, counts as what filled it."""
 
@@ -93,7 +103,7 @@ class OutOfMemoryRaised(Rule):
     def _finding(self, model: MemoryModel, ooms: list[OutOfMemory]) -> Finding:
         oom = ooms[0]
         cause = _cause(model, oom)
-        lines = _held_by(model, oom)
+        lines, known_bytes = _held_by(model, oom)
         fatal = (model.run.exception or "").startswith(("OutOfMemoryError", "torch.OutOfMemoryError"))
         iteration = next((i.index for i in model.iterations if i.ticks[0] <= oom.tick <= i.ticks[1]), None)
         if model.snapshot:
@@ -111,6 +121,16 @@ class OutOfMemoryRaised(Rule):
             + (f" ({line.category.value.lower()})" if line.category is not None else "")
             for line in lines[:3]
         )
+        unknown_bytes = oom.allocated_bytes - known_bytes
+        if unknown_bytes <= _UNKNOWN_SHARE * oom.allocated_bytes:
+            unknown_bytes = 0
+        told = f" The rest was held by: {held}." if held else ""
+        if unknown_bytes and not model.snapshot:
+            told = f" Known of the rest: {held}." if held else ""
+            told += (
+                f" {'Another ' if held else ''}{size(unknown_bytes)} was made while storages were not watched: "
+                "`--level blocks` tells the lines of all."
+            )
         times = f" ({counted(len(ooms), 'time')})" if len(ooms) > 1 else ""
         at = "" if iteration is None else f", iteration {iteration}, {oom.phase.label}"
         return Finding(
@@ -124,10 +144,8 @@ class OutOfMemoryRaised(Rule):
             bytes_per_iteration=None,
             source=Source.MEASURED,
             message=(
-                f"{oom.device} ran out of memory{times} at {place(oom.location)}{at}: {size(oom.requested_bytes)} "
-                f"asked for, {', '.join(figures)}. {cause.why}"
-                + (f" The rest was held by: {held}." if held else "")
-                + f" First: {cause.remedies[0].text}."
+                f"{oom.device} ran out of memory{times} at {place(oom.location)}{at}: {_asked(oom)} "
+                f"asked for, {', '.join(figures)}. {cause.why}" + told + f" First: {cause.remedies[0].text}."
             ),
             holder=held or None,
             remedies=cause.remedies,
@@ -143,10 +161,17 @@ class OutOfMemoryRaised(Rule):
                 "reserved_bytes": oom.reserved_bytes,
                 "largest_hole_bytes": oom.largest_hole_bytes,
                 "stranded_bytes": oom.stranded_bytes,
+                "unknown_bytes": unknown_bytes,
                 "iteration": iteration,
                 "phase": oom.phase.label,
             },
         )
+
+
+def _asked(oom: OutOfMemory) -> str:
+    """What was asked for. Without a history only the segment for it is known, and small requests get large segments."""
+    up_to = "up to " if oom.requested_bytes == oom.segment_bytes and oom.segment_bytes in _SHARED_SEGMENTS else ""
+    return f"{up_to}{size(oom.requested_bytes)}"
 
 
 def _free(oom: OutOfMemory) -> str:
@@ -156,20 +181,20 @@ def _free(oom: OutOfMemory) -> str:
     return f"{size(oom.free_bytes)} free {of}"
 
 
-def _held_by(model: MemoryModel, oom: OutOfMemory) -> tuple[PeakLine, ...]:
-    """The lines whose storages filled the device at the time, largest first."""
+def _held_by(model: MemoryModel, oom: OutOfMemory) -> tuple[tuple[PeakLine, ...], int]:
+    """The lines whose storages filled the device at the time, largest first, and the bytes of all that are known."""
     if not model.storages:
-        return ()
+        return (), 0
     table = table_of(model.storages)
     lives = table.lifetimes
     if oom.device not in lives.devices:
-        return ()
+        return (), 0
     alive = (
         (lives.device == lives.devices.index(oom.device))
         & (lives.birth_ns <= oom.time_ns)
         & (~lives.died | (lives.death_ns > oom.time_ns))
     )
-    return lines_of(table, np.flatnonzero(alive))
+    return lines_of(table, np.flatnonzero(alive)), int(lives.nbytes[alive].sum())
 
 
 def _cause(model: MemoryModel, oom: OutOfMemory) -> _Cause:
@@ -185,6 +210,9 @@ def _cause(model: MemoryModel, oom: OutOfMemory) -> _Cause:
             ),
         )
     cached = oom.reserved_bytes - oom.allocated_bytes
+    grown = _grown(model, oom.device)
+    if total is not None and grown >= max(_LEAK_SHARE * total, cached):
+        return _leak(model, oom.device, grown)
     hole = oom.largest_hole_bytes
     fits = hole is not None and hole >= requested
     if cached >= max(requested, _CUT_SHARE * oom.reserved_bytes) and not fits:
@@ -210,18 +238,8 @@ def _cause(model: MemoryModel, oom: OutOfMemory) -> _Cause:
                     Remedy("smaller_batch", "halve the batch"),
                 ),
             )
-    trend = model.trends.get(oom.device)
-    if trend is not None and total is not None and trend.rising_share >= _RISING:
-        grown = trend.bytes_per_iteration * (trend.last_iteration - trend.first_iteration + 1)
-        if grown >= _LEAK_SHARE * total or grown >= requested:
-            return _Cause(
-                "leak",
-                f"Memory had grown by {size(trend.bytes_per_iteration)} an iteration, {size(grown)} in all: a leak.",
-                (
-                    Remedy("detach", "remove what keeps tensors of earlier iterations (see the leaks found)"),
-                    Remedy("smaller_batch", "a smaller batch only delays the error"),
-                ),
-            )
+    if total is not None and grown and (grown >= _LEAK_SHARE * total or grown >= requested):
+        return _leak(model, oom.device, grown)
     before = [
         peak
         for iteration in model.iterations
@@ -231,7 +249,7 @@ def _cause(model: MemoryModel, oom: OutOfMemory) -> _Cause:
     if model.snapshot:
         return _not_told(oom)
     would_be = oom.allocated_bytes + requested
-    if before and would_be > _SPIKE * max(before):
+    if len(before) >= _FEW and would_be > _SPIKE * max(before):
         return _Cause(
             "spike",
             f"This iteration wanted at least {size(would_be)}, no earlier one more than {size(max(before))}: a spike.",
@@ -249,6 +267,26 @@ def _cause(model: MemoryModel, oom: OutOfMemory) -> _Cause:
             ),
             Remedy("checkpointing", "wrap repeated blocks in `torch.utils.checkpoint.checkpoint`"),
             Remedy("mixed_precision", "run the forward under `torch.autocast` to save activations in 16 bits"),
+        ),
+    )
+
+
+def _grown(model: MemoryModel, device: str) -> int:
+    """Bytes by which memory had grown over all iterations, where it rose steadily."""
+    trend = model.trends.get(device)
+    if trend is None or trend.rising_share < _RISING:
+        return 0
+    return int(trend.bytes_per_iteration * (trend.last_iteration - trend.first_iteration + 1))
+
+
+def _leak(model: MemoryModel, device: str, grown: int) -> _Cause:
+    return _Cause(
+        "leak",
+        f"Memory had grown by {size(model.trends[device].bytes_per_iteration)} an iteration, {size(grown)} in all: "
+        "a leak.",
+        (
+            Remedy("detach", "remove what keeps tensors of earlier iterations (see the leaks found)"),
+            Remedy("smaller_batch", "a smaller batch only delays the error"),
         ),
     )
 

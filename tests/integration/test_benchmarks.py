@@ -101,3 +101,27 @@ def test_snapshots_are_measured_and_written(tmp_path: Path) -> None:
     assert text.endswith("\n\nTail\n")
     documented = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     assert documented.index(begin) < documented.index(end)
+
+
+def test_host_cost_is_written_between_its_markers(tmp_path: Path) -> None:
+    from benchmarks import host_cost
+
+    row = {"added_us": 120.0, "ratio": {"median": 1.1, "min": 1.0, "max": 1.2}}
+    results = {
+        "cores": 2,
+        "torch": "2.14.1",
+        "memprof": "0.1.0",
+        "device": "a device that computes nothing",
+        "load_before": 0.1,
+        "load_after": 0.2,
+        "workloads": {"mlp": {"title": "MLP", "bare_us": 900.0, "subjects": dict.fromkeys(host_cost.SUBJECTS, row)}},
+    }
+    page = tmp_path / "page.md"
+    page.write_text((ROOT / "docs" / "performance.md").read_text(encoding="utf-8"), encoding="utf-8")
+
+    host_cost.write_between_markers(page, host_cost.to_markdown(results), begin=host_cost.BEGIN, end=host_cost.END)
+
+    text = page.read_text(encoding="utf-8")
+    assert "| MLP | nothing (0.90 ms) | | 1 | |" in text
+    assert "| MLP | memprof, level `blocks` | 0.12 | 1.100 | 1.000 - 1.200 |" in text
+    assert text.index(host_cost.BEGIN) < text.index("| MLP | nothing (0.90 ms)") < text.index(host_cost.END)
