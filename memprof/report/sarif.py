@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from memprof._version import __version__
+from memprof.detect import rule_of
 from memprof.lint import LINT_RULES, Confidence, LintFinding, LintResult, LintRule, Unreadable
 from memprof.report.safe_json import safe_text
 
@@ -56,14 +57,16 @@ def sarif_log(result: LintResult) -> dict[str, Any]:
 
 
 def _rule(rule: LintRule) -> dict[str, Any]:
+    explained = rule_of(rule.code) is not None
     return {
         "id": rule.code,
         "name": rule.title,
         "shortDescription": {"text": rule.summary},
         "fullDescription": {"text": f"{rule.summary} {rule.help}"},
         "help": {
-            "text": f"{rule.summary} {rule.help} More: memprof explain {rule.code}",
-            "markdown": f"**{rule.summary}** {rule.help}\n\nMore: `memprof explain {rule.code}`",
+            "text": f"{rule.summary} {rule.help}" + (f" More: memprof explain {rule.code}" if explained else ""),
+            "markdown": f"**{rule.summary}** {rule.help}"
+            + (f"\n\nMore: `memprof explain {rule.code}`" if explained else ""),
         },
         "defaultConfiguration": {"level": "warning"},
         "properties": {"tags": ["memory", "pytorch", "performance"]},
