@@ -236,6 +236,7 @@ class CensusTaker:
             carried=call is not None and live is not None and live.in_forward,
             call=call,
             parameter=None if source is None else source.id,
+            written_at=None if live is None else live.written_at,
         )
 
     # ---- piles -------------------------------------------------------------------------

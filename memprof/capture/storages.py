@@ -35,7 +35,19 @@ _Event = TypeVar("_Event")
 class LiveStorage(weakref.ref):  # type: ignore[type-arg]
     """A storage that is alive, without keeping it so."""
 
-    __slots__ = ("birth_tick", "id", "in_forward", "key", "location", "nbytes", "op", "optimizer", "role", "used_ns")
+    __slots__ = (
+        "birth_tick",
+        "id",
+        "in_forward",
+        "key",
+        "location",
+        "nbytes",
+        "op",
+        "optimizer",
+        "role",
+        "used_ns",
+        "written_at",
+    )
     id: int
     key: int
     """Address of the StorageImpl."""
@@ -49,6 +61,8 @@ class LiveStorage(weakref.ref):  # type: ignore[type-arg]
     """Made in the optimizer's step."""
     used_ns: int
     """When an op was last given it, or when it was made."""
+    written_at: Location | None
+    """The line that last changed it in place, outside forward, backward and optimizer step."""
 
 
 class StorageTracker:
@@ -206,6 +220,7 @@ class StorageTracker:
         live.role = 0
         live.in_forward = self.in_forward
         live.optimizer = self.phase == _OPTIMIZER
+        live.written_at = None
         live.used_ns = perf_counter_ns()
         self.live[key] = live
         self.live_bytes += nbytes
@@ -305,9 +320,13 @@ class StorageTracker:
             self.roles.append(RoleFact(live.id, role, name))
 
     def written(self, tensor: torch.Tensor) -> None:
-        """Note that a parameter was changed in place outside forward, backward and optimizer step."""
+        """Note that a tensor was changed in place outside forward, backward and optimizer step."""
         live = self.live.get(storage_key(tensor))
-        if live is not None and live.role & _MODULE_STATE and not live.role & Role.WRITTEN:
+        if live is None:
+            return
+        frame = self._code.innermost(sys._getframe(1))
+        live.written_at = None if frame is None else self._code.location(frame)
+        if live.role & _MODULE_STATE and not live.role & Role.WRITTEN:
             live.role |= Role.WRITTEN
             self.roles.append(RoleFact(live.id, Role.WRITTEN, ""))
 

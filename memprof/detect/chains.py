@@ -162,7 +162,7 @@ def chain_finding(
         remedies: Makes the remedies of the line that links, the most fitting first.
     """
     root, saved, nodes = chain.last, chain.saved_per_iteration, chain.nodes_per_iteration
-    stored = storing_statement(root.holder, root.location, user_files(model)) or root.location
+    stored = root.written_at or storing_statement(root.holder, root.location, user_files(model)) or root.location
     holder = holder_text(root.holder, stored)
     device = device_of(model, root.storage)
     subject = f"`{root.holder.name}`" if root.holder.name else "a tensor"

@@ -53,6 +53,7 @@ def _storing_statement(holder: Holder, made: Location | None, files: tuple[str, 
     if not name:
         return None
     wanted = names_assigned_at(made)
+    keys = set(re.findall(r"\['([^']*)'\]", holder.name))
     best: tuple[tuple[int, ...], Location] | None = None
     candidates = [location.file for location in (holder.location, made) if location is not None]
     for order, file in enumerate(dict.fromkeys([*candidates, *files])):
@@ -64,10 +65,11 @@ def _storing_statement(holder: Holder, made: Location | None, files: tuple[str, 
             if not strength:
                 continue
             mentions = bool(wanted & _names_in(node))
+            keyed = bool(keys & _strings_in(node))
             distance = abs(node.lineno - made.line) if made is not None and made.file == file else 10_000
             after = made is None or made.file != file or node.lineno >= made.line
             same_function = made is not None and function.rpartition(".")[2] == made.function.rpartition(".")[2]
-            rank = (-strength, -int(mentions), -int(same_function), order, -int(after), distance)
+            rank = (-strength, -int(keyed), -int(mentions), -int(same_function), order, -int(after), distance)
             if best is None or rank < best[0]:
                 best = (rank, Location(file, node.lineno, function or "<module>"))
     return None if best is None else best[1]
@@ -127,6 +129,10 @@ def _base_is(node: ast.AST, name: str, attribute: bool) -> bool:
 
 def _names_in(node: ast.AST) -> set[str]:
     return {item.id for item in ast.walk(node) if isinstance(item, ast.Name)}
+
+
+def _strings_in(node: ast.AST) -> set[str]:
+    return {item.value for item in ast.walk(node) if isinstance(item, ast.Constant) and isinstance(item.value, str)}
 
 
 def calls_of(files: Iterable[str], name: str) -> list[Location]:

@@ -107,6 +107,7 @@ def load_census(text: str) -> Census:
                     "shape": tuple(root["shape"]),
                     "call": _location(root["call"]),
                     "module": _module(root["module"]),
+                    "written_at": _location(root.get("written_at")),
                 }
             )
             for root in data["roots"]

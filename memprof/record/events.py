@@ -385,6 +385,8 @@ class GraphRoot:
     """The module that made it."""
     parameter: int | None = None
     """Storage of the parameter of the same shape that it is made from element by element, if it is."""
+    written_at: Location | None = None
+    """The line that last changed it in place, where that links the iterations."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,6 +157,7 @@ CENSUS = Census(
             call=FORWARD_LINE,
             module=MODULE,
             parameter=1,
+            written_at=LINE,
         ),
         GraphRoot(None, Holder("unknown", "?"), "MulBackward0", (), 1, 0, None, 1),
     ),

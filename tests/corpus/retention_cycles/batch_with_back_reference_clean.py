@@ -1,0 +1,30 @@
+"""Training on batches that are objects with their samples."""
+
+import torch
+
+
+class Sample:
+    def __init__(self, parent, features):
+        self.parent = parent
+        self.features = features
+
+
+class Batch:
+    def __init__(self, device, size):
+        self.samples = [Sample(None, torch.randn(4096, device=device)) for _ in range(size)]
+
+    def tensor(self):
+        return torch.stack([sample.features for sample in self.samples])
+
+
+torch.manual_seed(0)
+device = "cuda" if torch.cuda.is_available() else "cpu"
+model = torch.nn.Linear(4096, 32).to(device)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+for step in range(16):
+    batch = Batch(device, 16)
+    loss = model(batch.tensor()).pow(2).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    print(step, loss.item())
