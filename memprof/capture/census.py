@@ -175,8 +175,13 @@ class CensusTaker:
             yield from module.parameters()
 
     def _only_saved(self, pile: _Pile, held: dict[int, Holder], explained: set[int]) -> bool:
-        """Whether a pile is nothing but what known graphs save for backward."""
-        if pile.tensors and held[id(pile.tensors[-1])] is not UNKNOWN:
+        """Whether a pile is nothing but what known graphs save for backward.
+
+        A holder that has a few of its tensors only (the newest state of a long chain) does not explain the others.
+        """
+        holder = held[id(pile.tensors[-1])] if pile.tensors else UNKNOWN
+        plain = holder.kind in ("local", "global", "attribute")
+        if holder is not UNKNOWN and not (plain and 2 * (holder.size or 1) <= len(pile.lives)):
             return False
         return 2 * sum(live.key in explained for live in pile.lives) >= len(pile.lives)
 

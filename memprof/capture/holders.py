@@ -46,6 +46,9 @@ _MAX_ARRAY = 100_000
 _SAY_ENOUGH = frozenset({"hook", "cache", "context", "queue", "future", "traceback", "notebook"})
 """Kinds of holder that explain many tensors although no container of theirs is seen."""
 
+_MAY_BE_DEAD = frozenset({"attribute", "closure"})
+"""Kinds of holder that may themselves be kept by nothing but what they keep."""
+
 
 @dataclass(slots=True)
 class _Names:
@@ -69,11 +72,25 @@ class _Target:
     """Every object met on the way up, by id."""
     complete: bool = True
     """Every way up was followed to its end."""
+    rooted: bool = False
+    """A way leads up to a running function or a module: it is in use."""
+    found: bool = False
+    """The holder was found on a lower level; what is above it says less."""
     dead: str = ""
     """The variable of a function that has ended through which it is kept, in words."""
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to find out.
+
+        Of many tensors kept by objects it matters whether anybody still has those objects.
+        """
+        return self.holder is not None and (not self.many or self.rooted or self.holder.kind not in _MAY_BE_DEAD)
+
     def offer(self, holder: Holder) -> None:
         """Take a holder if it explains the target, the one with most tensors of those of one level."""
+        if self.found:
+            return
         if self.many and not ((holder.container and (holder.size or 0) > 1) or holder.kind in _SAY_ENOUGH):
             self.spare = self.spare or holder
         elif self.holder is None or (holder.size or 0) > (self.holder.size or 0):
@@ -121,10 +138,12 @@ class HolderSearch:
         frontier = [Trail(index, target) for index, target in enumerate(targets)]
         for _ in range(_MAX_DEPTH):
             for trail in frontier:
+                item = asked[trail.target]
+                item.rooted = item.rooted or id(trail.top) in names.frames
                 holder = self._variable(trail, names)
                 if holder is not None:
-                    asked[trail.target].offer(holder)
-            frontier = [trail for trail in frontier if asked[trail.target].holder is None]
+                    item.offer(holder)
+            frontier = self._open(frontier, asked)
             if not frontier:
                 break
             if perf_counter_ns() > deadline:
@@ -133,29 +152,43 @@ class HolderSearch:
             frontier = self._up(frontier, asked)
             still = []
             for trail in frontier:
+                item = asked[trail.target]
                 holder, ends = self._referrer(trail, names)
                 if holder is not None:
-                    asked[trail.target].offer(holder)
-                asked[trail.target].dead = asked[trail.target].dead or trail.via
+                    item.offer(holder)
+                item.dead = item.dead or trail.via
+                item.rooted = item.rooted or ends
                 if not ends:
                     still.append(trail)
-            frontier = [trail for trail in still if asked[trail.target].holder is None]
+            frontier = self._open(still, asked)
         for trail in frontier:
             asked[trail.target].complete = False
 
+    def _open(self, frontier: list[Trail], asked: list[_Target]) -> list[Trail]:
+        """The trails of targets of which something is left to find out."""
+        for item in asked:
+            item.found = item.holder is not None
+        return [trail for trail in frontier if not asked[trail.target].settled]
+
     def _answer(self, target: object, item: _Target) -> Holder:
-        if item.holder is not None:
+        if item.holder is not None and (item.settled or item.rooted or not self._is_dead(item, target)):
             return item.holder
-        if item.dead:
+        if item.dead and item.holder is None:
             return Holder(kind="traceback", text=f"{item.dead}, kept by an exception's traceback")
-        if item.above and item.complete and not self.stopped:
-            owner = _cycle(item.above, target)
-            if owner:
-                name = item.spare.name if item.spare is not None and item.spare.kind == "attribute" else owner
-                return Holder(kind="cycle", text=f"a reference cycle through `{owner}`", name=name, owner=owner)
+        owner = self._is_dead(item, target)
+        if owner:
+            told = item.holder or item.spare
+            name = told.name if told is not None and told.kind in _MAY_BE_DEAD else owner
+            return Holder(kind="cycle", text=f"a reference cycle through `{owner}`", name=name, owner=owner)
         if item.spare is not None:
             return item.spare
         return self._array(target) or UNKNOWN
+
+    def _is_dead(self, item: _Target, target: object) -> str:
+        """Class through which what keeps a target is kept by nothing else, or ''."""
+        if not item.above or not item.complete or item.rooted or self.stopped:
+            return ""
+        return _cycle(item.above, target)
 
     # ---- one level up ------------------------------------------------------------------
 
@@ -247,7 +280,7 @@ class HolderSearch:
             return named("generator", name, below, where=where, owner=function_name(top.gi_code)), True
         if isinstance(top, types.FunctionType):
             holder = self._function(top, trail, below)
-            return holder, holder is not None
+            return holder, holder is not None and holder.kind == "hook"
         if type(top).__name__ == "_lru_cache_wrapper":
             return cache_holder(top), True
         if isinstance(top, type):
@@ -343,6 +376,10 @@ def _cycle(above: dict[int, Any], target: object) -> str:
         above: All objects from which the target can be reached, by id.
         target: What they keep.
     """
+    for item in list(above.values()):
+        attributes = None if is_plumbing(item) else getattr(item, "__dict__", None)
+        if type(attributes) is dict:  # Python makes it when it is first asked for, which may have been after the climb
+            above.setdefault(id(attributes), attributes)
     inside: dict[int, int] = dict.fromkeys(above, 0)
     own = False
     for item in above.values():
@@ -352,7 +389,7 @@ def _cycle(above: dict[int, Any], target: object) -> str:
                 own = True
     if not own:
         return ""
-    item = referent = None
+    item = referent = attributes = None
     ours = 3  # `above`, the variable, the argument of getrefcount
     for mark, references in inside.items():
         item = above[mark]  # an iterator over `above` would hold a reference of its own

@@ -559,6 +559,9 @@ class CaptureSession:
         if self._mode_on or (self._finds_roles and self._optimizer_log.state_due(optimizer)):
             nbytes = 0
             storages = set()
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    self._tracker.found(parameter, Role.PARAMETER)
             for parameter, state in optimizer.state.items():
                 for name, value in state.items() if isinstance(state, dict) else ():
                     if isinstance(value, torch.Tensor) and value is not parameter:

@@ -110,10 +110,10 @@ def enough(chain: Chain) -> str | None:
 # ---- which problem it is -----------------------------------------------------------------------
 
 
-def is_weight_average(chain: Chain) -> bool:
+def is_weight_average(chain: Chain, model: MemoryModel) -> bool:
     """Whether the tensor is made of a parameter, or keeps its size while parts of it are replaced."""
     root = chain.last
-    if root.carried:
+    if root.carried or _is_recurrent(root, model):
         return False
     if root.parameter is not None:
         return True
@@ -132,11 +132,16 @@ def is_hidden_state(chain: Chain, model: MemoryModel) -> bool:
     root = chain.last
     if root.carried:
         return True
-    if is_weight_average(chain) or is_collection(chain):
+    if is_weight_average(chain, model) or is_collection(chain):
         return False
+    return root.in_forward and (_is_recurrent(root, model) or len(root.shape) > 1)
+
+
+def _is_recurrent(root: GraphRoot, model: MemoryModel) -> bool:
+    """Whether a recurrent module made the tensor."""
     storage = model.storages.get(root.storage) if root.storage is not None else None
     module = storage.module.type_name if storage is not None and storage.module is not None else ""
-    return root.in_forward and (any(name in module for name in _RECURRENT) or len(root.shape) > 1)
+    return any(name in module for name in _RECURRENT)
 
 
 # ---- the finding ---------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ class GraphGrowsAcrossIterations(Rule):
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
         for chain in chains(model):
-            if is_hidden_state(chain, model) or is_weight_average(chain) or is_collection(chain):
+            if is_hidden_state(chain, model) or is_weight_average(chain, model) or is_collection(chain):
                 continue
             reason = enough(chain)
             if reason:

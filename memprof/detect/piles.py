@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from memprof.detect.evidence import (
     MIN_ITERATIONS,
@@ -62,6 +62,8 @@ class Pile:
     iterations: set[int]
     seen_in: int
     """The iteration at whose end it was last seen so."""
+    oldest: list[int] = field(default_factory=list)
+    """The iteration of its oldest tensor, at each census that saw it."""
     stored: Location | None = None
     """The statement that stores the tensors, or the one that makes them."""
     code: str = ""
@@ -162,6 +164,7 @@ def _all(model: MemoryModel) -> Iterator[Pile]:
         for census in model.censuses
     )
     latest: dict[tuple[str, str, str, bool], Pile] = {}
+    oldest: dict[tuple[str, str, str, bool], list[int]] = {}
     for census in model.censuses:
         here: dict[tuple[str, str, str, bool], Pile] = {}
         for group in census.groups:
@@ -175,6 +178,9 @@ def _all(model: MemoryModel) -> Iterator[Pile]:
             pile.groups.append(group)
             pile.iterations |= made_in
         for key, pile in here.items():
+            if pile.iterations:
+                oldest.setdefault(key, []).append(min(pile.iterations))
+            pile.oldest = oldest.get(key, [])
             known = latest.get(key)
             if known is None or len(pile.iterations) >= len(known.iterations):
                 latest[key] = pile
@@ -268,6 +274,8 @@ def grown(model: MemoryModel, pile: Pile, *, even_bounded: bool = False) -> str 
         return ""
     if len(pile.iterations) < MIN_ITERATIONS - 1:
         return f"{pile.holder.text} keeps tensors of {counted(len(pile.iterations), 'iteration')} only"
+    if _is_passing(pile):
+        return f"{pile.holder.text} keeps what the last iterations made, and lets go of what is older"
     if _has_stopped(model, pile):
         return f"{pile.holder.text} has stopped growing"
     if not pile.with_graph and _is_on_host_by_design(model, pile):
@@ -275,6 +283,14 @@ def grown(model: MemoryModel, pile: Pile, *, even_bounded: bool = False) -> str 
     if not pile.with_graph and _is_working_state(model, pile):
         return f"{pile.holder.text} is what the model goes on computing with"
     return None
+
+
+def _is_passing(pile: Pile) -> bool:
+    """Whether no tensor was seen twice: each census met younger ones, as in a window that moves on.
+
+    What waits for the garbage collector comes and goes, and is not meant.
+    """
+    return pile.code != CYCLE and len(pile.oldest) > 1 and len(set(pile.oldest)) == len(pile.oldest)
 
 
 def _has_stopped(model: MemoryModel, pile: Pile) -> bool:
@@ -302,9 +318,8 @@ def _is_working_state(model: MemoryModel, pile: Pile) -> bool:
     """Whether tensors of a forward go into the next (keys and values of the tokens so far)."""
     made = [storage for storage in _stored(model, pile) if storage.birth_phase is Phase.FORWARD]
     if 2 * len(made) <= len(_stored(model, pile)):
-        return False
-    handed_back = any(storage.role & Role.INPUT for storage in made)
-    return handed_back or reads_what_it_stores(pile.stored, pile.holder.name)
+        return False  # not what a model made
+    return reads_what_it_stores(pile.stored, pile.holder.name)
 
 
 def emptied(model: MemoryModel, pile: Pile) -> bool:

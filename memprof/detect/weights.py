@@ -76,7 +76,7 @@ class WeightsUpdatedWithGraph(Rule):
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
         best: dict[Location | None, Finding] = {}
         for chain in chains(model):
-            if not is_weight_average(chain):
+            if not is_weight_average(chain, model):
                 continue
             reason = enough(chain)
             if reason:

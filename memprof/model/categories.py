@@ -52,7 +52,7 @@ class CategoryPass:
 PASSES: tuple[CategoryPass, ...] = (
     CategoryPass(
         Category.PARAMETER,
-        "a module holds it as parameter or buffer",
+        "a module holds it as parameter or buffer, or an optimizer steps it",
         lambda e: e.has(Role.PARAMETER | Role.BUFFER),
     ),
     CategoryPass(Category.OPTIMIZER_STATE, "an optimizer holds it in its state", lambda e: e.has(Role.OPTIMIZER_STATE)),
