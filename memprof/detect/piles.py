@@ -24,7 +24,7 @@ from memprof.detect.source import storing_statement
 from memprof.detect.surroundings import key_is_address, moves_to_host, reads_what_it_stores
 from memprof.model.memory import MemoryModel, Source, Storage
 from memprof.model.storages import table_of
-from memprof.record.events import CodeRegion, HeldGroup, Holder, Location, Phase, Role
+from memprof.record.events import CodeRegion, GraphRoot, HeldGroup, Holder, Location, Phase, Role
 from memprof.units import format_bytes
 
 _MAX_IN_FLIGHT = 4
@@ -149,12 +149,20 @@ def piles(model: MemoryModel, code: str) -> Iterator[Pile]:
         Piles by holder; whether they are worth a finding is for `grown` to say.
     """
     files = user_files(model)
+    chained = {_variable(census_root) for census in model.censuses for census_root in census.roots}
     for pile in _all(model):
+        if pile.with_graph and _variable(pile.main) in chained:
+            continue  # links of a chain, which has a rule of its own
         pile.stored = storing_statement(pile.holder, pile.made_at, files) or pile.made_at
         pile.region = region_of(model, pile.stored)
         pile.code = _code(model, pile)
         if pile.code == code:
             yield pile
+
+
+def _variable(kept: HeldGroup | GraphRoot) -> tuple[str, str, Location | None]:
+    """The variable that keeps tensors of one line."""
+    return kept.holder.name.partition("[")[0], kept.holder.owner, kept.location
 
 
 def _all(model: MemoryModel) -> Iterator[Pile]:
