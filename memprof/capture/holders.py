@@ -139,7 +139,7 @@ class HolderSearch:
         for _ in range(_MAX_DEPTH):
             for trail in frontier:
                 item = asked[trail.target]
-                item.rooted = item.rooted or id(trail.top) in names.frames
+                item.rooted = item.rooted or (bool(trail.chain) and id(trail.top) in names.frames)
                 holder = self._variable(trail, names)
                 if holder is not None:
                     item.offer(holder)
@@ -157,7 +157,9 @@ class HolderSearch:
                 if holder is not None:
                     item.offer(holder)
                 item.dead = item.dead or trail.via
-                item.rooted = item.rooted or ends
+                if ends and len(trail.chain) == 1:
+                    item.above.pop(id(trail.top), None)  # a variable of this one tensor says nothing of the others
+                item.rooted = item.rooted or (ends and len(trail.chain) > 1)
                 if not ends:
                     still.append(trail)
             frontier = self._open(still, asked)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from memprof.detect.evidence import (
     MIN_ITERATIONS,
@@ -246,8 +249,19 @@ def _sizes(model: MemoryModel, role: Role) -> Counter[int]:
     return Counter(table.nbytes[table.role & int(role) != 0].tolist())
 
 
+def _is_named_as_weight(model: MemoryModel, pile: Pile) -> bool:
+    """Whether a tensor lies under the name of a parameter and is as large (cuDNN joins those of a recurrent module)."""
+    table = table_of(model.storages).lifetimes
+    rows = np.flatnonzero(table.role & int(Role.PARAMETER | Role.BUFFER))
+    sizes = {table.names[int(table.name[row])]: int(table.nbytes[row]) for row in rows.tolist()}
+    kept = {storage.nbytes for storage in _stored(model, pile)}
+    return any(sizes.get(key) in kept for key in re.findall(r"\['([^']+)'\]", pile.holder.name))
+
+
 def _is_copy_of_weights(model: MemoryModel, pile: Pile) -> bool:
     """Whether what one tick added has the sizes of the model's parameters (and of the optimizer's state)."""
+    if _is_named_as_weight(model, pile):
+        return True
     weights = _sizes(model, Role.PARAMETER | Role.BUFFER)
     state = _sizes(model, Role.OPTIMIZER_STATE)
     by_tick: dict[int, Counter[int]] = {}

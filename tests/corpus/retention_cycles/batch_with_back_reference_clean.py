@@ -11,7 +11,7 @@ class Sample:
 
 class Batch:
     def __init__(self, device, size):
-        self.samples = [Sample(None, torch.randn(4096, device=device)) for _ in range(size)]
+        self.samples = [Sample(None, torch.randn(16384, device=device)) for _ in range(size)]
 
     def tensor(self):
         return torch.stack([sample.features for sample in self.samples])
@@ -19,10 +19,10 @@ class Batch:
 
 torch.manual_seed(0)
 device = "cuda" if torch.cuda.is_available() else "cpu"
-model = torch.nn.Linear(4096, 32).to(device)
+model = torch.nn.Linear(16384, 32).to(device)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 for step in range(16):
-    batch = Batch(device, 16)
+    batch = Batch(device, 4)
     loss = model(batch.tensor()).pow(2).mean()
     optimizer.zero_grad()
     loss.backward()
