@@ -33,6 +33,11 @@ _NODES_A_WALK = 20_000
 _NODES_A_CENSUS = 100_000
 _MAX_GROUPS = 8
 
+_SEARCH_FREE_NS = 5_000_000_000
+_SEARCH_SHARE = 0.1
+"""Searches for holders may take so much time of a run, or this share of it, before names are used again."""
+
+_SearchKey = tuple[Location | None, str, str, bool]
 _GroupKey = tuple[Location | None, str, bool]
 
 
@@ -72,6 +77,10 @@ class CensusTaker:
         self._modules = modules
         self.kept_graphs = KeptGraphs(self._saved)
         self._populations = Populations()
+        self._began_ns = perf_counter_ns()
+        self._searched_ns = 0
+        self._holders: dict[_SearchKey, Holder | None] = {}
+        """What the last search for a tensor of the same line, op and graph found."""
         self._tensors: list[tuple[int, weakref.ref[torch.Tensor]]] = []
         self._remembered_tick = -1
         self._first_tick = 0
@@ -150,7 +159,14 @@ class CensusTaker:
         search = HolderSearch(self._code, ignore=own, callbacks=callbacks)
         own.clear()
         many = [index >= len(chains) for index in range(len(targets))]
-        held = dict(zip(map(id, targets), search.find(targets, many), strict=True))
+        keys = [self._searched_key(tensor, one) for tensor, one in zip(targets, many, strict=True)]
+        known = [self._holders.get(key) for key in keys]
+        if self._may_search() or None in known:
+            began_ns = perf_counter_ns()
+            known = list(search.find(targets, many))
+            self._searched_ns += perf_counter_ns() - began_ns
+            self._holders.update(zip(keys, known, strict=True))
+        held = {id(tensor): holder or UNKNOWN for tensor, holder in zip(targets, known, strict=True)}
         is_named = any(held[id(tensor)] is not UNKNOWN for tensor, _ in chains)
         roots = tuple(
             self._root(tensor, found, held[id(tensor)], call)
@@ -169,6 +185,16 @@ class CensusTaker:
         return replace(
             census, roots=roots, groups=groups, note=note, regions=callbacks.regions() if roots or groups else ()
         )
+
+    def _searched_key(self, tensor: torch.Tensor, many: bool) -> _SearchKey:
+        live = self._live(tensor)
+        where = (None, "") if live is None else (live.location, live.op)
+        return *where, type(tensor.grad_fn).__name__, many
+
+    def _may_search(self) -> bool:
+        """Whether searches have not yet taken a large share of the run; then what they found before is taken again."""
+        elapsed_ns = perf_counter_ns() - self._began_ns
+        return self._searched_ns < max(_SEARCH_FREE_NS, _SEARCH_SHARE * elapsed_ns)
 
     def _parameters(self) -> Iterator[torch.nn.Parameter]:
         for module in self._modules():

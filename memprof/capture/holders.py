@@ -36,7 +36,7 @@ from memprof.record.events import Holder, Location
 
 UNKNOWN = Holder(kind="unknown", text="something outside Python's reach (C++ or an extension)")
 
-BUDGET_NS = 2_000_000_000
+BUDGET_NS = 10_000_000_000
 """Time after which a search stops going up."""
 
 _MAX_DEPTH = 10
