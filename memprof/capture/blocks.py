@@ -211,6 +211,7 @@ class AllocatorWatch:
         if self.active:
             self.active = False
             self._record(enabled=None)
+        self.regions.close()
         self._release()
 
     # ---- the switch --------------------------------------------------------------------
@@ -253,6 +254,7 @@ class AllocatorWatch:
         except Exception as error:  # the user's call goes on
             self._note(f"the last allocator events could not be read ({type(error).__name__}: {error})")
         self.active = False
+        self.regions.close()
         self._note("the script took over the CUDA memory history: no allocator events from there on")
 
     def _release(self) -> None:

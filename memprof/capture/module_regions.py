@@ -128,6 +128,8 @@ class ModuleRegions:
         region, marks = self._region_of(number), self._marks
 
         def reached(gradients: tuple[torch.Tensor | None, ...]) -> None:
+            if not self.on:
+                return
             for gradient in gradients:
                 if gradient is not None:
                     marks.append((perf_counter_ns(), region, gradient.get_device()))
@@ -176,6 +178,11 @@ class ModuleRegions:
         self._first += count - 1
         self._marked.clear()
         return regions
+
+    def close(self) -> None:
+        """Keep nothing from here on; hooks on graphs that live on do nothing."""
+        self.on = False
+        self._marks.clear()
 
     def _fail(self, error: Exception) -> None:
         self.on = False

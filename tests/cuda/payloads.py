@@ -302,6 +302,37 @@ def backward_places(level: str, drain_ns: int) -> dict[str, Any]:
     return {"modules": modules, "lines": lines, "notes": list(profiler.recording.run.notes)}
 
 
+def backward_places_on_two_devices() -> dict[str, dict[str, int]]:
+    """Modules of what backward allocates on each of two devices that share a model."""
+    import memprof
+    from memprof.record.events import Phase
+
+    class Split(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = torch.nn.Sequential(torch.nn.Linear(512, 1024), torch.nn.Tanh()).to("cuda:0")
+            self.second = torch.nn.Sequential(torch.nn.Linear(1024, 512), torch.nn.Sigmoid()).to("cuda:1")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            z: torch.Tensor = self.second(self.first(x).to("cuda:1"))
+            return z
+
+    profiler = memprof.Profiler("blocks", output=os.path.join(os.getcwd(), "run.memprof"))
+    model, x = Split(), torch.ones(4096, 512, device="cuda:0")
+    with profiler:
+        for _ in range(6):
+            model(x).sum().backward()
+            model.zero_grad()
+            profiler.step()
+    found: dict[str, dict[str, int]] = {"cuda:0": {}, "cuda:1": {}}
+    for storage in memprof.diagnose(profiler.recording).model.storages.values():
+        if storage.birth_phase == Phase.BACKWARD and storage.birth_iteration == 4 and storage.nbytes >= 1 << 20:
+            module = "" if storage.module is None else storage.module.path
+            of_device = found[storage.device]
+            of_device[module] = of_device.get(module, 0) + storage.nbytes
+    return found
+
+
 def nested(level: str) -> dict[str, Any]:
     """A profiler inside a profiler, and what is left installed afterwards."""
     import memprof

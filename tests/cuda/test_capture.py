@@ -78,6 +78,15 @@ def test_what_backward_allocates_is_told_by_module_and_line_without_a_dispatch_m
     }
 
 
+def test_backward_on_two_devices_is_told_by_module(on_cuda: Callable[..., Any]) -> None:
+    found = on_cuda(payloads.backward_places_on_two_devices, devices=2)
+    # The gradient of the copy between the devices is the outer module's own.
+    assert set(found["cuda:0"]) == {"", "first.0", "first.1"}
+    assert set(found["cuda:1"]) - {""} == {"second.0", "second.1"}
+    assert found["cuda:0"]["first.1"] == 4096 * 1024 * 4
+    assert found["cuda:1"]["second.1"] == 4096 * 512 * 4
+
+
 KILLED = """
 import os, signal, torch
 from memprof.capture import blocks

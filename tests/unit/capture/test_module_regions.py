@@ -110,6 +110,14 @@ def test_nothing_is_kept_alive(regions: ModuleRegions) -> None:
         gc.enable()
 
 
+def test_a_graph_that_lives_on_tells_nothing_any_more(regions: ModuleRegions) -> None:
+    x = torch.ones(3, requires_grad=True)
+    loss = model(regions, x).sum()
+    regions.close()
+    loss.backward()
+    assert not len(regions.take().mark_ns)
+
+
 def test_a_failure_is_told_and_ends_it() -> None:
     told: list[str] = []
     regions = ModuleRegions(told.append)
