@@ -41,10 +41,18 @@ if TYPE_CHECKING:
     type=click.Choice(("auto", "steps", "blocks", "tensors")),
     help="How closely to watch, as for analyze. [default: auto; tensors with --simulate]",
 )
-@click.option("--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True, help="Whose.")
+@click.option(
+    "--device",
+    type=click.Choice(("auto", "cpu", "cuda")),
+    default="auto",
+    show_default=True,
+    help="Whose memory to read.",
+)
 @click.option("--simulate", "gpu", metavar="GPU", help="Run on the CPU as on this GPU: a name or a size.")
 @click.option("--max-iterations", type=click.IntRange(min=1), metavar="N", help="Stop each run after N iterations.")
-@click.option("--format", "fix_format", type=click.Choice(FORMATS), default="rich", show_default=True, help="Form.")
+@click.option(
+    "--format", "fix_format", type=click.Choice(FORMATS), default="rich", show_default=True, help="Form of the answer."
+)
 @click.option("--output", type=click.Path(dir_okay=False), help="File for the answer instead of the terminal.")
 @click.argument("script", required=False)
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)

@@ -118,3 +118,15 @@ def test_samples_are_mended(mender: Mender, sample: str, edits: set[tuple[str, s
     assert fix.after is not None
     assert (fix.after.peak_bytes or 0) < (fix.before.peak_bytes or 0)
     assert unnoticed_changes([answer]) == []
+
+
+def test_analyze_shows_edits_below_its_report(tmp_path: Path) -> None:
+    file = write(tmp_path, "train.py", LEAKY)
+    done = memprof("analyze", "--fix", "train.py", cwd=tmp_path)
+    text = " ".join(done.stdout.split())
+    assert done.returncode == 0, said(done)
+    assert text.index("Peak on cpu") < text.index("item, not verified") < text.index("append(step().item())")
+    assert file.read_text(encoding="utf-8") == LEAKY
+    done = memprof("analyze", "--fix", "--format", "json", "train.py", cwd=tmp_path)
+    assert done.returncode == 2, said(done)
+    assert "memprof fix --no-verify" in done.stderr
