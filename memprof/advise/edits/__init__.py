@@ -18,6 +18,7 @@ from memprof.advise.edits.arguments import (
     zero_after_step,
 )
 from memprof.advise.edits.changes import Change
+from memprof.advise.edits.collect import collect_each_turn
 from memprof.advise.edits.context import save_for_backward
 from memprof.advise.edits.decorators import drop_cache, drop_dictionary
 from memprof.advise.edits.exceptions import drop_traceback
@@ -98,6 +99,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("optimizer_foreach_off", step_one_by_one),
     Recipe("freeze", freeze, ("MP203",)),
     Recipe("map_location", load_to_host, ("MP209",)),
+    Recipe("gc", collect_each_turn, ("MP109",)),
     Recipe("save_for_backward", save_for_backward),
     Recipe("register_module", register, (), "parameters that were hidden are trained now"),
     Recipe("fix_shape", resize_linear, ("MP402",), "the layer has another size"),

@@ -292,6 +292,13 @@ class SourceFile:
                             return "torch", ()
         return "torch", (self._import("import torch"),)
 
+    def imported(self, name: str) -> tuple[Change, ...]:
+        """The change that imports a module by its name; () where the file does so already."""
+        for statement in self.nodes(cst.Import):
+            if any(self.code(alias.name) == name and alias.asname is None for alias in statement.names):
+                return ()
+        return (self._import(f"import {name}"),)
+
     def _import(self, text: str) -> Change:
         last: cst.CSTNode | None = None
         for index, statement in enumerate(self.module.body):

@@ -581,6 +581,23 @@ def test_states_that_take_turns_are_cut_off_at_once(tmp_path: Path) -> None:
     assert edited(tmp_path, text, "MP104", "detach", recipe=2) == ["+        states[name] = states[name].detach()"]
 
 
+def test_the_collector_runs_in_the_training_loop(tmp_path: Path) -> None:
+    text = """
+    import torch
+
+    class Step:
+        def __init__(self, x):
+            self.x = x  #<
+            self.me = self
+
+    for epoch in range(3):
+        for x in loader:
+            Step(x).loss().backward()
+    """
+    assert edited(tmp_path, text, "MP109", "gc") == ["+import gc", "+        gc.collect()"]
+    assert "which loop" in refusal(tmp_path, "self.me = self  #<", "MP109", "gc")
+
+
 # ---- names deleted ---------------------------------------------------------------------------
 
 
