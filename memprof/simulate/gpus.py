@@ -62,18 +62,29 @@ _SMI = "nvidia-smi, github.com/"
 
 GPUS: tuple[Gpu, ...] = (
     Gpu("V100-16GB", _gib(15.77), _CONTEXT_BYTES, (7, 0), 80, _ISSUE + "nomic-ai/gpt4all/issues/544"),
+    Gpu("V100-32GB", _gib(31.74), _CONTEXT_BYTES, (7, 0), 80, _ISSUE + "liucongg/ChatGLM-Finetuning/issues/73"),
+    Gpu("RTX 2080 Ti", _gib(10.76), _CONTEXT_BYTES, (7, 5), 68, _ISSUE + "JDAI-CV/image-captioning/issues/11"),
+    Gpu("RTX 8000", _gib(47.46), _CONTEXT_BYTES, (7, 5), 72, _ISSUE + "Victarry/stable-dreambooth/issues/8"),
     Gpu("T4", _gib(14.56), _gib(0.13), (7, 5), 40, _ISSUE + "Zheng-Chong/CatVTON/issues/133 (ECC on)"),
     Gpu("A100-40GB", _gib(39.50), _gib(0.49), (8, 0), 108, _ISSUE + "TianheWu/CoSeR/issues/10"),
     Gpu("A100-80GB", _gib(79.25), _CONTEXT_BYTES, (8, 0), 108, _ISSUE + "levihsu/OOTDiffusion/issues/235"),
     Gpu("A30", _gib(23.53), _CONTEXT_BYTES, (8, 0), 56, _ISSUE + "google/RB-Modulation/issues/5"),
     Gpu("A10", _mib(23028), _CONTEXT_BYTES, (8, 6), 72, _SMI + "modal-labs/modal-client/pull/2797"),
+    Gpu("RTX A2000-12GB", _gib(11.53), _CONTEXT_BYTES, (8, 6), 26, _ISSUE + "vllm-project/vllm/issues/12030"),
     Gpu("RTX A4000", _gib(15.61), _gib(0.21), (8, 6), 48, _ISSUE + "DengKaiCQ/VGGT-Long/issues/6"),
+    Gpu("RTX 3060", _gib(11.75), _CONTEXT_BYTES, (8, 6), 28, _ISSUE + "Kunhao-Liu/StyleGaussian/issues/12"),
+    Gpu("RTX 3070", _gib(7.78), _CONTEXT_BYTES, (8, 6), 46, _ISSUE + "akshitac8/OW-DETR/issues/46"),
     Gpu("RTX 3080", _gib(9.78), _CONTEXT_BYTES, (8, 6), 68, _ISSUE + "zai-org/CogVideo/issues/34"),
     Gpu("RTX 3090", _gib(23.70), _CONTEXT_BYTES, (8, 6), 82, _ISSUE + "Lightning-AI/lit-llama/issues/137"),
+    Gpu("RTX 4080", _gib(15.99), _CONTEXT_BYTES, (8, 9), 76, _ISSUE + "aigc-apps/sd-webui-EasyPhoto/issues/281"),
     Gpu("RTX 4090", _gib(23.64), _gib(0.46), (8, 9), 128, _ISSUE + "ali-vilab/VGen/issues/104"),
     Gpu("L4", _mib(23034), _CONTEXT_BYTES, (8, 9), 58, _SMI + "modal-labs/modal-client/pull/2797"),
     Gpu("L40S", _mib(46068), _CONTEXT_BYTES, (8, 9), 142, _SMI + "modal-labs/modal-client/pull/2797"),
-    Gpu("H100", _mib(81559), _CONTEXT_BYTES, (9, 0), 132, _SMI + "modal-labs/modal-client/pull/2797"),
+    Gpu("RTX 6000 Ada", _gib(44.43), _gib(0.42), (8, 9), 142, _ISSUE + "DINGYANB/MTVCrafter/issues/21 (ECC on)"),
+    Gpu("H100", _gib(79.11), _CONTEXT_BYTES, (9, 0), 132, _ISSUE + "vllm-project/vllm/issues/27508"),
+    Gpu(
+        "RTX 5090", _gib(31.36), _CONTEXT_BYTES, (12, 0), 170, _ISSUE + "TrajectoryCrafter/TrajectoryCrafter/issues/20"
+    ),
 )
 """What is known, oldest architecture first."""
 

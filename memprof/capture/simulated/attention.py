@@ -219,6 +219,8 @@ def efficient(args: Arguments, kwargs: Named) -> Any:
     padded = torch.zeros(batch, heads, -(-rows // 32) * 32 if keeps else 0, device=sums.device)
     if keeps:
         padded[..., :rows] = sums
+    if not dropout:  # nobody will read them; CUDA leaves them on the device
+        return output, padded, *(torch.empty((), dtype=torch.long, device=output.device) for _ in range(2))
     return output, padded, OnHost(torch.tensor(seed)), OnHost(torch.tensor(0))
 
 
@@ -227,7 +229,7 @@ def efficient_backward(args: Arguments, kwargs: Named) -> Any:
     grad, query, key, value, bias, _, _, seed, _, dropout, wanted = args[:11]
     causal = args[11] if len(args) > 11 else False
     *grads, grad_bias = _attend_backward(
-        grad, (query, key, value), bias, dropout, causal, kwargs.get("scale"), int(seed)
+        grad, (query, key, value), bias, dropout, causal, kwargs.get("scale"), int(seed) if dropout else 0
     )
     return *grads, grad_bias.to(bias.dtype) if bias is not None and wanted[3] else None
 

@@ -17,10 +17,12 @@ from memprof._errors import UsageError
 from memprof.capture.simulated import _active, tensors
 from memprof.capture.simulated.attention import attention_function
 from memprof.capture.simulated.bindings import Patches, Runtime, install, settings_of_environment
+from memprof.capture.simulated.convolution import pretend_cudnn
 from memprof.capture.simulated.dispatch import Dispatcher, SimulationMode, in_threads
 from memprof.capture.simulated.dry import DryRun
 from memprof.capture.simulated.guard import ensure_guard, see_accelerator
 from memprof.capture.simulated.placement import Placement
+from memprof.units import format_bytes
 
 if TYPE_CHECKING:
     from memprof.simulate.gpus import Gpu
@@ -77,7 +79,9 @@ class SimulatedCuda:
             stack.callback(_lift_only_cpu_tensors())
             # cuDNN's operators have no counterpart on the CPU; torch's own stand in for them.
             stack.callback(torch._C._set_cudnn_enabled, torch._C._get_cudnn_enabled())
+            wanted = torch._C._get_cudnn_enabled()
             torch._C._set_cudnn_enabled(False)
+            pretend_cudnn(patches, wanted)
             tensors.execute.append(dispatcher.run)
             stack.callback(tensors.execute.pop)
             tensors.record_stream.append(
@@ -143,7 +147,16 @@ class SimulatedCuda:
 
     def notes(self) -> tuple[str, ...]:
         """What a report must say of the simulation, in sentences."""
-        return () if self.dry is None else tuple(self.dry.notes())
+        found = [] if self.dry is None else list(self.dry.notes())
+        for device in () if self.runtime is None else self.runtime.devices:
+            certain, possible = device.peak_allocated_bytes, device.possible_peak_allocated_bytes
+            if possible > certain:
+                found.append(
+                    f"cuda:{device.index}: the peak of allocated memory is {format_bytes(certain)} (simulated) to "
+                    f"{format_bytes(possible)} (estimated): what workspaces cuDNN takes for convolutions is not known"
+                )
+            found += [f"cuda:{device.index}: {remark}" for remark in sorted(device.remarks) if remark]
+        return tuple(found)
 
     def process_bytes(self, index: int) -> int:
         """What this process takes of a device: context and reserved memory."""

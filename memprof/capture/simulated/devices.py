@@ -125,6 +125,9 @@ class SimulatedDevice:
         """Address -> bytes requested, stream, frames."""
         self._kept: dict[tuple[str, int], int] = {}
         self._base: dict[str, int] = {}
+        self._highest = self._highest_possible = 0
+        self.remarks: set[str] = set()
+        """Sentences that a report must say."""
         driver = _NotingDriver(gpu.total_bytes, gpu.context_bytes, self._segment)
         self.allocator = CachingAllocator(settings=settings, driver=driver)
         if settings.per_process_memory_fraction is not None:
@@ -150,7 +153,8 @@ class SimulatedDevice:
         try:
             address = self.allocator.malloc(nbytes, stream)
         except SimulatedOutOfMemory as error:
-            failed = error
+            # Its traceback would hold this frame, which holds it: the callers' tensors would live until a collection.
+            failed = error.with_traceback(None)
         else:
             frames = None
             if self._history.enabled:
@@ -208,12 +212,26 @@ class SimulatedDevice:
             raise RuntimeError(str(error)) from error
         self.settings = settings
 
+    def may_need(self, nbytes: int) -> None:
+        """Note that a kernel took a workspace of unknown size, at most about so many bytes."""
+        self._highest_possible = max(self._highest_possible, self.allocator.allocated_bytes + nbytes)
+
     # ---- figures -----------------------------------------------------------------------
 
     @property
     def free_bytes(self) -> int:
         """What `cudaMemGetInfo` calls free."""
         return self.allocator.driver.free_bytes
+
+    @property
+    def peak_allocated_bytes(self) -> int:
+        """Highest of all, also of what was there before counters were reset."""
+        return max(self._highest, self.allocator.memory_stats()["allocated_bytes.all.peak"])
+
+    @property
+    def possible_peak_allocated_bytes(self) -> int:
+        """The same with workspaces of unknown size as large as they may be; an estimate."""
+        return max(self.peak_allocated_bytes, self._highest_possible)
 
     @property
     def process_bytes(self) -> int:
@@ -233,6 +251,7 @@ class SimulatedDevice:
 
     def reset_peak(self) -> None:
         """What `torch.cuda.reset_peak_memory_stats` does."""
+        self._highest = self.peak_allocated_bytes
         self.allocator.reset_peak()
 
     def reset_accumulated(self) -> None:

@@ -159,14 +159,19 @@ class Dispatcher:
             self._placement.adopt(output.untyped_storage(), index, *reserved)
         elif heir is not None:
             self._placement.hand_over(heir.untyped_storage(), output.untyped_storage())
-        if kernel is not None and kernel.order and isinstance(output, tuple):
-            for at in kernel.order:
-                self._placement.place(output[at].untyped_storage(), index)
+        if kernel is not None and kernel.order is not None:
+            for at in kernel.order(plain_args):
+                if isinstance(output[at], _Tensor):
+                    self._placement.place(output[at].untyped_storage(), index)
         wrapped = self._wrap(output, index, place, call)
         if kernel is not None:
             self._take_scratch(kernel, device, plain_args, plain_kwargs, output)
             for address in needed:
                 device.free(address)
+            if kernel.unknown is not None:
+                device.may_need(kernel.unknown(plain_args, output))
+            if kernel.remark is not None:
+                device.remarks.add(kernel.remark())
         if writes:
             self._written(call, index)
         return wrapped

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from memprof.capture.simulated import attention, losses, recurrent
+from memprof.capture.simulated import attention, convolution, losses, recurrent
 from memprof.capture.simulated.reductions import reduction_scratch
 from memprof.capture.simulated.tensors import OnHost
 
@@ -35,7 +35,10 @@ class Kernel:
         before: Sizes in bytes of blocks for its own use that it takes before its outputs.
         scratch: Sizes of those that it takes after them; `ONLY_LAST` frees those so far but the last. All are freed
             before it returns.
-        order: Numbers of its outputs in the order in which it takes their blocks; () is their own.
+        order: Gives, from the arguments, the numbers of its outputs in the order in which it takes their blocks; None
+            is their own.
+        unknown: How many bytes more it may take for its own use, at most; an estimate.
+        remark: What a report must say where it ran; '' for nothing.
         uses_cublas: It goes through cuBLAS, whose handle keeps a workspace.
     """
 
@@ -43,8 +46,10 @@ class Kernel:
     run: Callable[[Arguments, Named], Any] | None = None
     before: Callable[[Gpu, Arguments, Named], tuple[int, ...]] | None = None
     scratch: Callable[[Gpu, Arguments, Named, Any], tuple[int, ...]] | None = None
-    order: tuple[int, ...] = ()
+    order: Callable[[Arguments], tuple[int, ...]] | None = None
     uses_cublas: bool = False
+    unknown: Callable[[Arguments, Any], int] | None = None
+    remark: Callable[[], str] | None = None
 
 
 def cublas_workspace_bytes(gpu: Gpu) -> int:
@@ -70,6 +75,26 @@ def cublas_workspace_bytes(gpu: Gpu) -> int:
 _CUBLAS = "aten/src/ATen/cuda/CublasHandlePool.cpp, torch 2.14.1"
 _REDUCE = "aten/src/ATen/native/cuda/Reduce.cuh, torch 2.14.1"
 _FUSED_CELL = "aten/src/ATen/native/cuda/RNN.cu, torch 2.14.1"
+
+
+_LAYER_NORM = "aten/src/ATen/native/cuda/layer_norm_kernel.cu, torch 2.14.1: `expect_contiguous`"
+_SOFTMAX = "aten/src/ATen/native/cuda/SoftMax.cu, torch 2.14.1: `contiguous()` after the output is there"
+
+
+def _copies(*inputs: int) -> Callable[[Gpu, Arguments, Named], tuple[int, ...]]:
+    """Sizes of contiguous copies of those arguments that are not contiguous."""
+
+    def sizes(gpu: Gpu, args: Arguments, kwargs: Named) -> tuple[int, ...]:
+        given = [args[at] for at in inputs if args[at] is not None]
+        return tuple(item.numel() * item.element_size() for item in given if not item.is_contiguous())
+
+    return sizes
+
+
+def _copies_after(*inputs: int) -> Callable[[Gpu, Arguments, Named, Any], tuple[int, ...]]:
+    """The same, where the output comes first."""
+    sizes = _copies(*inputs)
+    return lambda gpu, args, kwargs, output: sizes(gpu, args, kwargs)
 
 
 def _pack(args: Arguments, kwargs: Named) -> Any:
@@ -100,14 +125,45 @@ KERNELS: dict[str, Kernel] = {
     "aten::binary_cross_entropy": Kernel(
         losses.BCE, run=losses.shrunk("binary_cross_entropy"), scratch=losses.scratch_beside_result
     ),
-    "aten::native_dropout": Kernel("aten/src/ATen/native/cuda/Dropout.cu, torch 2.14.1", order=(1, 0)),
-    "aten::_thnn_fused_lstm_cell": Kernel(_FUSED_CELL, run=recurrent.lstm_cell),
+    **{f"aten::{name}": Kernel(_LAYER_NORM, before=_copies(0)) for name in ("native_layer_norm", "_fused_rms_norm")},
+    **{
+        f"aten::{name}_backward": Kernel(_LAYER_NORM, before=_copies(1), scratch=_copies_after(0))
+        for name in ("native_layer_norm", "_fused_rms_norm")
+    },
+    "aten::native_batch_norm": Kernel(convolution.NATIVE_BATCH_NORM, run=convolution.batch_norm),
+    "aten::native_batch_norm_backward": Kernel(convolution.BATCH_NORM, before=convolution.batch_norm_before),
+    "aten::convolution": Kernel(
+        convolution.SOURCE,
+        before=convolution.forward_before,
+        scratch=convolution.forward_scratch,
+        unknown=convolution.forward_unknown,
+    ),
+    "aten::convolution_backward": Kernel(
+        convolution.SOURCE,
+        before=convolution.backward_before,
+        scratch=convolution.backward_scratch,
+        order=convolution.backward_order,
+        unknown=convolution.backward_unknown,
+    ),
+    **{
+        f"aten::{name}": Kernel(_SOFTMAX, scratch=_copies_after(*inputs))
+        for name, inputs in {
+            "_softmax": (0,),
+            "_log_softmax": (0,),
+            "_softmax_backward_data": (0, 1),
+            "_log_softmax_backward_data": (0, 1),
+        }.items()
+    },
+    "aten::native_dropout": Kernel("aten/src/ATen/native/cuda/Dropout.cu, torch 2.14.1", order=lambda _: (1, 0)),
+    "aten::_thnn_fused_lstm_cell": Kernel(_FUSED_CELL, run=recurrent.lstm_cell, remark=convolution.replaced_recurrent),
     "aten::_thnn_fused_lstm_cell_backward_impl": Kernel(_FUSED_CELL, run=recurrent.lstm_cell_backward),
-    "aten::_thnn_fused_gru_cell": Kernel(_FUSED_CELL, run=recurrent.gru_cell),
+    "aten::_thnn_fused_gru_cell": Kernel(_FUSED_CELL, run=recurrent.gru_cell, remark=convolution.replaced_recurrent),
     "aten::_thnn_fused_gru_cell_backward": Kernel(_FUSED_CELL, run=recurrent.gru_cell_backward),
     "aten::_use_cudnn_ctc_loss": Kernel("cuDNN is left out of simulated runs", run=lambda _args, _kwargs: False),
     "aten::_pack_padded_sequence": Kernel("aten/src/ATen/native/PackedSequence.cpp, torch 2.14.1", run=_pack),
-    "aten::_scaled_dot_product_efficient_attention": Kernel(attention.EFFICIENT, run=attention.efficient),
+    "aten::_scaled_dot_product_efficient_attention": Kernel(
+        attention.EFFICIENT, run=attention.efficient, order=lambda _: (2, 3, 0, 1)
+    ),
     "aten::_scaled_dot_product_efficient_attention_backward": Kernel(
         attention.EFFICIENT,
         run=attention.efficient_backward,

@@ -57,3 +57,73 @@ def test_a_reduced_loss_has_the_values_in_a_block_beside_its_own() -> None:
 def test_dropout_takes_its_mask_first() -> None:
     found = blocks_of(lambda rows, _: torch.nn.functional.dropout(rows.requires_grad_()))
     assert found == [("alloc", 1 << 20), ("alloc", 4 << 20)]
+
+
+def test_what_cudnn_may_take_is_a_range() -> None:
+    with memprof.simulate_gpu("A100-40GB", dry=True) as simulation:
+        layer = torch.nn.Conv2d(64, 64, 3, padding=1).cuda()
+        layer(torch.randn(8, 64, 56, 56, device="cuda")).sum().backward()
+        peak = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        [note] = simulation.notes()
+    columns = 8 * 64 * 9 * 56 * 56 * 4
+    assert note.startswith("cuda:0: the peak of allocated memory is ")
+    assert "(simulated) to" in note
+    assert "(estimated): what workspaces cuDNN takes for convolutions is not known" in note
+    device = simulation.runtime.devices[0]
+    assert device.peak_allocated_bytes == peak
+    assert columns < device.possible_peak_allocated_bytes <= peak + columns
+
+
+def test_without_cudnn_columns_are_known() -> None:
+    with memprof.simulate_gpu("A100-40GB", dry=True) as simulation, torch.backends.cudnn.flags(enabled=False):
+        layer = torch.nn.Conv2d(3, 64, 7, 2, 3, bias=False).cuda()
+        before = torch.cuda.memory_stats()["allocation.all.allocated"]
+        layer(torch.randn(4, 3, 64, 64, device="cuda"))
+        stats = torch.cuda.memory_stats()
+        assert stats["allocation.all.allocated"] - before == 3
+        assert stats["requested_bytes.all.freed"] >= 3 * 49 * 32 * 32 * 4
+        assert simulation.notes() == ()
+    assert torch.backends.cudnn.enabled
+
+
+def test_recurrent_layers_of_cudnn_are_remarked_on() -> None:
+    with memprof.simulate_gpu("A100-40GB", dry=True) as simulation:
+        torch.nn.LSTM(4, 8).cuda()(torch.randn(3, 2, 4, device="cuda"))
+        assert any("LSTM and GRU ran as PyTorch's own kernels" in note for note in simulation.notes())
+
+
+def test_a_layer_norm_copies_what_is_not_contiguous() -> None:
+    with memprof.simulate_gpu("A100-40GB", dry=True):
+        rows = torch.randn(128, 16, 512, device="cuda").transpose(0, 1)
+        before = torch.cuda.memory_stats()["allocation.all.allocated"]
+        torch.nn.functional.layer_norm(rows, (512,))
+        assert torch.cuda.memory_stats()["allocation.all.allocated"] - before == 4
+
+
+def test_a_tied_weight_has_its_gradients_summed_in_a_third_block() -> None:
+    with memprof.simulate_gpu("A100-40GB", dry=True):
+        weight = torch.randn(512, 256, device="cuda", requires_grad=True)
+        tokens = torch.zeros(64, dtype=torch.long, device="cuda")
+        loss = torch.nn.functional.linear(torch.nn.functional.embedding(tokens, weight), weight).sum()
+        torch.cuda.memory._record_memory_history()
+        loss.backward()
+        trace = torch.cuda.memory._snapshot()["device_traces"][0]
+        torch.cuda.memory._record_memory_history(None)
+    assert [entry["size"] for entry in trace if entry["action"] == "alloc"].count(512 * 256 * 4) == 3
+
+
+def test_what_failed_for_want_of_memory_is_let_go() -> None:
+    import gc
+
+    gc.disable()
+    try:
+        with memprof.simulate_gpu("1GiB", dry=True):
+            try:
+                kept = torch.empty(800 << 20, dtype=torch.uint8, device="cuda")
+                kept + 1
+            except torch.OutOfMemoryError:
+                kept = None
+            assert torch.cuda.memory_allocated() == 0
+    finally:
+        gc.enable()
