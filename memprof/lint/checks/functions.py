@@ -146,6 +146,8 @@ def _cached(context: Context, function: FunctionInfo) -> Iterator[LintFinding]:
     for parameter in function.parameters:
         annotated = parameter.annotation is not None and ast.unparse(parameter.annotation).endswith("Tensor")
         passed = [context.flow.argument(function, site.call, parameter.arg) for site in function.sites]
+        if not annotated and parameter.annotation is not None:
+            continue  # it says that it is something else
         if not annotated and not (passed and all(_is_tensor(context, item) for item in passed)):
             continue
         decorator = next(item for item in function.decorators if item in _CACHES).rpartition(".")[2]
