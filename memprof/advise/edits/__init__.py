@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from memprof.advise.edits.anomaly import switch_off
 from memprof.advise.edits.arguments import (
     drop_create_graph,
     drop_retain_graph,
@@ -98,6 +99,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("zero_grad", zero_after_step),
     Recipe("optimizer_foreach_off", step_one_by_one),
     Recipe("freeze", freeze, ("MP203",)),
+    Recipe("anomaly_off", switch_off),
     Recipe("map_location", load_to_host, ("MP209",)),
     Recipe("gc", collect_each_turn, ("MP109",)),
     Recipe("save_for_backward", save_for_backward),

@@ -8,8 +8,11 @@ from textwrap import dedent
 import pytest
 
 from memprof.advise.edits import RECIPES, recipes_for
-from memprof.advise.edits.changes import CannotEdit
+from memprof.advise.edits.anomaly import switch_off
+from memprof.advise.edits.changes import CannotEdit, apply
 from memprof.advise.edits.plan import EditError, candidates_of, edit
+from memprof.advise.edits.problem import Problem
+from memprof.advise.edits.source import SourceFile
 from memprof.detect.finding import REMEDY_SLUGS, Finding, Kind, RelatedLocation, Remedy, Severity
 from memprof.model.memory import Source
 from memprof.record.events import Location
@@ -739,11 +742,26 @@ def test_a_module_is_frozen_before_the_loop(tmp_path: Path, remedy: str, line: s
     assert edited(tmp_path, text, "MP203", "freeze", remedy=remedy) == [f"+{line}"]
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("torch.autograd.set_detect_anomaly(True)", "torch.autograd.set_detect_anomaly(False)"),
+        ("autograd.set_detect_anomaly(mode=debug)", "autograd.set_detect_anomaly(mode=False)"),
+        ("context = torch.autograd.detect_anomaly()", "context = torch.autograd.set_detect_anomaly(False)"),
+        ("context = detect_anomaly(check_nan=True)", "context = torch.autograd.set_detect_anomaly(False)"),
+    ],
+)
+def test_anomaly_detection_is_switched_off(before: str, after: str) -> None:
+    source = SourceFile("train.py", f"import torch\n{before}\n".encode())
+    problem = Problem("MP208", "anomaly_off", "train.py", 2)
+    assert apply(source, switch_off(source, problem)).text.decode() == f"import torch\n{after}\n"
+
+
 # ---- files and lists -------------------------------------------------------------------------
 
 
 def test_every_recipe_is_for_a_remedy_that_exists() -> None:
-    assert {recipe.slug for recipe in RECIPES} <= REMEDY_SLUGS
+    assert {recipe.slug for recipe in RECIPES} <= REMEDY_SLUGS | {"anomaly_off"}
     assert all(recipe.changes_results for recipe in recipes_for("MP104", "detach"))
     assert not any(recipe.changes_results for recipe in recipes_for("MP102", "detach"))
 
