@@ -41,7 +41,7 @@ class Trail:
 def is_passage(item: object) -> bool:
     """Whether an object of a library only carries things: a queue, a future, a task."""
     kind = type(item)
-    return kind.__module__.startswith(_PASSAGE_MODULES) and not isinstance(item, type)
+    return str(kind.__module__).startswith(_PASSAGE_MODULES) and not isinstance(item, type)
 
 
 def is_plumbing(item: object) -> bool:
@@ -62,6 +62,15 @@ def step_of(parent: object, child: object) -> str:
     return ""
 
 
+def attributes_of(item: object) -> dict[str, Any] | None:
+    """The dictionary of an object's attributes, read past what its class does about attributes; None without one."""
+    try:
+        attributes = object.__getattribute__(item, "__dict__")
+    except (AttributeError, TypeError):
+        return None
+    return attributes if isinstance(attributes, dict) else None
+
+
 def _is_context(item: object) -> bool:
     return isinstance(item, torch.autograd.function.BackwardCFunction)
 
@@ -74,17 +83,14 @@ def attribute_of(top: object, child: object, below: Trail) -> Holder | None:
     kind = "attribute"
     if _is_context(top):
         kind, owner = "context", owner.removesuffix("Backward")
-    try:
-        attributes = object.__getattribute__(top, "__dict__")
-    except (AttributeError, TypeError):
-        attributes = {}
+    attributes = attributes_of(top) or {}
     for name, value in list(attributes.items()):
         if value is child:
             return named(kind, str(name), below, owner=owner)
     for name in getattr(type(top), "__slots__", ()) or ():
         if getattr(top, name, None) is child:
             return named(kind, str(name), below, owner=owner)
-    if child is attributes and isinstance(child, dict) and below.chain:
+    if child is attributes and below.chain:
         inner = Trail(below.target, below.chain[-1], below.chain[:-1], below.steps[:-1], below.via)
         key = key_of(child, inner.top)
         return None if key is None else named(kind, str(key), inner, owner=owner)
@@ -230,7 +236,7 @@ def _is_record(item: object) -> bool:
         return False
     if not hasattr(type(item), "__dict__") or callable(item):
         return False
-    try:
-        return len(object.__getattribute__(item, "__dict__")) <= _MANY_ATTRIBUTES
-    except (AttributeError, TypeError):
+    attributes = attributes_of(item)
+    if attributes is None:
         return bool(getattr(type(item), "__slots__", ()))
+    return len(attributes) <= _MANY_ATTRIBUTES

@@ -24,6 +24,7 @@ from memprof.capture.holder_words import (
     CONTAINERS,
     Trail,
     attribute_of,
+    attributes_of,
     cache_holder,
     is_passage,
     is_plumbing,
@@ -379,7 +380,7 @@ def _cycle(above: dict[int, Any], target: object) -> str:
         target: What they keep.
     """
     for item in list(above.values()):
-        attributes = None if is_plumbing(item) else getattr(item, "__dict__", None)
+        attributes = None if is_plumbing(item) else attributes_of(item)
         if type(attributes) is dict:  # Python makes it when it is first asked for, which may have been after the climb
             above.setdefault(id(attributes), attributes)
     inside: dict[int, int] = dict.fromkeys(above, 0)
