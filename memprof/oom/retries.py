@@ -23,11 +23,7 @@ _REDUCTIONS = ("mean", "sum")
 
 
 class RetriedStep:
-    """A function that computes a loss, run forward and backward in parts that fit; see `retry`.
-
-    Attributes:
-        examples_at_a_time: Most examples in a part; None as long as whole batches fit.
-    """
+    """A function that computes a loss, run forward and backward in parts that fit; see `retry`."""
 
     def __init__(
         self,

@@ -53,7 +53,7 @@ class Recording:
         censuses: What outlived its iteration, in order of time.
         states: What was known of each CUDA device when ticks ended.
         ooms: Out-of-memory errors in order of time.
-        passes: Forwards, backwards, steps and `zero_grad`s in order; () in recordings of format 1 and 2.
+        passes: Forwards, backwards, steps and calls of `zero_grad` in order; () in recordings of format 1 and 2.
         parameters: What the parameters of root modules were like; () in recordings of format 1 and 2.
     """
 
