@@ -21,6 +21,7 @@ from memprof.capture.simulated.convolution import pretend_cudnn
 from memprof.capture.simulated.dispatch import Dispatcher, SimulationMode, in_threads
 from memprof.capture.simulated.dry import DryRun
 from memprof.capture.simulated.guard import ensure_guard, see_accelerator
+from memprof.capture.simulated.losses import ctc_with_lists
 from memprof.capture.simulated.placement import Placement
 from memprof.units import format_bytes
 
@@ -72,6 +73,7 @@ class SimulatedCuda:
             patches.put(torch.Tensor, "data", tensors.data_property())
             patches.put(threading.Thread, "start", in_threads(dispatcher))
             self._attention(patches)
+            patches.put(torch, "ctc_loss", ctc_with_lists(torch.ctc_loss))
             patches.put(torch, "load", _load_to_simulated(torch.load))
             self._optimizers(stack)
             if self.dry is not None:

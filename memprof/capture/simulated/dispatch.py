@@ -51,6 +51,7 @@ _MAY_MIX = {
         "_pad_packed_sequence",
         "_ctc_loss",
         "_use_cudnn_ctc_loss",
+        "_use_miopen_ctc_loss",
         "_ctc_loss_backward",
     )
 }

@@ -160,6 +160,8 @@ KERNELS: dict[str, Kernel] = {
     "aten::_thnn_fused_gru_cell": Kernel(_FUSED_CELL, run=recurrent.gru_cell, remark=convolution.replaced_recurrent),
     "aten::_thnn_fused_gru_cell_backward": Kernel(_FUSED_CELL, run=recurrent.gru_cell_backward),
     "aten::_use_cudnn_ctc_loss": Kernel("cuDNN is left out of simulated runs", run=lambda _args, _kwargs: False),
+    "aten::_ctc_loss_backward": Kernel("aten/src/ATen/native/cuda/LossCTC.cu, torch 2.14.1", run=losses.ctc_backward),
+    "aten::_use_miopen_ctc_loss": Kernel("MIOpen is of AMD's GPUs", run=lambda _args, _kwargs: False),
     "aten::_pack_padded_sequence": Kernel("aten/src/ATen/native/PackedSequence.cpp, torch 2.14.1", run=_pack),
     "aten::_scaled_dot_product_efficient_attention": Kernel(
         attention.EFFICIENT, run=attention.efficient, order=lambda _: (2, 3, 0, 1)

@@ -6,12 +6,14 @@ Source:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from memprof.capture.simulated.reductions import reduction_scratch
+from memprof.capture.simulated.tensors import SimulatedTensor
 
 if TYPE_CHECKING:
     from memprof.simulate.gpus import Gpu
@@ -40,6 +42,27 @@ def shrunk(name: str) -> Callable[[Arguments, Named], Any]:
         return _values(args).resize_(())
 
     return run
+
+
+def ctc_with_lists(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A `torch.ctc_loss` that reads lengths into lists, as it does itself except for subclasses of tensors."""
+
+    @functools.wraps(original)
+    def ctc_loss(log_probs: Any, targets: Any, input_lengths: Any, target_lengths: Any, *rest: Any) -> Any:
+        lengths = [
+            item.tolist() if isinstance(item, torch.Tensor) and isinstance(log_probs, SimulatedTensor) else item
+            for item in (input_lengths, target_lengths)
+        ]
+        return original(log_probs, targets, *lengths, *rest)
+
+    return ctc_loss
+
+
+def ctc_backward(args: Arguments, kwargs: Named) -> torch.Tensor:
+    """`_ctc_loss_backward`, also on `meta`, where dry runs are and torch has none."""
+    if args[1].is_meta:
+        return torch.empty_like(args[1])
+    return torch.ops.aten._ctc_loss_backward.default(*args, **kwargs)  # type: ignore[no-any-return]
 
 
 def scratch(gpu: Gpu, args: Arguments, kwargs: Named, output: torch.Tensor) -> tuple[int, ...]:

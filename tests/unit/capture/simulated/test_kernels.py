@@ -127,3 +127,18 @@ def test_what_failed_for_want_of_memory_is_let_go() -> None:
             assert torch.cuda.memory_allocated() == 0
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("lengths_on", ["cpu", "cuda"])
+@pytest.mark.parametrize("dry", [False, True])
+def test_ctc_loss_takes_lengths_from_either_memory(dry: bool, lengths_on: str) -> None:
+    torch.manual_seed(0)
+    scores = torch.randn(12, 4, 5).log_softmax(2)
+    targets, lengths = torch.randint(1, 5, (4, 3)), (torch.full((4,), 12), torch.full((4,), 3))
+    expected = torch.nn.functional.ctc_loss(scores, targets, *lengths).item()
+    with memprof.simulate_gpu("8GiB", dry=dry):
+        given = scores.cuda().requires_grad_()
+        loss = torch.nn.functional.ctc_loss(given, targets.cuda(), *(item.to(lengths_on) for item in lengths))
+        loss.backward()
+        assert given.grad.shape == given.shape
+        assert loss.item() == (0.0 if dry else pytest.approx(expected, rel=1e-5))
