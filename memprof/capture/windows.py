@@ -20,6 +20,9 @@ _FIRST_ITERATIONS = 4
 _MOST_TICKS_A_WINDOW = 64
 _AFTER_NEWS = 4
 _CENSUSES_AFTER_NEWS = 2
+_LONGEST_FIRST = 32
+"""A census that finds something in the first iterations keeps them watched up to this one: what becomes of a pile
+of outputs is seen when the loop ends."""
 _RECHECK_FIRST = 8
 _RECHECK_ITERATIONS = 3
 _SLOPE_POINTS = 16
@@ -65,12 +68,13 @@ class WatchPlan:
         """Whether to look at what survived at the boundary that comes now."""
         if not self.watching:
             return False
+        n = self._iterations
+        sparse = n & (n - 1) == 0 or (n % 3 == 0 and (n // 3) & (n // 3 - 1) == 0)
         if self._level is Level.TENSORS:
-            n = self._iterations
             if 0 < self._fresh <= _CENSUSES_AFTER_NEWS:
                 return True
-            return 2 <= n <= 6 or (n > 6 and (n & (n - 1) == 0 or (n % 3 == 0 and (n // 3) & (n // 3 - 1) == 0)))
-        return self._iterations >= 2 and self._left <= 2
+            return 2 <= n <= 6 or (n > 6 and sparse)
+        return n >= 2 and (0 < self._left <= 2 or (self._left <= 0 and (sparse or n < _RECHECK_FIRST)))
 
     def suspect(self, suspicious: bool) -> None:
         """Tell what the census said."""
@@ -97,7 +101,8 @@ class WatchPlan:
             if not self.watching or self._left < self._news:
                 self._open(self._news)
             self._news = 0
-        if self.watching and (self._left <= 0 or self._ticks_left <= 0):
+        lasting = self._suspicious and self._iterations <= _LONGEST_FIRST
+        if self.watching and ((self._left <= 0 and not lasting) or self._ticks_left <= 0):
             self.watching = False
             self._recheck_at = max(_RECHECK_FIRST, 2 * self._iterations)
         elif not self.watching and self._iterations >= self._recheck_at:

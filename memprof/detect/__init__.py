@@ -9,7 +9,9 @@ from memprof.detect.callbacks import DatasetKeepsTensors, HookStoresActivations,
 from memprof.detect.containers import OutputsKeptWithGraph, TensorsKeptInContainer
 from memprof.detect.devices import MemoryOnForeignDevice
 from memprof.detect.finding import Finding, Skipped
+from memprof.detect.gradients import GradientsKeptTooLong, ParametersUnused
 from memprof.detect.graphs import GraphGrowsAcrossIterations, HiddenStateCarriedWithGraph
+from memprof.detect.graphs_unused import FrozenBackboneWithAutograd, GeneratorGraphInDiscriminatorStep
 from memprof.detect.keepers import (
     CacheKeyedByTensors,
     TensorsHeldByThread,
@@ -17,8 +19,10 @@ from memprof.detect.keepers import (
     TensorsInReferenceCycle,
 )
 from memprof.detect.kept_graphs import GradientsKeptWithGraph, GraphRetainedWithoutNeed
+from memprof.detect.leftovers import AnomalyModeOn, CheckpointKeptAfterLoading, OutputsConcatenatedOnDevice
 from memprof.detect.oom import OutOfMemoryRaised
 from memprof.detect.parallel import ModelSplitUnevenly, OutputsGatheredOnOneDevice
+from memprof.detect.peaks import LongBackpropThroughTime, OptimizerTemporariesAtPeak, TensorOutlivesLastUse
 from memprof.detect.placement import DeviceMismatch, ParametersHiddenInContainer
 from memprof.detect.pools import PinnedMemoryGrows, PrivatePoolsGrow
 from memprof.detect.populations import ModulesGrow, OptimizerGrows
@@ -52,6 +56,16 @@ RULES: tuple[type[Rule], ...] = (
     DatasetKeepsTensors,
     EvaluationWithAutograd,
     PreviousIterationAlive,
+    FrozenBackboneWithAutograd,
+    GeneratorGraphInDiscriminatorStep,
+    OutputsConcatenatedOnDevice,
+    LongBackpropThroughTime,
+    GradientsKeptTooLong,
+    AnomalyModeOn,
+    CheckpointKeptAfterLoading,
+    ParametersUnused,
+    OptimizerTemporariesAtPeak,
+    TensorOutlivesLastUse,
     ActivationsDominatePeak,
     OptimizerStateDominatesPeak,
     GradientsDominatePeak,

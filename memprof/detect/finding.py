@@ -37,7 +37,8 @@ REMEDY_SLUGS = frozenset(
     "move_to_cpu break_cycle save_for_backward checkpointing freeze fix_shape register_module gc "
     "mixed_precision allocator_settings optimizer_foreach_off ddp map_location set_device "
     "remove_hook remove_create_graph build_once "
-    "lean_optimizer step_in_backward sparse_gradients chunk to_device split_evenly loss_in_forward".split()
+    "lean_optimizer step_in_backward sparse_gradients chunk to_device split_evenly loss_in_forward "
+    "anomaly_off drop_module reduce_per_batch".split()
 )
 
 

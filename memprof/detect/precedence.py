@@ -6,7 +6,7 @@ from memprof.detect.finding import Finding
 from memprof.model.memory import MemoryModel
 from memprof.record.events import Location
 
-_SPEAKS_FOR = {"MP202": ("MP105", "MP106", "MP108")}
+_SPEAKS_FOR = {"MP202": ("MP105", "MP106", "MP108", "MP203", "MP214")}
 """General rule -> rules that say why; all are about tensors that live on into the next iteration."""
 
 _SHARE = 0.5

@@ -148,6 +148,18 @@ def calls_of(files: Iterable[str], name: str) -> list[Location]:
     return sorted(found, key=lambda place: (place.file, place.line))
 
 
+def attributes_assigned(files: Iterable[str], name: str) -> list[Location]:
+    """Lines that assign an attribute (`self.pooler = ...`), in order of files and lines."""
+    found = []
+    for file in files:
+        tree = syntax_tree(file)
+        for node, function in _statements(tree) if tree is not None else ():
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            if any(isinstance(target, ast.Attribute) and target.attr == name for target in targets):
+                found.append(Location(file, node.lineno, function or "<module>"))
+    return sorted(found, key=lambda place: (place.file, place.line))
+
+
 def names_assigned_at(made: Location | None) -> set[str]:
     """Variables that the statement at a line assigns."""
     tree = syntax_tree(made.file) if made is not None else None
@@ -162,3 +174,45 @@ def names_assigned_at(made: Location | None) -> set[str]:
             for target in targets:
                 names |= _names_in(target)
     return names
+
+
+def statement_at(location: Location | None) -> str:
+    """Source of the innermost simple statement at a line, or ''."""
+    tree = syntax_tree(location.file) if location is not None else None
+    if tree is None or location is None:
+        return ""
+    source = "".join(linecache.getlines(location.file))
+    found = ""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.stmt) or hasattr(node, "body"):
+            continue
+        if node.lineno <= location.line <= (node.end_lineno or node.lineno):
+            found = ast.get_source_segment(source, node) or ""
+    return found
+
+
+def arguments_named_at(location: Location | None, function: str) -> set[str]:
+    """Variables in the arguments of the calls of a function (`cat`) in the statement at a line."""
+    tree = syntax_tree(location.file) if location is not None else None
+    if tree is None or location is None:
+        return set()
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and node.lineno <= location.line <= (node.end_lineno or node.lineno):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called == function:
+                for argument in node.args:
+                    names |= _names_in(argument)
+                    names |= {item.attr for item in ast.walk(argument) if isinstance(item, ast.Attribute)}
+    return names
+
+
+def stored_under(file: str, name: str) -> list[str]:
+    """Source of the statements of a file that store into a variable or attribute."""
+    tree = syntax_tree(file)
+    source = "".join(linecache.getlines(file))
+    found = []
+    for node, _ in _statements(tree) if tree is not None else ():
+        if _stores(node, name, attribute=False):
+            found.append(ast.get_source_segment(source, node) or "")
+    return found

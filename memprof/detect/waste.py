@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 
 from memprof.detect.evidence import KIB, MIB, counted, iteration_of_ticks, main_peak, place, share_severity, size
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
+from memprof.detect.graphs_unused import unused_in_training
+from memprof.detect.pass_evidence import PassEvidence, Preparation, peak_share, typical
 from memprof.detect.rule import Rule
 from memprof.detect.source import names_assigned_at
-from memprof.model.carried import carried_over
+from memprof.model.carried import CarriedOver, carried_over
+from memprof.model.lifetimes import IntArray
 from memprof.model.memory import MemoryModel, Source
-from memprof.record.events import Location, Phase, Tick, TickFlag
+from memprof.record.events import Location, Pass, Phase, Tick, TickFlag
 from memprof.record.iterations import EVALUATE
 
 
@@ -28,7 +32,8 @@ class EvaluationWithAutograd(Rule):
 
     ## Evidence
     The root module returned a tensor with a `grad_fn`, and no backward ever reached that node. The bytes
-    are those the forward left allocated apart from its outputs.
+    are those the forward left allocated apart from its outputs. Between the steps of a training loop it
+    must happen in three iterations or more, and the graph must be there when memory is highest.
 
     ## Remedy
     Put the loop under `with torch.no_grad():` (or `torch.inference_mode()`).
@@ -84,6 +89,39 @@ class EvaluationWithAutograd(Rule):
             finding = self._finding(model, call, ticks)
             if finding is not None:
                 yield finding
+        evidence = PassEvidence(model)
+        for forwards, rows in unused_in_training(evidence):
+            first = forwards[0]
+            if first.subject in evidence.trained_roots and first.location not in by_call:
+                yield self._between_steps(evidence, forwards, rows)
+
+    def _between_steps(self, evidence: PassEvidence, forwards: list[Pass], rows: list[IntArray]) -> Finding:
+        """The trained model called once more in a training iteration, for a metric or an action."""
+        where = forwards[0].location
+        nbytes = typical(evidence.nbytes(part) for part in rows)
+        share = peak_share(evidence.model, evidence.device, nbytes)
+        return Finding(
+            code=self.code,
+            name=self.name(),
+            kind=self.kind,
+            severity=share_severity(nbytes, main_peak(evidence.model, evidence.device)),
+            location=where,
+            device=evidence.device,
+            bytes=nbytes,
+            bytes_per_iteration=None,
+            source=Source.MEASURED,
+            message=(
+                f"{counted(len(forwards), 'forward')} at {place(where)} in the training loop saved {size(nbytes)} on "
+                f"{evidence.device} for a backward that never came, {share:.0%} of the peak. The graph is held by the "
+                f"output until it is rebound. Call the model there under `with torch.no_grad():`."
+            ),
+            holder="the output of the model, through its autograd graph",
+            remedies=(
+                Remedy("no_grad", f"call the model at {place(where)} under `no_grad`", frees=evidence.ids(rows)),
+                Remedy("del", "if gradients are needed sometimes: `del` the output before the next forward"),
+            ),
+            evidence={"forwards": len(forwards), "saved_bytes": nbytes, "in_training": True},
+        )
 
     def _finding(self, model: MemoryModel, call: Location | None, ticks: list[Tick]) -> Finding | None:
         watched = [tick for tick in ticks if tick.flags & TickFlag.TRACKED and tick.forward_bytes is not None]
@@ -194,12 +232,14 @@ class PreviousIterationAlive(Rule):
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
         carried = carried_over(model)
+        preparation = Preparation(model)
         if not any(iteration.tracked for iteration in model.iterations):
             yield Skipped(self.code, "no iteration was watched storage by storage; use --level auto or tensors")
             return
         for device in model.devices:
             peak = main_peak(model, device)
-            of_device = [item for item in carried if item.device == device]
+            left = (_of_before(model, item, preparation) for item in carried if item.device == device)
+            of_device = [item for item in left if item is not None]
             if peak is None or not peak.allocated_bytes or len(of_device) < self._MIN_ITERATIONS:
                 continue
             nbytes = sorted(item.nbytes for item in of_device)[len(of_device) // 2]
@@ -245,6 +285,25 @@ class PreviousIterationAlive(Rule):
             ),
             evidence={"iterations": len(storages), "bytes": nbytes, "share_of_peak": round(share, 3)},
         )
+
+
+def _of_before(model: MemoryModel, item: CarriedOver, preparation: Preparation) -> CarriedOver | None:
+    """What an earlier iteration left, without what the loop's body had prepared for this one."""
+    kept = [
+        storage
+        for storage in (model.storages[identity] for identity in item.storages)
+        if not preparation.is_for(
+            item.iteration,
+            made=storage.location,
+            made_ns=storage.birth_ns,
+            made_in=storage.birth_iteration,
+            phase=storage.birth_phase,
+        )
+    ]
+    if not kept:
+        return None
+    nbytes = sum(storage.nbytes for storage in kept)
+    return replace(item, storages=tuple(storage.id for storage in kept), nbytes=nbytes)
 
 
 def _call_of(model: MemoryModel, storages: list[tuple[int, ...]]) -> Location | None:
