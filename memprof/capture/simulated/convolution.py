@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 SOURCE = "aten/src/ATen/native/Convolution.cpp and cuda/ConvolutionMM2d.cu, torch 2.14.1"
 BATCH_NORM = "aten/src/ATen/native/cudnn/BatchNorm.cpp, torch 2.14.1"
 NATIVE_BATCH_NORM = "aten/src/ATen/native/cuda/Normalization.cu, torch 2.14.1"
+BETWEEN = -1
+"""Among numbers of outputs: here it takes the blocks of `Kernel.between`."""
 Arguments = tuple[Any, ...]
 Named = dict[str, Any]
 _wanted = [True]
@@ -69,17 +71,21 @@ def backward_before(gpu: Gpu, args: Arguments, kwargs: Named) -> tuple[int, ...]
 
 
 def backward_scratch(gpu: Gpu, args: Arguments, kwargs: Named, output: Any) -> tuple[int, ...]:
-    """What the sum for the bias takes; without cuDNN one image's columns too."""
+    """What the sum for the bias takes."""
+    grad: torch.Tensor = args[0]
+    if not args[10][2]:
+        return ()
+    dims = [0, *range(2, grad.dim())]
+    return reduction_scratch(gpu, (grad, dims), {}, grad.new_empty(grad.shape[1], device="meta"))
+
+
+def backward_between(args: Arguments) -> tuple[int, ...]:
+    """Without cuDNN, one image's columns."""
     grad, given, weight = args[:3]
-    found: tuple[int, ...] = ()
-    if not _wanted[0] and _is_slow(given, weight, args[7], args[9]):
-        trivial = all(size == 1 for size in weight.shape[2:])
-        if args[10][0] or not trivial:
-            found = (_columns(weight, grad),)
-    if args[10][2]:
-        dims = [0, *range(2, grad.dim())]
-        found += reduction_scratch(gpu, (grad, dims), {}, grad.new_empty(grad.shape[1], device="meta"))
-    return found
+    if _wanted[0] or not _is_slow(given, weight, args[7], args[9]):
+        return ()
+    trivial = all(size == 1 for size in weight.shape[2:])
+    return (_columns(weight, grad),) if args[10][0] or not trivial else ()
 
 
 def backward_order(args: Arguments) -> tuple[int, ...]:
@@ -87,7 +93,9 @@ def backward_order(args: Arguments) -> tuple[int, ...]:
     _, given, weight = args[:3]
     if not args[7] and args[9] == given.shape[1] and weight.shape[1] == 1 and args[9] > 1:
         return 1, 0, 2
-    return (0, 1, 2) if _wanted[0] else (0, 2, 1)
+    if _wanted[0]:
+        return 0, 1, 2
+    return (0, BETWEEN, 2, 1) if args[10][0] else (0, 2, 1, BETWEEN)
 
 
 def batch_norm(args: Arguments, kwargs: Named) -> Any:

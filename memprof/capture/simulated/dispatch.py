@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from memprof._errors import MemprofError, UsageError
 from memprof.capture.simulated.attention import ONLY_LAST
 from memprof.capture.simulated.bindings import Runtime
+from memprof.capture.simulated.convolution import BETWEEN
 from memprof.capture.simulated.devices import SimulatedDevice
 from memprof.capture.simulated.dry import DryRun
 from memprof.capture.simulated.handles import HandlePool
@@ -162,7 +163,10 @@ class Dispatcher:
             self._placement.hand_over(heir.untyped_storage(), output.untyped_storage())
         if kernel is not None and kernel.order is not None:
             for at in kernel.order(plain_args):
-                if isinstance(output[at], _Tensor):
+                if at == BETWEEN and kernel.between is not None:
+                    stream = self._runtime.current.of(index)
+                    needed += [device.allocate(nbytes, stream) for nbytes in kernel.between(plain_args)]
+                elif at >= 0 and isinstance(output[at], _Tensor):
                     self._placement.place(output[at].untyped_storage(), index)
         wrapped = self._wrap(output, index, place, call)
         if kernel is not None:

@@ -37,6 +37,7 @@ class Kernel:
             before it returns.
         order: Gives, from the arguments, the numbers of its outputs in the order in which it takes their blocks; None
             is their own.
+        between: Sizes of blocks for its own use that it takes where `order` says `BETWEEN`.
         unknown: How many bytes more it may take for its own use, at most; an estimate.
         remark: What a report must say where it ran; '' for nothing.
         uses_cublas: It goes through cuBLAS, whose handle keeps a workspace.
@@ -47,6 +48,7 @@ class Kernel:
     before: Callable[[Gpu, Arguments, Named], tuple[int, ...]] | None = None
     scratch: Callable[[Gpu, Arguments, Named, Any], tuple[int, ...]] | None = None
     order: Callable[[Arguments], tuple[int, ...]] | None = None
+    between: Callable[[Arguments], tuple[int, ...]] | None = None
     uses_cublas: bool = False
     unknown: Callable[[Arguments, Any], int] | None = None
     remark: Callable[[], str] | None = None
@@ -143,6 +145,7 @@ KERNELS: dict[str, Kernel] = {
         before=convolution.backward_before,
         scratch=convolution.backward_scratch,
         order=convolution.backward_order,
+        between=convolution.backward_between,
         unknown=convolution.backward_unknown,
     ),
     **{
