@@ -8,10 +8,11 @@ from memprof.detect.allocator import AllocatorRetries, CacheEmptiedEveryIteratio
 from memprof.detect.callbacks import DatasetKeepsTensors, HookStoresActivations, TensorStoredOnContext
 from memprof.detect.containers import OutputsKeptWithGraph, TensorsKeptInContainer
 from memprof.detect.devices import MemoryOnForeignDevice
+from memprof.detect.discarded_gradients import GeneratorGraphInDiscriminatorStep
 from memprof.detect.finding import Finding, Skipped
+from memprof.detect.frozen import FrozenBackboneWithAutograd
 from memprof.detect.gradients import GradientsKeptTooLong, ParametersUnused
 from memprof.detect.graphs import GraphGrowsAcrossIterations, HiddenStateCarriedWithGraph
-from memprof.detect.graphs_unused import FrozenBackboneWithAutograd, GeneratorGraphInDiscriminatorStep
 from memprof.detect.keepers import (
     CacheKeyedByTensors,
     TensorsHeldByThread,
@@ -19,15 +20,17 @@ from memprof.detect.keepers import (
     TensorsInReferenceCycle,
 )
 from memprof.detect.kept_graphs import GradientsKeptWithGraph, GraphRetainedWithoutNeed
+from memprof.detect.last_uses import TensorOutlivesLastUse
 from memprof.detect.leftovers import AnomalyModeOn, CheckpointKeptAfterLoading, OutputsConcatenatedOnDevice
 from memprof.detect.oom import OutOfMemoryRaised
+from memprof.detect.optimizer_temporaries import OptimizerTemporariesAtPeak
 from memprof.detect.parallel import ModelSplitUnevenly, OutputsGatheredOnOneDevice
-from memprof.detect.peaks import LongBackpropThroughTime, OptimizerTemporariesAtPeak, TensorOutlivesLastUse
 from memprof.detect.placement import DeviceMismatch, ParametersHiddenInContainer
 from memprof.detect.pools import PinnedMemoryGrows, PrivatePoolsGrow
 from memprof.detect.populations import ModulesGrow, OptimizerGrows
 from memprof.detect.precedence import without_explained
 from memprof.detect.pressure import ActivationsDominatePeak, GradientsDominatePeak, OptimizerStateDominatesPeak
+from memprof.detect.recurrence import LongBackpropThroughTime
 from memprof.detect.rule import Rule
 from memprof.detect.shapes import ShapeMismatch
 from memprof.detect.single_tensor import SingleTensorDominatesPeak

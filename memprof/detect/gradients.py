@@ -9,7 +9,7 @@ import numpy as np
 
 from memprof.detect.evidence import MIB, counted, main_peak, place, related, share_severity, size, user_files
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
-from memprof.detect.graphs_unused import region
+from memprof.detect.module_paths import region
 from memprof.detect.pass_evidence import MIN_PASSES, PassEvidence, peak_share, typical
 from memprof.detect.rule import Rule
 from memprof.detect.source import attributes_assigned

@@ -81,6 +81,10 @@ class PassEvidence:
         found = self.iteration(item)
         return found is not None and found.tracked
 
+    def watched_training(self) -> Iterator[IterationMemory]:
+        """Whole training iterations in which every storage was watched."""
+        return (item for item in self.model.iterations if item.kind == TRAIN and item.tracked and item.complete)
+
     def shares(self, item: Pass) -> tuple[ParameterShare, ...]:
         """Parameters as a backward left them; () where they were not looked at."""
         profile = self.model.parameters.get(item.gradients) if item.gradients is not None else None

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from memprof.detect.evidence import KIB, MIB, counted, iteration_of_ticks, main_peak, place, share_severity, size
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
-from memprof.detect.graphs_unused import unused_in_training
 from memprof.detect.pass_evidence import PassEvidence, Preparation, peak_share, typical
 from memprof.detect.rule import Rule
 from memprof.detect.source import names_assigned_at
+from memprof.detect.unused_graphs import unused_in_training
 from memprof.model.carried import CarriedOver, carried_over
 from memprof.model.lifetimes import IntArray
 from memprof.model.memory import MemoryModel, Source
