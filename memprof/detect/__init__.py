@@ -29,6 +29,7 @@ from memprof.detect.placement import DeviceMismatch, ParametersHiddenInContainer
 from memprof.detect.pools import PinnedMemoryGrows, PrivatePoolsGrow
 from memprof.detect.populations import ModulesGrow, OptimizerGrows
 from memprof.detect.precedence import without_explained
+from memprof.detect.precision import FullPrecisionOutsideAutocast
 from memprof.detect.pressure import ActivationsDominatePeak, GradientsDominatePeak, OptimizerStateDominatesPeak
 from memprof.detect.recurrence import LongBackpropThroughTime
 from memprof.detect.rule import Rule
@@ -66,6 +67,7 @@ RULES: tuple[type[Rule], ...] = (
     GradientsKeptTooLong,
     AnomalyModeOn,
     CheckpointKeptAfterLoading,
+    FullPrecisionOutsideAutocast,
     ParametersUnused,
     OptimizerTemporariesAtPeak,
     TensorOutlivesLastUse,

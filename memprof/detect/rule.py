@@ -35,12 +35,14 @@ class Rule(ABC):
         code: `MP` and three digits: 1xx retention, 2xx waste, 3xx pressure, 4xx errors.
         kind: The family its findings belong to.
         needs_cuda: Its evidence, and so its example, exists only where CUDA is.
+        needs_storages: It decides on storages watched one by one, as levels `auto` and `tensors` do.
         on_snapshots: It decides on a PyTorch snapshot too, which shows no iterations.
     """
 
     code: ClassVar[str]
     kind: ClassVar[Kind]
     needs_cuda: ClassVar[bool] = False
+    needs_storages: ClassVar[bool] = False
     on_snapshots: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:

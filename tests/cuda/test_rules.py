@@ -13,18 +13,21 @@ from tests.cuda import payloads
 
 CUDA_RULES = tuple(rule for rule in RULES if rule.needs_cuda)
 LEVELS = ("steps", "blocks", "tensors")
+CASES = [
+    pytest.param(rule, level, id=f"{rule.code}-{level}")
+    for rule in CUDA_RULES
+    for level in (("tensors", "auto") if rule.needs_storages else LEVELS)
+]
 
 
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("rule", CUDA_RULES, ids=lambda rule: rule.code)
+@pytest.mark.parametrize(("rule", "level"), CASES)
 def test_the_example_fires_its_rule(on_cuda: Callable[..., Any], rule: type[Rule], level: str) -> None:
     found = on_cuda(payloads.rule_block, code=rule.code, heading="Example", level=level, memory="8G", devices=2)
     assert len(found["messages"]) == 1, found["report"]
     assert found["files"] in (["block.py"], [None])
 
 
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("rule", CUDA_RULES, ids=lambda rule: rule.code)
+@pytest.mark.parametrize(("rule", "level"), CASES)
 def test_what_to_use_instead_does_not(on_cuda: Callable[..., Any], rule: type[Rule], level: str) -> None:
     found = on_cuda(payloads.rule_block, code=rule.code, heading="Use instead", level=level, memory="8G", devices=2)
     assert found["messages"] == [], found["report"]

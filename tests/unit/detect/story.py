@@ -52,12 +52,18 @@ class Story:
         return number
 
     def forward(
-        self, root: int, at: int, *, saved: int = 2 * MIB, flags: PassFlag = PassFlag.GRAPH
+        self,
+        root: int,
+        at: int,
+        *,
+        saved: int = 2 * MIB,
+        flags: PassFlag = PassFlag.GRAPH,
+        dtype: str = "float32",
     ) -> tuple[int, list[int]]:
         """A forward of a module; gives its number and what it saved."""
         self.recording.sample(Phase.FORWARD, ends=False)
         start = self.recording.now
-        made = [self.recording.birth(saved, location=line(at))]
+        made = [self.recording.birth(saved, location=line(at), dtype=dtype)]
         made.append(self.recording.birth(64, role=Role.OUTPUT, location=line(at)))
         number = self._pass(PassKind.FORWARD, start, line(at), subject=root, flags=flags, saved_bytes=saved)
         self.recording.sample(Phase.FORWARD, ends=True)

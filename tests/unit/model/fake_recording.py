@@ -90,6 +90,7 @@ class FakeRecording:
         op: str = "aten::empty",
         location: Location | None = LINE,
         module: ModuleRef | None = None,
+        dtype: str = "float32",
     ) -> int:
         self.now += 1
         storage, self.next_id = self.next_id, self.next_id + 1
@@ -104,7 +105,7 @@ class FakeRecording:
                     self.tick,
                     self.phase,
                     nbytes,
-                    "float32",
+                    dtype,
                     self.device,
                     op,
                     location,
