@@ -1,7 +1,7 @@
 """Workloads that nobody looked at while the table of CUDA's kernels was made.
 
-They are of the kind of `tests/cuda/workloads.py`. An error found on them says more of the next script than one found there;
-once an error has been mended because of one, it no longer does, which is why what was found first is kept.
+They are of the kind of `tests/cuda/workloads.py`. An error found on them says more of the next script than one found
+there; once an error has been mended because of one, it no longer does, which is why what was found first is kept.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 - as everyone writes it
 from torch import nn
 
 from tests.cuda.workloads import ITERS, Workload, class_batch, image_loop, loop, vision

@@ -2,7 +2,7 @@
 
 `PYTHON -m benchmarks.prediction --json FIGURES --write docs/prediction.md`, with a PYTHON whose torch is a CUDA build:
 each workload of `tests/cuda/workloads.py` and of `benchmarks/held_out.py` runs on the null device of `tests/nullcuda`,
-on a simulated GPU of the same size with its arithmetic and without, and plainly on the CPU; each in a process of its own.
+on a simulated GPU of the same size with its arithmetic and without, and on the CPU; each in a process of its own.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Workspaces of cuDNN are not known: it chooses an algorithm by heuristics of its 
 figures; `forward_unknown` and `backward_unknown` say how much they may be.
 
 Source:
-    aten/src/ATen/native/Convolution.cpp, cudnn/ConvShared.cpp, cuda/ConvolutionMM2d.cu and cuda/DepthwiseConv2d.cu,
+    aten/src/ATen/native/Convolution.cpp, cudnn/ConvShared.cpp, cuda/ConvolutionMM2d.cu,
+    cuda/NaiveConvolutionTranspose2d.cu and cuda/DepthwiseConv2d.cu,
     torch 2.14.1; compared block by block with what the real allocator was asked for.
 """
 
@@ -26,6 +27,8 @@ BATCH_NORM = "aten/src/ATen/native/cudnn/BatchNorm.cpp, torch 2.14.1"
 NATIVE_BATCH_NORM = "aten/src/ATen/native/cuda/Normalization.cu, torch 2.14.1"
 BETWEEN = -1
 """Among numbers of outputs: here it takes the blocks of `Kernel.between`."""
+CUBLAS = -2
+"""Among sizes of blocks: here it goes through cuBLAS, whose handle keeps a workspace."""
 Arguments = tuple[Any, ...]
 Named = dict[str, Any]
 _wanted = [True]
@@ -52,17 +55,32 @@ def pretend_cudnn(patches: Patches, enabled: bool) -> None:
     patches.put(cudnn.m, "is_acceptable", lambda tensor: False)
 
 
+def forward(args: Arguments, kwargs: Named) -> torch.Tensor:
+    """`convolution`, whose output is contiguous without cuDNN, whatever the layout of its input."""
+    output = torch.ops.aten.convolution.default(*args, **kwargs)
+    return output if _wanted[0] else output.contiguous()
+
+
+def backward(args: Arguments, kwargs: Named) -> Any:
+    """`convolution_backward`, likewise."""
+    outputs = torch.ops.aten.convolution_backward.default(*args, **kwargs)
+    return outputs if _wanted[0] else tuple(None if one is None else one.contiguous() for one in outputs)
+
+
 def forward_before(gpu: Gpu, args: Arguments, kwargs: Named) -> tuple[int, ...]:
     """A copy of an input that is not contiguous."""
     return _copy(args[0])
 
 
 def forward_scratch(gpu: Gpu, args: Arguments, kwargs: Named, output: torch.Tensor) -> tuple[int, ...]:
-    """Without cuDNN, one image's columns, unless they are the image."""
-    if _wanted[0] or not _is_slow(args[0], args[1], args[6], args[8]):
+    """Without cuDNN, one image's columns, unless they are the image; for a transposed one a row of ones, too."""
+    given, weight = args[:2]
+    if _wanted[0] or not _is_slow(given, args[8]):
         return ()
-    trivial = all(size == 1 for size in args[1].shape[2:]) and set(args[3]) == {1} and set(args[4]) == {0}
-    return () if trivial else (_columns(args[1], output),)
+    if args[6]:
+        return _columns(weight, given), math.prod(output.shape[2:]) * output.element_size(), CUBLAS
+    trivial = all(size == 1 for size in weight.shape[2:]) and set(args[3]) == {1} and set(args[4]) == {0}
+    return (CUBLAS,) if trivial else (_columns(weight, output), CUBLAS)
 
 
 def backward_before(gpu: Gpu, args: Arguments, kwargs: Named) -> tuple[int, ...]:
@@ -71,21 +89,22 @@ def backward_before(gpu: Gpu, args: Arguments, kwargs: Named) -> tuple[int, ...]
 
 
 def backward_scratch(gpu: Gpu, args: Arguments, kwargs: Named, output: Any) -> tuple[int, ...]:
-    """What the sum for the bias takes."""
-    grad: torch.Tensor = args[0]
+    """What the sum for the bias takes; one image's columns, where it is a transposed one without cuDNN."""
+    grad, given, weight = args[:3]
+    found = (_columns(weight, given), CUBLAS) if not _wanted[0] and args[7] and _is_slow(given, args[9]) else ()
     if not args[10][2]:
-        return ()
+        return found
     dims = [0, *range(2, grad.dim())]
-    return reduction_scratch(gpu, (grad, dims), {}, grad.new_empty(grad.shape[1], device="meta"))
+    return found + reduction_scratch(gpu, (grad, dims), {}, grad.new_empty(grad.shape[1], device="meta"))
 
 
 def backward_between(args: Arguments) -> tuple[int, ...]:
     """Without cuDNN, one image's columns."""
     grad, given, weight = args[:3]
-    if _wanted[0] or not _is_slow(given, weight, args[7], args[9]):
+    if _wanted[0] or args[7] or not _is_slow(given, args[9]):
         return ()
     trivial = all(size == 1 for size in weight.shape[2:])
-    return (_columns(weight, grad),) if args[10][0] or not trivial else ()
+    return (_columns(weight, grad), CUBLAS) if args[10][0] or not trivial else (CUBLAS,)
 
 
 def backward_order(args: Arguments) -> tuple[int, ...]:
@@ -93,7 +112,7 @@ def backward_order(args: Arguments) -> tuple[int, ...]:
     _, given, weight = args[:3]
     if not args[7] and args[9] == given.shape[1] and weight.shape[1] == 1 and args[9] > 1:
         return 1, 0, 2
-    if _wanted[0]:
+    if _wanted[0] or args[7]:
         return 0, 1, 2
     return (0, BETWEEN, 2, 1) if args[10][0] else (0, 2, 1, BETWEEN)
 
@@ -149,9 +168,9 @@ def replaced_recurrent() -> str:
     )
 
 
-def _is_slow(given: torch.Tensor, weight: torch.Tensor, transposed: bool, groups: int) -> bool:
-    """Whether PyTorch's own kernel for 2 dimensions would run."""
-    return given.dim() == 4 and not transposed and groups == 1
+def _is_slow(given: torch.Tensor, groups: int) -> bool:
+    """Whether PyTorch's own kernels for 2 dimensions would run, which those of 1 go through."""
+    return given.dim() in (3, 4) and groups == 1
 
 
 def _columns(weight: torch.Tensor, output: torch.Tensor) -> int:
@@ -161,6 +180,6 @@ def _columns(weight: torch.Tensor, output: torch.Tensor) -> int:
 
 def _copy(given: torch.Tensor) -> tuple[int, ...]:
     layout = torch.contiguous_format
-    if given.dim() == 4 and given.is_contiguous(memory_format=torch.channels_last):
+    if _wanted[0] and given.dim() == 4 and given.is_contiguous(memory_format=torch.channels_last):
         layout = torch.channels_last
     return () if given.is_contiguous(memory_format=layout) else (given.numel() * given.element_size(),)

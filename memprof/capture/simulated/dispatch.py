@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from memprof._errors import MemprofError, UsageError
 from memprof.capture.simulated.attention import ONLY_LAST
 from memprof.capture.simulated.bindings import Runtime
-from memprof.capture.simulated.convolution import BETWEEN
+from memprof.capture.simulated.convolution import BETWEEN, CUBLAS
 from memprof.capture.simulated.devices import SimulatedDevice
 from memprof.capture.simulated.dry import DryRun
 from memprof.capture.simulated.handles import HandlePool
@@ -137,7 +137,7 @@ class Dispatcher:
             call.refuse()
         index = place.index
         device = self._placement.devices[index]
-        heir = self.heirs.heir_of(args) if func is _ADD else None
+        heir = self.heirs.heir_of(args) if func is _ADD else self.heirs.in_place(func, args)
         needed: list[int] = []
         if kernel is not None and kernel.before is not None:
             stream = self._runtime.current.of(index)
@@ -165,7 +165,7 @@ class Dispatcher:
             for at in kernel.order(plain_args):
                 if at == BETWEEN and kernel.between is not None:
                     stream = self._runtime.current.of(index)
-                    needed += [device.allocate(nbytes, stream) for nbytes in kernel.between(plain_args)]
+                    self._take(kernel.between(plain_args), device, stream, needed)
                 elif at >= 0 and isinstance(output[at], _Tensor):
                     self._placement.place(output[at].untyped_storage(), index)
         wrapped = self._wrap(output, index, place, call)
@@ -195,19 +195,25 @@ class Dispatcher:
         """Take and free what a kernel needs besides its outputs."""
         stream = self._runtime.current.of(device.index)
         if kernel.uses_cublas:
-            device.keep(f"cublas {self._handles.of(device.index)}", cublas_workspace_bytes(device.gpu), stream)
+            self._take((CUBLAS,), device, stream, [])
         if kernel.scratch is not None:
             taken: list[int] = []
             try:
-                for nbytes in kernel.scratch(device.gpu, args, kwargs, output):
-                    if nbytes != ONLY_LAST:
-                        taken.append(device.allocate(nbytes, stream))
-                        continue
-                    while len(taken) > 1:
-                        device.free(taken.pop(-2))
+                self._take(kernel.scratch(device.gpu, args, kwargs, output), device, stream, taken)
             finally:
                 while taken:
                     device.free(taken.pop())
+
+    def _take(self, sizes: tuple[int, ...], device: SimulatedDevice, stream: int, taken: list[int]) -> None:
+        """Take blocks of these sizes one after another and add their addresses."""
+        for nbytes in sizes:
+            if nbytes == CUBLAS:
+                device.keep(f"cublas {self._handles.of(device.index)}", cublas_workspace_bytes(device.gpu), stream)
+            elif nbytes != ONLY_LAST:
+                taken.append(device.allocate(nbytes, stream))
+            else:
+                while len(taken) > 1:
+                    device.free(taken.pop(-2))
 
     def _explain(self, error: Exception, device: SimulatedDevice) -> None:
         """Raise what fits better where this machine's own memory was too small."""

@@ -14,6 +14,13 @@ from memprof.capture.simulated.tensors import SimulatedTensor
 
 _Tensor = torch.Tensor
 _Counts = tuple[int, int, int]
+_IN_PLACE_OPS = (torch.ops.aten.sub.Tensor, torch.ops.aten.mul.Tensor)
+_IN_PLACE_NODES = ("BinaryCrossEntropyWithLogitsBackward0",)
+"""Nodes that write into what they computed before, unless a tensor is a subclass.
+
+Source:
+    `isTensorSubclassLike` in torch/csrc/autograd/FunctionsManual.cpp, torch 2.14.1.
+"""
 
 
 class Heirs:
@@ -41,6 +48,22 @@ class Heirs:
                 torch._C._nn.linear(rows, weight, bias)
         finally:
             self._learning = False
+
+    def in_place(self, func: Any, args: tuple[Any, ...]) -> torch.Tensor | None:
+        """The values of the first argument where a node of the backward would write its result there.
+
+        Args:
+            func: An operator that is not `aten::add.Tensor`.
+            args: Its arguments.
+        """
+        if func not in _IN_PLACE_OPS or not in_backward() or len(args) != 2:
+            return None
+        first, second = args
+        node = torch._C._current_autograd_node()
+        if node is None or node.name() not in _IN_PLACE_NODES or not isinstance(first, SimulatedTensor):
+            return None
+        same = isinstance(second, SimulatedTensor) and first.dtype == second.dtype
+        return first.host if same and _references(first) == self._counts.get(_modes_above()) else None
 
     def heir_of(self, args: tuple[Any, ...]) -> torch.Tensor | None:
         """The values of the first summand where the sum would take over its block, or those of the second.

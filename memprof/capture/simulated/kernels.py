@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from memprof.capture.simulated import attention, convolution, losses, recurrent
+from memprof.capture.simulated import attention, convolution, losses, norms, recurrent
 from memprof.capture.simulated.reductions import reduction_scratch
 from memprof.capture.simulated.tensors import OnHost
 
@@ -76,6 +76,8 @@ def cublas_workspace_bytes(gpu: Gpu) -> int:
 
 _CUBLAS = "aten/src/ATen/cuda/CublasHandlePool.cpp, torch 2.14.1"
 _REDUCE = "aten/src/ATen/native/cuda/Reduce.cuh, torch 2.14.1"
+_SAFE_SOFTMAX = "aten/src/ATen/native/transformers/attention.cpp, torch 2.14.1"
+_ROLL = "aten/src/ATen/native/TensorTransformations.h, roll_common, torch 2.14.1"
 _FUSED_CELL = "aten/src/ATen/native/cuda/RNN.cu, torch 2.14.1"
 
 
@@ -97,6 +99,27 @@ def _copies_after(*inputs: int) -> Callable[[Gpu, Arguments, Named, Any], tuple[
     """The same, where the output comes first."""
     sizes = _copies(*inputs)
     return lambda gpu, args, kwargs, output: sizes(gpu, args, kwargs)
+
+
+def _masked_rows(gpu: Gpu, args: Arguments, kwargs: Named, output: Any) -> tuple[int, ...]:
+    """`_safe_softmax`: which scores are -inf, which rows are so altogether, and the zero that replaces these."""
+    given: torch.Tensor = args[0]
+    if not given.numel():
+        return ()
+    return given.numel(), given.numel() // (given.shape[args[1]] if given.dim() else 1), output.element_size()
+
+
+def _product_of_gradient(gpu: Gpu, args: Arguments, kwargs: Named, output: Any) -> tuple[int, ...]:
+    """`_softmax_backward_data`: the gradient times the softmax, and a copy of the softmax if it is not contiguous."""
+    grad, result = args[:2]
+    return grad.numel() * max(grad.element_size(), result.element_size()), *_copies(1)(gpu, args, kwargs)
+
+
+def _rolled_once(gpu: Gpu, args: Arguments, kwargs: Named) -> tuple[int, ...]:
+    """`roll` along several dimensions: a result for each but the last, which is the output."""
+    shifts = args[1]
+    count = len(shifts) if isinstance(shifts, (list, tuple)) else 1
+    return (args[0].numel() * args[0].element_size(),) * (count - 1)
 
 
 def _pack(args: Arguments, kwargs: Named) -> Any:
@@ -127,21 +150,30 @@ KERNELS: dict[str, Kernel] = {
     "aten::binary_cross_entropy": Kernel(
         losses.BCE, run=losses.shrunk("binary_cross_entropy"), scratch=losses.scratch_beside_result
     ),
+    "aten::binary_cross_entropy_with_logits": Kernel(
+        losses.SOURCE, before=losses.two_elementwise, scratch=losses.scratch_of_elementwise
+    ),
     **{f"aten::{name}": Kernel(_LAYER_NORM, before=_copies(0)) for name in ("native_layer_norm", "_fused_rms_norm")},
     **{
         f"aten::{name}_backward": Kernel(_LAYER_NORM, before=_copies(1), scratch=_copies_after(0))
         for name in ("native_layer_norm", "_fused_rms_norm")
     },
+    "aten::native_group_norm": Kernel(norms.GROUP_NORM, scratch=norms.group_norm_scratch),
+    "aten::native_group_norm_backward": Kernel(norms.GROUP_NORM, scratch=norms.group_norm_backward_scratch),
+    "aten::_safe_softmax": Kernel(_SAFE_SOFTMAX, scratch=_masked_rows),
+    "aten::roll": Kernel(_ROLL, before=_rolled_once),
     "aten::native_batch_norm": Kernel(convolution.NATIVE_BATCH_NORM, run=convolution.batch_norm),
     "aten::native_batch_norm_backward": Kernel(convolution.BATCH_NORM, before=convolution.batch_norm_before),
     "aten::convolution": Kernel(
         convolution.SOURCE,
+        run=convolution.forward,
         before=convolution.forward_before,
         scratch=convolution.forward_scratch,
         unknown=convolution.forward_unknown,
     ),
     "aten::convolution_backward": Kernel(
         convolution.SOURCE,
+        run=convolution.backward,
         before=convolution.backward_before,
         scratch=convolution.backward_scratch,
         order=convolution.backward_order,
@@ -153,10 +185,10 @@ KERNELS: dict[str, Kernel] = {
         for name, inputs in {
             "_softmax": (0,),
             "_log_softmax": (0,),
-            "_softmax_backward_data": (0, 1),
             "_log_softmax_backward_data": (0, 1),
         }.items()
     },
+    "aten::_softmax_backward_data": Kernel(_SOFTMAX, scratch=_product_of_gradient),
     "aten::native_dropout": Kernel("aten/src/ATen/native/cuda/Dropout.cu, torch 2.14.1", order=lambda _: (1, 0)),
     "aten::_thnn_fused_lstm_cell": Kernel(_FUSED_CELL, run=recurrent.lstm_cell, remark=convolution.replaced_recurrent),
     "aten::_thnn_fused_lstm_cell_backward_impl": Kernel(_FUSED_CELL, run=recurrent.lstm_cell_backward),

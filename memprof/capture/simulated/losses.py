@@ -84,6 +84,11 @@ def elementwise(gpu: Gpu, args: Arguments, kwargs: Named) -> tuple[int, ...]:
     return () if _reduction(args, kwargs) == _NONE else (_values(args).nbytes,)
 
 
+def two_elementwise(gpu: Gpu, args: Arguments, kwargs: Named) -> tuple[int, ...]:
+    """`binary_cross_entropy_with_logits`: logarithms of sigmoids, and the loss of every value where that is reduced."""
+    return (_values(args).nbytes,) * (1 if _reduction(args, kwargs) == _NONE else 2)
+
+
 def scratch_of_elementwise(gpu: Gpu, args: Arguments, kwargs: Named, output: torch.Tensor) -> tuple[int, ...]:
     """What the reduction of all values takes."""
     if _reduction(args, kwargs) == _NONE:

@@ -59,6 +59,40 @@ def test_dropout_takes_its_mask_first() -> None:
     assert found == [("alloc", 1 << 20), ("alloc", 4 << 20)]
 
 
+@pytest.mark.parametrize("dry", [False, True])
+def test_what_kernels_take_for_themselves(dry: bool) -> None:
+    """Sizes as torch 2.14.1 asked its allocator for them."""
+
+    def sizes(call) -> list[int]:
+        torch.cuda.memory._record_memory_history()
+        call()
+        trace = torch.cuda.memory._snapshot()["device_traces"][0]
+        torch.cuda.memory._record_memory_history(None)
+        return [entry["size"] for entry in trace if entry["action"] == "alloc"]
+
+    with memprof.simulate_gpu("A100-40GB", dry=dry):
+        images = torch.ones(16, 128, 32, 32, device="cuda", requires_grad=True)
+        norm = torch.nn.GroupNorm(8, 128).cuda()
+        assert sizes(lambda: norm(images)) == [8 << 20, 512, 512, 8192, 8192]
+        normed = norm(images)
+        grad = torch.ones_like(normed)
+        assert sizes(lambda: normed.backward(grad)) == [8 << 20, 512, 512, 8192, 8192, 512, 512, 8192]
+        scores = torch.zeros(2, 4, 256, 256, device="cuda", requires_grad=True)
+        assert sizes(lambda: torch._safe_softmax(scores, -1)) == [2 << 20, 1 << 19, 2 * 4 * 256, 4]
+        chances = torch._safe_softmax(scores, -1)
+        upper = torch.ones_like(chances)
+        assert sizes(lambda: chances.backward(upper)) == [2 << 20, 2 << 20]
+        with torch.no_grad():
+            assert sizes(lambda: images.roll((1, 1), (2, 3))) == [8 << 20, 8 << 20]
+        logits = torch.zeros(64, 3, 64, 64, device="cuda", requires_grad=True)
+        wanted = torch.zeros_like(logits)
+        with_logits = torch.nn.functional.binary_cross_entropy_with_logits
+        assert sizes(lambda: with_logits(logits, wanted))[:3] == [3 << 20, 3 << 20, 4]
+        loss = with_logits(logits, wanted, reduction="sum")
+        one = torch.ones_like(loss)
+        assert sizes(lambda: loss.backward(one)) == [3 << 20]
+
+
 def test_what_cudnn_may_take_is_a_range() -> None:
     with memprof.simulate_gpu("A100-40GB", dry=True) as simulation:
         layer = torch.nn.Conv2d(64, 64, 3, padding=1).cuda()
@@ -81,7 +115,7 @@ def test_without_cudnn_columns_are_known() -> None:
         before = torch.cuda.memory_stats()["allocation.all.allocated"]
         layer(torch.randn(4, 3, 64, 64, device="cuda"))
         stats = torch.cuda.memory_stats()
-        assert stats["allocation.all.allocated"] - before == 3
+        assert stats["allocation.all.allocated"] - before == 4  # input, output, columns and cuBLAS's workspace
         assert stats["requested_bytes.all.freed"] >= 3 * 49 * 32 * 32 * 4
         assert simulation.notes() == ()
     assert torch.backends.cudnn.enabled
