@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks import prediction_page
 
+_ROOT = Path(__file__).resolve().parents[1]
 _TIMEOUT_S = 600
 _RAISED = re.compile(r"[\w.]+Error: ")
 _NEEDS_A_LIMIT = ("oom_retry",)
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.json is not None and given.json.exists():
         results = json.loads(given.json.read_text(encoding="utf-8"))
     with _Runs() as runs:
-        for name in given.names or list(_all()):
+        for name in given.names or list(workloads_by_name()):
             result = results.setdefault(name, {})
             runs.measure(name, result, [side for side in given.sides.split(",") if given.again or side not in result])
             print(f"{name}: {prediction_page.summary(result)}", file=sys.stderr, flush=True)
@@ -60,7 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _all() -> Mapping[str, Any]:
+def workloads_by_name() -> Mapping[str, Any]:
+    """All workloads, those held out last."""
     from tests.cuda import workloads
 
     return {**workloads.WORKLOADS, **_held_out()}
@@ -97,7 +99,7 @@ def run_workload(name: str, where: str, total: int) -> dict[str, Any]:
 
     from tests.cuda import workloads
 
-    workload = _all()[name]
+    workload = workloads_by_name()[name]
     torch.backends.cudnn.enabled = workload.settings.get("cudnn", True)
     count = 1 + workload.settings.get("iters", workloads.ITERS)
     rows: list[tuple[int, ...]] = []
@@ -170,7 +172,7 @@ class _Runs:
                 result[f"{side} failed"] = _reason(error)
 
     def _run(self, name: str, side: str, total: int) -> Any:
-        settings = _all()[name].settings
+        settings = workloads_by_name()[name].settings
         env = dict(settings.get("env", {}))
         memory = env.pop("NULLCUDA_MEMORY", "40326M")
         zygote = self._here
@@ -186,7 +188,7 @@ def _reason(error: Exception) -> str:
     """What the child raised, or how it ended."""
     lines = [line.strip() for line in str(error).split("\n---")[0].splitlines() if line.strip()]
     raised = [line for line in lines if _RAISED.match(line)]
-    return (raised or lines)[-1].split(", as if", 1)[0][:300]
+    return (raised or lines)[-1].replace(f"{_ROOT}/", "").split(". ")[0].split("; ")[0]
 
 
 if __name__ == "__main__":

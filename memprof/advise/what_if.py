@@ -148,7 +148,7 @@ def what_if(
         UsageError: The recording does not hold what was allocated, or a setting is not known.
     """
     trials = [(text, AllocatorSettings.parse(text)) for text in settings]
-    runs = list(_runs(recording))
+    runs = list(device_runs(recording))
     if not runs:
         raise UsageError(
             f"{getattr(recording, 'path', None) or 'the recording'} does not say what was allocated when: record with "
@@ -158,7 +158,7 @@ def what_if(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Run:
+class DeviceRun:
     """What one device was asked for."""
 
     device: str
@@ -174,7 +174,12 @@ class _Run:
     """Segments that went back to the driver did so because the program called `torch.cuda.empty_cache`."""
 
 
-def _runs(recording: RecordingView) -> Iterator[_Run]:
+def device_runs(recording: RecordingView) -> Iterator[DeviceRun]:
+    """What each device of a recording was asked for.
+
+    Args:
+        recording: See `what_if`.
+    """
     log = recording.block_log()
     if log is not None and len(log.events):
         for code, name in log.devices.items():
@@ -187,7 +192,7 @@ def _runs(recording: RecordingView) -> Iterator[_Run]:
         yield run
 
 
-def _of_device(recording: RecordingView, log: BlockLog, code: int, name: str) -> _Run | None:
+def _of_device(recording: RecordingView, log: BlockLog, code: int, name: str) -> DeviceRun | None:
     """One device of an allocator history; where events were lost, what came after."""
     wanted = log.events[:, _COLUMN["device"]] == code
     tick, table = log.starts[-1] if log.starts else (0, np.zeros((0, len(SEGMENT_COLUMNS)), np.int64))
@@ -218,7 +223,7 @@ def _of_device(recording: RecordingView, log: BlockLog, code: int, name: str) ->
     empties = given_back and _never_short(recording, name, log)
     if given_back and not empties:
         notes.append("segments went back to the driver: whether empty_cache was called is not known, nor repeated")
-    return _Run(name, events, ticks, held, (*held, *alone), log, tuple(notes), empties)
+    return DeviceRun(name, events, ticks, held, (*held, *alone), log, tuple(notes), empties)
 
 
 def _never_short(recording: RecordingView, device: str, log: BlockLog) -> bool:
@@ -239,7 +244,7 @@ def _alone(table: IntArray) -> tuple[Segment, ...]:
     return tuple(found)
 
 
-def _of_storages(recording: RecordingView) -> _Run | None:
+def _of_storages(recording: RecordingView) -> DeviceRun | None:
     """The storages of a CPU run, as if they lay on one CUDA device."""
     if not recording.ticks or not all(tick.flags & TickFlag.TRACKED for tick in recording.ticks):
         return None
@@ -272,11 +277,11 @@ def _of_storages(recording: RecordingView) -> _Run | None:
         stack=np.full(count, -1, np.int32),
     )
     note = "every storage of this CPU run is taken to lie on one GPU; ops that allocate more on CUDA are not corrected"
-    return _Run("cpu", events, np.array(ticks, np.int64), (), (), None, (note,))
+    return DeviceRun("cpu", events, np.array(ticks, np.int64), (), (), None, (note,))
 
 
 def _device(
-    recording: RecordingView, run: _Run, trials: Sequence[tuple[str, AllocatorSettings]], gpu: Gpu | None
+    recording: RecordingView, run: DeviceRun, trials: Sequence[tuple[str, AllocatorSettings]], gpu: Gpu | None
 ) -> DeviceWhatIf:
     recorded = AllocatorSettings() if run.log is None else AllocatorSettings.from_snapshot(run.log.settings)
     total_bytes, taken_bytes = _memory(recording, run.device, gpu)
@@ -299,7 +304,7 @@ def _device(
     return DeviceWhatIf(run.device, total_bytes, tuple(outcomes), run.notes)
 
 
-def _as_recorded(recording: RecordingView, run: _Run, settings: AllocatorSettings) -> Outcome:
+def _as_recorded(recording: RecordingView, run: DeviceRun, settings: AllocatorSettings) -> Outcome:
     follow = BlockReplay(settings, run.before)
     before_bytes = follow.allocated_bytes, follow.reserved_bytes
     usage = follow.follow(run.events)
@@ -330,7 +335,7 @@ def _reserved_at_the_end(recording: RecordingView, device: str) -> int | None:
     return sum(segment.nbytes for segment in found[0].segments) if found else None
 
 
-def _simulated(recording: RecordingView, run: _Run, label: str, report: ReplayReport) -> Outcome:
+def _simulated(recording: RecordingView, run: DeviceRun, label: str, report: ReplayReport) -> Outcome:
     source = Source.SIMULATED if run.log is not None else Source.ESTIMATED
     outcome = Outcome(
         label=label,

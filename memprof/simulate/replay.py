@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from memprof.record.blocks import BlockAction, BlockEvents, BlockState, Segment
 from memprof.simulate.allocator import CachingAllocator
 from memprof.simulate.block_replay import BlockReplay, BlockUsage
-from memprof.simulate.driver import FirstFitDriver
+from memprof.simulate.driver import Driver, FirstFitDriver
 from memprof.simulate.out_of_memory import SimulatedOutOfMemory
 from memprof.simulate.settings import AllocatorSettings
 
@@ -54,6 +54,8 @@ def replay(
     segments: Sequence[Segment] = (),
     torch_version: tuple[int, int] = (2, 14),
     empty_cache: bool = False,
+    driver: Driver | None = None,
+    watch: Callable[[int, int], None] | None = None,
 ) -> ReplayReport:
     """Let a program allocate and free as it did, under other settings or on another device.
 
@@ -69,6 +71,8 @@ def replay(
         torch_version: Whose choices the allocator makes.
         empty_cache: Segments went back to the driver because the program called `torch.cuda.empty_cache`, which
             leaves no trace of its own, and not because memory was short: do the same at those moments.
+        driver: Where segments come from; None is one of `total_bytes` that takes the lowest address.
+        watch: Is told the row and the address of each allocation once it is made.
 
     Returns:
         Peaks and counts.
@@ -82,7 +86,7 @@ def replay(
 
     allocator = CachingAllocator(
         settings=settings,
-        driver=FirstFitDriver(total_bytes, taken_bytes=taken_bytes),
+        driver=driver or FirstFitDriver(total_bytes, taken_bytes=taken_bytes),
         events=is_complete,
         torch_version=torch_version,
     )
@@ -106,15 +110,17 @@ def replay(
         last = len(actions) - 1
         for row, (action, address, nbytes, stream) in enumerate(rows):
             if action == _ALLOC:
-                now_at[address] = malloc(nbytes, stream)
+                here = now_at[address] = malloc(nbytes, stream)
+                if watch is not None:
+                    watch(row, here)
             elif action == _FREE_REQUESTED:
-                here = now_at.pop(address, None)
-                if here is None:
+                freed = now_at.pop(address, None)
+                if freed is None:
                     continue
                 if row < last and actions[row + 1] == _FREE_COMPLETED and addresses[row + 1] == address:
-                    free(here)
+                    free(freed)
                 else:
-                    _hold(allocator, held, recorded, address, here)
+                    _hold(allocator, held, recorded, address, freed)
             elif action == _FREE_COMPLETED and held:
                 number = held.pop(address, None)
                 if number is not None:

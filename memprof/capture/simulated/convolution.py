@@ -57,7 +57,7 @@ def pretend_cudnn(patches: Patches, enabled: bool) -> None:
 
 def forward(args: Arguments, kwargs: Named) -> torch.Tensor:
     """`convolution`, whose output is contiguous without cuDNN, whatever the layout of its input."""
-    output = torch.ops.aten.convolution.default(*args, **kwargs)
+    output: torch.Tensor = torch.ops.aten.convolution.default(*args, **kwargs)
     return output if _wanted[0] else output.contiguous()
 
 

@@ -60,7 +60,7 @@ class Heirs:
             return None
         first, second = args
         node = torch._C._current_autograd_node()
-        if node is None or node.name() not in _IN_PLACE_NODES or not isinstance(first, SimulatedTensor):
+        if node.name() not in _IN_PLACE_NODES or not isinstance(first, SimulatedTensor):
             return None
         same = isinstance(second, SimulatedTensor) and first.dtype == second.dtype
         return first.host if same and _references(first) == self._counts.get(_modes_above()) else None

@@ -154,10 +154,10 @@ KERNELS: dict[str, Kernel] = {
         losses.SOURCE, before=losses.two_elementwise, scratch=losses.scratch_of_elementwise
     ),
     **{f"aten::{name}": Kernel(_LAYER_NORM, before=_copies(0)) for name in ("native_layer_norm", "_fused_rms_norm")},
-    **{
-        f"aten::{name}_backward": Kernel(_LAYER_NORM, before=_copies(1), scratch=_copies_after(0))
-        for name in ("native_layer_norm", "_fused_rms_norm")
-    },
+    "aten::native_layer_norm_backward": Kernel(_LAYER_NORM, before=_copies(1), scratch=_copies_after(0)),
+    "aten::_fused_rms_norm_backward": Kernel(
+        _LAYER_NORM, run=norms.rms_norm_backward, before=_copies(1), scratch=_copies_after(0)
+    ),
     "aten::native_group_norm": Kernel(norms.GROUP_NORM, scratch=norms.group_norm_scratch),
     "aten::native_group_norm_backward": Kernel(norms.GROUP_NORM, scratch=norms.group_norm_backward_scratch),
     "aten::_safe_softmax": Kernel(_SAFE_SOFTMAX, scratch=_masked_rows),

@@ -1,4 +1,4 @@
-"""Group norm on CUDA: factors for each sample and channel, which it works out before it applies them.
+"""Norms on CUDA. Group norm works out factors for each sample and channel before it applies them.
 
 Source:
     aten/src/ATen/native/cuda/group_norm_kernel.cu, torch 2.14.1; compared block by block with what the real allocator
@@ -59,6 +59,32 @@ def group_norm_backward_scratch(gpu: Gpu, args: Arguments, kwargs: Named, output
     if wanted[0]:
         found += (of_groups, of_groups, *((of_channels,) if weight is not None else ()))
     return found
+
+
+def rms_norm_backward(args: Arguments, kwargs: Named) -> Any:
+    """`_fused_rms_norm_backward`, which the CPU does not have.
+
+    Args:
+        args: Gradient, input, shape that is normalised, reciprocal of the root mean square, weight, which outputs.
+        kwargs: Keyword arguments.
+
+    Returns:
+        Gradients of input and weight.
+    """
+    grad, given, shape, scale, weight, wanted = args
+    if given.is_meta:
+        return torch.ops.aten._fused_rms_norm_backward.default(*args, **kwargs)
+    dims = tuple(range(given.dim() - len(shape), given.dim()))
+    normed = given * scale
+    scaled = grad if weight is None else grad * weight
+    of_input = of_weight = None
+    if wanted[0]:
+        of_input = ((scaled - normed * (scaled * normed).mean(dims, keepdim=True)) * scale).to(given.dtype)
+    if wanted[1] and weight is not None:
+        others = tuple(range(given.dim() - len(shape)))
+        product = grad * normed
+        of_weight = (product.sum(others) if others else product).to(weight.dtype)
+    return of_input, of_weight
 
 
 def _accumulated(given: torch.Tensor) -> int:

@@ -93,6 +93,22 @@ def test_what_kernels_take_for_themselves(dry: bool) -> None:
         assert sizes(lambda: loss.backward(one)) == [3 << 20]
 
 
+def test_rms_norm_has_the_gradients_it_has_on_the_cpu() -> None:
+    given, weight, upper = torch.randn(3, 5, 8), torch.randn(8), torch.randn(3, 5, 8)
+
+    def gradients(device: str) -> list[torch.Tensor]:
+        rows = given.detach().to(device).requires_grad_()
+        scale = weight.detach().to(device).requires_grad_()
+        torch.nn.functional.rms_norm(rows, (8,), scale).backward(upper.to(device))
+        return [rows.grad.cpu(), scale.grad.cpu()]
+
+    expected = gradients("cpu")
+    with memprof.simulate_gpu("A100-40GB"):
+        found = gradients("cuda")
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_what_cudnn_may_take_is_a_range() -> None:
     with memprof.simulate_gpu("A100-40GB", dry=True) as simulation:
         layer = torch.nn.Conv2d(64, 64, 3, padding=1).cuda()
