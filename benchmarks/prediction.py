@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sides", default=",".join(SIDES), help="which runs to make, with commas between")
     parser.add_argument("--again", action="store_true", help="measure again what is there")
     parser.add_argument("--write", type=Path, help="write the tables to this page")
+    parser.add_argument("--others", type=Path, help="what `benchmarks.predictors` said")
     parser.add_argument("--run", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--total", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -53,7 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name}: {prediction_page.summary(result)}", file=sys.stderr, flush=True)
             if given.json is not None:
                 given.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
-    page = prediction_page.render(results, _first_errors(), [])
+    others = json.loads(given.others.read_text(encoding="utf-8")) if given.others else []
+    page = prediction_page.render(results, _first_errors(), others)
     if given.write is None:
         print(page)
     else:

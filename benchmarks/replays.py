@@ -76,19 +76,20 @@ def compare(run: DeviceRun, torch_version: tuple[int, int]) -> Agreement:
     driver = _Watched(_UNBOUNDED, [*((item.address, item.nbytes) for item in run.before), *segments])
     addresses = events.address.tolist()
     found = Agreement()
-    before = [0, 0]
+    # What the blocks from before took is not told apart from what the first allocation takes.
+    last: tuple[int, int] | None = None if run.before else (0, 0)
 
     def watch(row: int, address: int) -> None:
-        if found.allocations == 0:
-            start = driver.taken_bytes if row == 0 or not grown[row] else driver.taken_bytes - grown[row]
-            before[0] = start if not run.before else before[0]
-        recorded, here = grown[row] - before[1], driver.taken_bytes - before[0]
-        before[:] = driver.taken_bytes, grown[row]
-        found.allocations += 1
-        found.same_choice += recorded == here
-        found.same_address += address == addresses[row]
-        found.new_memory += recorded > 0
-        found.new_memory_same += recorded > 0 and recorded == here
+        nonlocal last
+        now = driver.taken_bytes, grown[row]
+        if last is not None:
+            here, recorded = now[0] - last[0], now[1] - last[1]
+            found.allocations += 1
+            found.same_choice += recorded == here
+            found.same_address += address == addresses[row]
+            found.new_memory += recorded > 0
+            found.new_memory_same += recorded > 0 and recorded == here
+        last = now
 
     settings = AllocatorSettings() if run.log is None else AllocatorSettings.from_snapshot(run.log.settings)
     replay(
