@@ -31,6 +31,8 @@ CUDA_TEST_ARGS ?= --require-cuda
 DEMO_SCRIPT ?= samples/quickstart.py
 DEMO_PLOT ?= demo.png
 DEMO_RECORDING ?= demo.memprof
+# Tests run side by side, one process for each core; JOBS=0 runs them in one.
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 # Passed on, for example: make test PYTEST_ARGS="-m 'not slow' -k record"
 PYTEST_ARGS ?=
 
@@ -74,7 +76,7 @@ demo: $(STAMPS)/runtime
 	@echo "See the diagnosis again with: $(BIN)/memprof report $(DEMO_RECORDING)"
 
 test: $(STAMPS)/test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 # An environment of its own: one cannot hold the CPU build and the CUDA build.
 test-cuda:

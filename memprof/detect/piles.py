@@ -156,6 +156,7 @@ def piles(model: MemoryModel, code: str) -> Iterator[Pile]:
     for pile in _all(model):
         if pile.with_graph and _variable(pile.main) in chained:
             continue  # links of a chain, which has a rule of its own
+        pile.holder = pile.main.holder  # of several containers in one dict, the one that the line fills
         pile.stored = storing_statement(pile.holder, pile.made_at, files) or pile.made_at
         pile.region = region_of(model, pile.stored)
         pile.code = _code(model, pile)
