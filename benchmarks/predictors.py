@@ -45,6 +45,7 @@ def mem_tracker(name: str) -> int:
             for count, _ in enumerate(workloads.WORKLOADS[name]("cpu")):
                 if count == workloads.ITERS:
                     break
+                tracker.reset_mod_stats()
         peak = tracker.get_tracker_snapshot("peak")
     return max(int(sizes["Total"]) for sizes in peak.values())
 
@@ -78,10 +79,20 @@ def accelerate(name: str) -> int:
 
 
 _TOOLS: tuple[tuple[str, str, Callable[[str], int], str], ...] = (
-    ("MemTracker", "torch", mem_tracker, "the whole loop under `torch.distributed._tools.MemTracker`, on fake tensors"),
+    (
+        "MemTracker",
+        "torch",
+        mem_tracker,
+        "the whole loop under `torch.distributed._tools.MemTracker`, on fake tensors of the CPU",
+    ),
     ("torch-kitsune", "torch-kitsune", kitsune, "`predict_memory(model, shape, batch, optimizer, training=True)`"),
     ("blink-gpu", "blink-gpu", blink, "`blink.predict(model, batch_size=...)`, which is not told of training"),
-    ("accelerate", "accelerate", accelerate, "the sum of `accelerate estimate-memory` for training in float32"),
+    (
+        "accelerate",
+        "accelerate",
+        accelerate,
+        "the largest stage of `accelerate estimate-memory`, training in float32; it knows Adam alone",
+    ),
 )
 
 
