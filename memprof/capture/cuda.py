@@ -119,7 +119,7 @@ class CudaWatch:
     def tick_ended(self, tick: Tick) -> list[DeviceState]:
         """The state of devices at the end of a tick."""
         if not self.awake:
-            if not (torch.cuda.is_available() and torch.cuda.is_initialized()):
+            if not (torch.cuda.is_initialized() and torch.cuda.is_available()):
                 return []
             self._wake()
         known = len(self.counters)

@@ -19,12 +19,12 @@ import torch
 from torch.optim import optimizer as optimizer_module
 from torch.utils.data import dataloader as dataloader_module
 
+from memprof.capture.guard import Guard
+from memprof.capture.modules import ModuleBooks
+
 
 class Listener(Protocol):
     """What the hooks tell, always from the thread that trains."""
-
-    busy: int
-    """Above zero while a root module, a backward or an own call is running."""
 
     def forward_begins(self, module: torch.nn.Module, args: Any, kwargs: Any, frame: Any) -> None:
         """A root module is called from `frame`."""
@@ -62,24 +62,14 @@ class Hooks:
 
     Args:
         listener: Told of every event.
-        module_ids: `id` of a module -> id of its path in the recording; while it is filled, `enter`
-            and `leave` are called around nested modules too.
-        enter: Takes the id of the module that is entered and its arguments, and returns the id of the one that is
-            left for it.
-        leave: Takes that id and what the module returned.
+        guard: Says whether a root module, a backward or the profiler is running.
+        modules: Told of calls of nested modules, as long as there are `ids` in it.
     """
 
-    def __init__(
-        self,
-        listener: Listener,
-        module_ids: dict[int, int],
-        enter: Callable[[int, tuple[Any, ...], dict[str, Any]], int],
-        leave: Callable[[int, Any], None],
-    ) -> None:
+    def __init__(self, listener: Listener, guard: Guard, modules: ModuleBooks) -> None:
         self._listener = listener
-        self._module_ids = module_ids
-        self._enter = enter
-        self._leave = leave
+        self._guard = guard
+        self._modules = modules
         self._undo: list[Callable[[], None]] = []
         self.thread = threading.get_ident()
         """The thread that trains; events of other threads are passed over."""
@@ -123,14 +113,15 @@ class Hooks:
     # ---- the hooks ---------------------------------------------------------------------
 
     def _module_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        listener, modules, enter, leave = self._listener, self._module_ids, self._enter, self._leave
+        listener, guard = self._listener, self._guard
+        modules, enter, leave = self._modules.ids, self._modules.enter, self._modules.leave
         get_ident, is_compiling = threading.get_ident, torch.compiler.is_compiling
 
         @functools.wraps(original)
         def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
             if is_compiling():  # first of all: `torch.compile` would trace what follows, and give up on it
                 return original(self, *args, **kwargs)
-            if listener.busy:
+            if guard.busy:
                 if not modules or get_ident() != hooks.thread:
                     return original(self, *args, **kwargs)
                 path = modules.get(id(self))

@@ -1,4 +1,4 @@
-"""Watches every storage: a dispatch mode sees it made, a weak reference sees it freed."""
+"""The books of storages: who made each, what it is for, and a weak reference that sees it freed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from types import FrameType
 from typing import Any, TypeVar
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from memprof.capture.frames import UserCode, function_name
 from memprof.record.events import Location, ModuleRef, Phase, Role, RoleFact
@@ -21,13 +20,12 @@ from memprof.record.writer import RecordingWriter
 
 _Tensor = torch.Tensor
 _PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter)
-_FRESH_ALTHOUGH_ALIAS = ("aten::lift_fresh", "aten::lift")
-_MAY_RESIZE = ("aten::resize_", "aten::resize_as_", "aten::set_", "aten::_resize_output_")
 _MAX_MARKS = 200_000
 LAST_USE_FROM_BYTES = 64 * 1024
 """Of smaller storages it is not recorded when they were last used."""
 _NO_MEMORY = ("meta", "lazy")
-_FORWARD, _BACKWARD, _OPTIMIZER = int(Phase.FORWARD), int(Phase.BACKWARD), int(Phase.OPTIMIZER)
+FORWARD, BACKWARD, OPTIMIZER = int(Phase.FORWARD), int(Phase.BACKWARD), int(Phase.OPTIMIZER)
+"""The phases as plain integers: each op compares one."""
 _MODULE_STATE = Role.PARAMETER | Role.BUFFER
 _Event = TypeVar("_Event")
 
@@ -94,7 +92,6 @@ class StorageTracker:
         self._note = note
         self.live: dict[int, LiveStorage] = {}
         self.live_bytes = 0
-        self.mode = _WatchingMode(self)
         self.tick = 0
         self.phase = int(Phase.OTHER)
         self.in_forward = False
@@ -161,15 +158,15 @@ class StorageTracker:
                 location = Location(frame.f_code.co_filename, frame.f_lineno, function_name(frame.f_code))
                 location_id = self._writer.location_id(location)
                 self._lines[line] = (location_id, location)
-        elif self.phase == _BACKWARD and self.backward_line is not None:
+        elif self.phase == BACKWARD and self.backward_line is not None:
             location = self.backward_line
             location_id = self._writer.location_id(location)
         module_id = self.module_id
         forward_id = NONE
         if self._sequence_nr is not None:
-            if self.phase == _BACKWARD:
+            if self.phase == BACKWARD:
                 forward_id, module_id = self._forward_place(module_id)
-            elif self.phase == _FORWARD:
+            elif self.phase == FORWARD:
                 self._mark_seq.append(self._sequence_nr())
                 self._mark_place.append((location_id, module_id))
         self._book(storage, key, output, op_id, op, location_id, location, forward_id, module_id)
@@ -219,7 +216,7 @@ class StorageTracker:
         live.op = op
         live.role = 0
         live.in_forward = self.in_forward
-        live.optimizer = self.phase == _OPTIMIZER
+        live.optimizer = self.phase == OPTIMIZER
         live.written_at = None
         live.used_ns = perf_counter_ns()
         self.live[key] = live
@@ -342,6 +339,10 @@ class StorageTracker:
         """Births, deaths and roles since the last call."""
         return array("q", _drain(self.births)), array("q", _drain(self.deaths)), _drain(self.roles)
 
+    def enter_phase(self, phase: Phase) -> None:
+        """Book for another phase from here on."""
+        self.phase = phase
+
     def begin_tick(self, index: int) -> None:
         """Start booking for the next tick."""
         self.tick = index
@@ -397,88 +398,3 @@ def _parts(output: Any) -> list[torch.Tensor]:
         names, _ = output.__tensor_flatten__()
         return [part for name in names for part in _parts(getattr(output, name))]
     return [output]
-
-
-class _WatchingMode(TorchDispatchMode):
-    """Sees each op below autograd and books its new storages."""
-
-    supports_higher_order_operators = True
-
-    def __init__(self, tracker: StorageTracker) -> None:
-        super().__init__()
-        self._tracker = tracker
-        self.silent = False
-        """Pass everything through; for a mode that outlives its session or was copied by a fork."""
-        self._alias_kinds: dict[Any, int] = {}
-        self._dense = tracker.dense
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Spare each op a wrapper that keeps `torch.compile` out; it does not compile under a mode anyway."""
-        return False
-
-    @classmethod
-    def is_infra_mode(cls) -> bool:
-        """Let `torch.compile` compile while we watch; else it gives up on a frame for good."""
-        return True
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **kwargs) if kwargs else func(*args)
-        if self.silent:
-            return output
-        try:
-            if self._tracker.phase != _OPTIMIZER:
-                self._tracker.used(args, perf_counter_ns())
-                if kwargs:
-                    self._tracker.used(kwargs.values(), perf_counter_ns())
-            self._book(func, output)
-        except Exception as error:  # the user's op has run, and its result is what matters
-            self._tracker.gave_up(func, error)
-        return output
-
-    def _book(self, func: Any, output: Any) -> None:
-        """Book what an op made."""
-        try:
-            kind = self._alias_kinds[func]
-        except KeyError:
-            kind = self._alias_kinds[func] = _alias_kind(func)
-        tracker = self._tracker
-        if kind == _FRESH:
-            if type(output) in self._dense:
-                try:
-                    tracker.made(func, output)
-                except (RuntimeError, NotImplementedError):  # no storage of its own: sparse, opaque
-                    tracker.odd_output(func, output)
-            elif type(output) in (tuple, list):
-                for item in output:
-                    if type(item) in self._dense and item.layout is torch.strided:
-                        tracker.made(func, item)
-                        if tracker.phase <= _FORWARD:
-                            tracker.recent_tensors.append(weakref.ref(item))
-                    elif item is not None:
-                        tracker.odd_output(func, item)
-                return
-            elif output is not None:
-                tracker.odd_output(func, output)
-                return
-        elif kind == _RESIZES and isinstance(output, _Tensor):
-            tracker.resized(func, output)
-        elif kind == _WRITES and not tracker.phase and type(output) in tracker.plain:
-            tracker.written(output)
-        if tracker.phase <= _FORWARD and isinstance(output, _Tensor):
-            tracker.recent_tensors.append(weakref.ref(output))
-
-
-_FRESH, _ALIAS, _RESIZES, _WRITES = 0, 1, 2, 3
-
-
-def _alias_kind(func: Any) -> int:
-    """Whether an op's outputs are new storages, views of its inputs, or inputs it may resize or has written."""
-    schema = getattr(func, "_schema", None)
-    if schema is None or schema.name in _FRESH_ALTHOUGH_ALIAS:
-        return _FRESH
-    if schema.name in _MAY_RESIZE or schema.overload_name.endswith("out"):
-        return _RESIZES
-    if schema.returns and any(item.alias_info is None for item in schema.returns):
-        return _FRESH
-    return _WRITES if schema.is_mutable else _ALIAS

@@ -1,0 +1,433 @@
+"""What is made of the events that the hooks tell: phases, passes, roles of tensors.
+
+Most of it runs a few times in every iteration of every run. Where storages are not watched it reads counters, notes
+lines and numbers, and walks neither modules nor parameters.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from memprof.capture import ticks
+from memprof.capture.cuda import CudaWatch
+from memprof.capture.frames import UserCode, stack_key
+from memprof.capture.graph import sequence_nr
+from memprof.capture.guard import Guard
+from memprof.capture.hidden import HiddenParameterWatch
+from memprof.capture.kept_graphs import KeptGraphs
+from memprof.capture.modules import ModuleBooks
+from memprof.capture.optimizers import OptimizerLog
+from memprof.capture.parameters import ParameterBooks
+from memprof.capture.passes import PassLog
+from memprof.capture.several_devices import SeveralDevices
+from memprof.capture.storages import StorageTracker, storage_key
+from memprof.capture.ticks import TickClock
+from memprof.capture.watching import StorageWatch
+from memprof.record.events import Location, PassFlag, PassKind, Phase, Role, RunInfo
+from memprof.record.schema import NONE
+from memprof.record.writer import RecordingWriter
+
+_MOST_OUTPUTS = 16
+_GRAPH, _RAISED, _ANOMALY = int(PassFlag.GRAPH), int(PassFlag.RAISED), int(PassFlag.ANOMALY)
+_EVAL_MODE, _AUTOCAST = int(PassFlag.EVAL_MODE), int(PassFlag.AUTOCAST)
+_CHAINED, _LEAF_INPUT = int(PassFlag.CHAINED), int(PassFlag.LEAF_INPUT)
+_SET_TO_NONE, _SEEN_ONLY = int(PassFlag.SET_TO_NONE), int(PassFlag.SEEN_ONLY)
+"""The flags as plain integers, as in `ticks`."""
+
+_autocast_enabled: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", torch.is_autocast_enabled)
+
+
+class LoopListener:
+    """Takes what the hooks tell; see `hooks.Listener` for when each method is called.
+
+    Args:
+        run: Told whether there is an optimizer.
+        writer: The recording.
+        code: Finds the user's line.
+        tracker: The books of storages.
+        watch: Says whether storages are watched.
+        clock: Turned by what happens.
+        cuda: Says whether blocks are recorded, and takes backwards and modules then.
+        guard: Runs everything here.
+        kept_graphs: Takes backwards while storages are watched.
+        news: Called when a root module is called from a place that never called before.
+        boundary: Called where an iteration may have ended, after it; may raise to end the user's loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        run: RunInfo,
+        writer: RecordingWriter,
+        code: UserCode,
+        tracker: StorageTracker,
+        watch: StorageWatch,
+        clock: TickClock,
+        cuda: CudaWatch,
+        guard: Guard,
+        kept_graphs: KeptGraphs,
+        news: Callable[[], None],
+        boundary: Callable[[], None],
+    ) -> None:
+        self._run = run
+        self._code = code
+        self._tracker = tracker
+        self._watch = watch
+        self._clock = clock
+        self._cuda = cuda
+        self._guard = guard
+        self._kept_graphs = kept_graphs
+        self._news = news
+        self._boundary = boundary
+        self.on = False
+        """Whether to listen."""
+        self.optimizers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+        self.passes = PassLog(writer.location_id)
+        self._parameters = ParameterBooks(tracker, writer.write_parameters, self.optimizers)
+        self._hidden = HiddenParameterWatch(code)
+        self.modules = ModuleBooks(tracker, watch, cuda, self._parameters, self._hidden)
+        self._optimizer_log = OptimizerLog()
+        self._several_devices = SeveralDevices()
+        self.first_loop_tick: int | None = None
+        """The tick of the first call of a root module."""
+        self.carrying_call: Location | None = None
+        """The line that gave a root module a tensor with a graph from before this iteration."""
+        self._known_sites: set[int] = set()
+        self._stepped: set[int] = set()
+        """Optimizers, by `id`, that have stepped in this tick."""
+        self._begun: dict[PassKind, tuple[int, int]] = {}
+        """What `PassLog.begin` gave for the passes that run."""
+        self._root_ref: weakref.ref[torch.nn.Module] | None = None
+        """The root module that was called last."""
+        self._root = NONE
+        """Its number."""
+        self._called_from: Location | None = None
+        """The line that called it."""
+        self._input_shape: tuple[int, ...] = ()
+        self._forward_flags = 0
+        self._forward_start: tuple[int, int | None] = (0, None)
+        self._backward_line: Location | None = None
+        self._backwards = 0
+        self._profiles = False
+        """The backward that runs leaves a profile of the parameters."""
+        self._next_number: Callable[[], int] | None = getattr(torch._C._autograd, "_get_sequence_nr", None)
+        self._iteration_sequence_nr = 0
+        """Number of the first autograd node that this iteration could make."""
+
+    # ---- for the session ---------------------------------------------------------------
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the first argument of the root module called last; () where it had none."""
+        return tuple(self._input_shape)
+
+    def tick_ended(self) -> None:
+        """A tick ended."""
+        self._stepped.clear()
+
+    def iteration_ended(self) -> None:
+        """An iteration ended."""
+        self.carrying_call = None
+        self._iteration_sequence_nr = 0 if self._next_number is None else self._next_number()
+
+    def complete(self, run: RunInfo) -> None:
+        """Say what was found about optimizers and modules."""
+        run.optimizers = self._optimizer_log.made
+        run.hidden_parameters = self._hidden.found
+        run.model_parts = self._several_devices.parts
+        run.gathered = self._several_devices.gathered
+
+    @property
+    def _finds_roles(self) -> bool:
+        """Whether tensors that hooks meet are booked with their roles."""
+        return self._watch.on or self._cuda.records_blocks
+
+    def _user_line(self) -> Location | None:
+        """The user's line that runs."""
+        frame = self._code.innermost(sys._getframe(1))
+        return None if frame is None else self._code.location(frame)
+
+    # ---- forward -----------------------------------------------------------------------
+
+    def forward_begins(self, module: torch.nn.Module, args: Any, kwargs: Any, frame: Any) -> None:
+        if self.on:
+            self._guard.run(self._forward_begins, module, args, kwargs, frame)
+            self._boundary()
+        self._guard.busy += 1
+
+    def _forward_begins(self, module: torch.nn.Module, args: Any, kwargs: Any, frame: Any) -> None:
+        clock = self._clock
+        site = stack_key(frame)
+        stepped = len(self._stepped)
+        clock.at_call(site, all_stepped=stepped > 0 and 0 < len(self.optimizers) <= stepped)
+        if site not in self._known_sites:
+            self._known_sites.add(site)
+            self._news()
+        training = module.training
+        if not training:
+            if not clock.flags & ticks.FORWARD:
+                clock.flags |= ticks.EVAL_MODE
+        elif clock.flags & ticks.EVAL_MODE and next(module.parameters(), None) is not None:
+            clock.flags &= ~ticks.EVAL_MODE  # a loss module, which nobody puts into eval mode, does not count
+        clock.flags |= ticks.FORWARD
+        clock.enter(Phase.FORWARD)
+        self._tracker.in_forward = True
+        if self.first_loop_tick is None:
+            self.first_loop_tick = clock.index
+        user = self._code.innermost(frame)
+        call = None if user is None else self._code.location(user)
+        if clock.call is None:
+            clock.call = call
+        self._called_from = call
+        if self._root_ref is None or self._root_ref() is not module:
+            self._root_ref = weakref.ref(module)
+            self._root = self._parameters.number(module)
+            self._several_devices.called(module)
+        inputs = _tensors_in((args, kwargs) if kwargs else args)
+        self._input_shape = inputs[0].shape if inputs else ()
+        flags = 0 if training else _EVAL_MODE
+        if torch.is_anomaly_enabled():
+            flags |= _ANOMALY
+        if _autocast_enabled():
+            flags |= _AUTOCAST
+        for tensor in inputs:
+            node = tensor.grad_fn
+            if node is not None:
+                flags |= _CHAINED
+                if 0 <= sequence_nr(node) < self._iteration_sequence_nr:
+                    self.carrying_call = call
+            elif tensor.requires_grad:
+                flags |= _LEAF_INPUT
+        self._forward_flags = flags
+        self._begun[PassKind.FORWARD] = self.passes.begin(PassKind.FORWARD)
+        if self._finds_roles:
+            self.modules.learn(module, tick=clock.index)
+            for tensor in inputs:
+                self._tracker.found(tensor, Role.INPUT, op="input")
+            self.modules.enter(self.modules.ids.get(id(module), NONE), args, kwargs)
+        self._forward_start = (self._tracker.live_bytes, clock.allocated_bytes)
+
+    def forward_ends(self, output: Any, *, raised: bool) -> None:
+        self._guard.busy -= 1
+        if self.on:
+            self._guard.run(self._forward_ends, output, raised)
+
+    def _forward_ends(self, output: Any, raised: bool) -> None:
+        clock = self._clock
+        if raised and torch.is_grad_enabled() and not clock.flags & ticks.EVAL_MODE:
+            clock.flags |= ticks.INTERRUPTED
+        self._tracker.in_forward = False
+        self.modules.leave(NONE, output)
+        outputs = _tensors_in(output)
+        if self._root_ref is not None:
+            self._several_devices.returned(self._root_ref(), outputs, self._called_from)
+        finds_roles = self._finds_roles
+        graph = False
+        own = 0
+        begun = self._begun.pop(PassKind.FORWARD, None)
+        for tensor in outputs:
+            own += tensor.numel() * tensor.element_size()
+            node = tensor.grad_fn
+            if node is not None:
+                graph = True
+                if begun is not None and hasattr(node, "register_prehook"):
+                    node.register_prehook(clock.consumer(self.passes.user_of(begun[0])))
+            if finds_roles:
+                self._tracker.found(tensor, Role.OUTPUT)
+        clock.forward_ended(on_device=bool(outputs) and outputs[0].is_cuda)
+        live_bytes, allocated = self._forward_start
+        saved: int | None = None
+        if self._watch.on:
+            saved = self._tracker.live_bytes - live_bytes - own
+        elif allocated is not None and (now := clock.allocated_bytes) is not None:
+            saved = now - allocated - own
+        if saved is not None:
+            clock.add_forward_bytes(saved)
+        if begun is not None:
+            self.passes.end(
+                PassKind.FORWARD,
+                begun,
+                location=self._called_from,
+                subject=self._root,
+                flags=self._forward_flags | (_GRAPH if graph else 0) | (_RAISED if raised else 0),
+                saved_bytes=saved,
+            )
+        if graph:
+            clock.flags |= ticks.GRAPH
+        else:
+            clock.enter(Phase.OTHER)
+
+    # ---- backward ----------------------------------------------------------------------
+
+    def backward_begins(self, outputs: Any, *, keep: bool, create: bool) -> None:
+        if self.on and not self._guard.busy:
+            self._guard.run(self._backward_begins, outputs, keep, create)
+        self._guard.busy += 1
+
+    def _backward_begins(self, outputs: Any, keep: bool, create: bool) -> None:
+        line = self._backward_line = self._user_line()
+        if self._finds_roles:
+            self._tracker.backward_line = line
+            self._cuda.backward(line)
+            regions = self.modules.regions
+            if regions is not None:
+                regions.backward_begins(outputs)
+            if self._watch.on:
+                started_from = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+                self._kept_graphs.backward_begins(
+                    started_from, keep=keep, create=create, line=line, tick=self._clock.index
+                )
+        self._backwards += 1
+        self._profiles = self._watch.on or self._backwards & (self._backwards - 1) == 0
+        if self._profiles:
+            for optimizer in self._parameters.backward_begins():
+                gone = self.passes.begin(PassKind.ZERO_GRAD)
+                flags = _SET_TO_NONE | _SEEN_ONLY
+                self.passes.end(PassKind.ZERO_GRAD, gone, location=None, subject=optimizer, flags=flags)
+        self._begun[PassKind.BACKWARD] = self.passes.begin(PassKind.BACKWARD)
+        self._clock.flags |= ticks.BACKWARD
+        self._clock.enter(Phase.BACKWARD)
+
+    def backward_ends(self) -> None:
+        guard = self._guard
+        guard.busy -= 1
+        if self.on and not guard.busy:
+            guard.run(self._backward_ends)
+
+    def _backward_ends(self) -> None:
+        finds_roles = self._finds_roles
+        gradients = NONE
+        if self._profiles:
+            gradients = self._parameters.backward_ended(roles=finds_roles)
+        elif finds_roles:
+            self._parameters.find_gradients()
+        begun = self._begun.pop(PassKind.BACKWARD, None)
+        if begun is not None:
+            flags = _ANOMALY if torch.is_anomaly_enabled() else 0
+            self.passes.end(PassKind.BACKWARD, begun, location=self._backward_line, flags=flags, gradients=gradients)
+        if finds_roles:
+            self._cuda.backward(None)
+            self._hidden.look(self.optimizers)
+            regions = self.modules.regions
+            if regions is not None:
+                regions.backward_ends()
+        self._clock.enter(Phase.OPTIMIZER if self._clock.in_optimizer else Phase.OTHER)
+
+    # ---- optimizers --------------------------------------------------------------------
+
+    def optimizer_made(self, optimizer: torch.optim.Optimizer) -> None:
+        frame = self._code.innermost(sys._getframe(1))
+        self._guard.run(self.know_optimizer, optimizer, None if frame is None else self._code.location(frame))
+
+    def know_optimizer(self, optimizer: torch.optim.Optimizer, made: Location | None) -> None:
+        """Take an optimizer into the books.
+
+        Args:
+            optimizer: It.
+            made: The user's line that made it; None where that was before recording began.
+        """
+        self._run.has_optimizer = True
+        self.optimizers.add(optimizer)
+        self._optimizer_log.add(optimizer, made)
+
+    def optimizer_begins(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.on and not self._guard.busy:
+            self._run.has_optimizer = True
+            self._guard.run(self._optimizer_begins, optimizer)
+
+    def _optimizer_begins(self, optimizer: torch.optim.Optimizer) -> None:
+        if id(optimizer) in self._stepped:
+            self._clock.at_optimizer()
+        self._begun[PassKind.STEP] = self.passes.begin(PassKind.STEP)
+        self._clock.in_optimizer = True
+        self._clock.enter(Phase.OPTIMIZER)
+
+    def optimizer_ends(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.on and not self._guard.busy:
+            self._guard.run(self._optimizer_ends, optimizer)
+
+    def _optimizer_ends(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizers.add(optimizer)
+        self._stepped.add(id(optimizer))
+        number = self._parameters.number(optimizer)
+        self._parameters.settled(number)
+        begun = self._begun.pop(PassKind.STEP, None)
+        if begun is not None:
+            self.passes.end(PassKind.STEP, begun, location=self._user_line(), subject=number)
+        self._clock.in_optimizer = False
+        self._clock.flags |= ticks.OPTIMIZER_STEP
+        if self._watch.on or (self._cuda.records_blocks and self._optimizer_log.state_due(optimizer)):
+            self._find_state(optimizer)
+        self._clock.enter(Phase.OTHER)
+
+    def _find_state(self, optimizer: torch.optim.Optimizer) -> None:
+        """Give an optimizer's parameters and state their roles."""
+        nbytes = 0
+        storages = set()
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                self._tracker.found(parameter, Role.PARAMETER)
+        for parameter, state in optimizer.state.items():
+            for name, value in state.items() if isinstance(state, dict) else ():
+                if isinstance(value, torch.Tensor) and value is not parameter:
+                    self._tracker.found(value, Role.OPTIMIZER_STATE, str(name))
+                    nbytes += value.numel() * value.element_size()
+                    storages.add(storage_key(value))
+        self._optimizer_log.stepped(optimizer, nbytes, frozenset(storages))
+
+    def gradients_zeroed(self, owner: torch.nn.Module | torch.optim.Optimizer, *, freed: bool) -> None:
+        if self.on and not self._guard.busy:
+            self._guard.run(self._gradients_zeroed, owner, freed)
+
+    def _gradients_zeroed(self, owner: torch.nn.Module | torch.optim.Optimizer, freed: bool) -> None:
+        line = self._user_line()
+        flags = _SET_TO_NONE if freed else 0
+        if isinstance(owner, torch.optim.Optimizer):
+            self._zeroed(self._parameters.number(owner), line, flags)
+            return
+        owners = self._parameters.optimizers_of(owner) if self._finds_roles else set()
+        for optimizer in sorted(owners or {NONE}):
+            self._zeroed(optimizer, line, flags)
+
+    def _zeroed(self, optimizer: int, line: Location | None, flags: int) -> None:
+        self._parameters.settled(optimizer)
+        begun = self.passes.begin(PassKind.ZERO_GRAD)
+        self.passes.end(PassKind.ZERO_GRAD, begun, location=line, subject=optimizer, flags=flags)
+
+    # ---- batches -----------------------------------------------------------------------
+
+    def batch_wanted(self, loader: Any) -> None:
+        if self.on and not self._guard.busy:
+            self._guard.run(self._clock.at_batch_wanted, loader)
+            self._boundary()
+
+    def batch_came(self, loader: Any, *, exhausted: bool) -> None:
+        if self.on and not self._guard.busy:
+            self._guard.run(self._batch_came, loader, exhausted)
+
+    def _batch_came(self, loader: Any, exhausted: bool) -> None:
+        self._clock.at_batch(loader, exhausted=exhausted)
+
+
+def _tensors_in(value: Any) -> list[torch.Tensor]:
+    """The first tensors in nested tuples, lists, dictionaries and dataclasses."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    found: list[torch.Tensor] = []
+    stack = [value]
+    while stack and len(found) < _MOST_OUTPUTS:
+        item = stack.pop()
+        if isinstance(item, torch.Tensor):
+            found.append(item)
+        elif isinstance(item, (tuple, list)):
+            stack.extend(reversed(item[:_MOST_OUTPUTS]))
+        elif isinstance(item, dict):
+            stack.extend(list(item.values())[:_MOST_OUTPUTS])
+        elif hasattr(type(item), "__dataclass_fields__"):
+            stack.extend(vars(item).values() if hasattr(item, "__dict__") else ())
+    return found
