@@ -4,9 +4,9 @@
   `estimated` where some iterations were not watched).
 * A leak that went on while nothing was watched: the peak of every iteration is lowered by what had grown before it
   (`estimated`), which is less than growth times iterations where the peak has other reasons, too.
-* A smaller batch, checkpointing, mixed precision, an optimizer with less state, stepping in backward: the lifetimes are
-  replayed with smaller activations, state or gradients (`estimated`, on the assumption stated at the remedy's
-  function below).
+* A smaller batch, batches without padding, checkpointing, mixed precision, an optimizer with less state, stepping in
+  backward: the lifetimes are replayed with smaller activations, state or gradients (`estimated`, on the assumption
+  stated at the remedy's function below).
 """
 
 from __future__ import annotations
@@ -93,6 +93,9 @@ class Savings:
         if finding.kind is Kind.PRESSURE and estimate is not None:
             saved = estimate(self._replay(finding.device))
             return replace(remedy, saves_bytes=saved, source=Source.ESTIMATED) if saved else remedy
+        if remedy.slug in _WITHOUT_PADDING:
+            saved = _without_padding(self._replay(finding.device), finding)
+            return replace(remedy, saves_bytes=saved, source=Source.ESTIMATED)
         if remedy.slug == "move_to_cpu" and finding.device == "cpu":
             return remedy  # it is there already; how much a GPU would be spared, this run does not tell
         if _is_leak(finding):
@@ -298,6 +301,20 @@ def _one_gradient(replay: LifetimeReplay) -> int:
     return max(replay.peak_bytes - (replay.peak_with(Category.GRADIENT, 0.0) + largest), 0)
 
 
+def _without_padding(replay: LifetimeReplay, finding: Finding) -> int:
+    """Activations that grow with the length of a batch smaller by the share of it that is padding.
+
+    Batches are taken to hold a number of tokens, not of sequences: of the longest sequences as many as before would
+    make a batch as large as before.
+    """
+    removed = 1.0
+    for fact in ("padding_share", "activations_that_scale"):
+        share = finding.evidence.get(fact)
+        removed *= share if isinstance(share, float) else 0.0
+    return max(replay.peak_bytes - replay.peak_with(Category.ACTIVATION, 1.0 - removed), 0)
+
+
+_WITHOUT_PADDING = frozenset({"bucket_by_length", "pack_sequences"})
 _WITH_SMALLER: dict[str, Callable[[LifetimeReplay], int | None]] = {
     "smaller_batch": _half_batch,
     "mixed_precision": _half_precision,

@@ -53,7 +53,7 @@ class Listener(Protocol):
     def batch_wanted(self, loader: Any) -> None:
         """A `DataLoader`'s iterator is asked for a batch."""
 
-    def batch_came(self, loader: Any, *, exhausted: bool) -> None:
+    def batch_came(self, loader: Any, *, exhausted: bool, batch: Any = None) -> None:
         """It gave one, or had none left."""
 
 
@@ -200,7 +200,7 @@ class Hooks:
             except StopIteration:
                 hooks._listener.batch_came(self, exhausted=True)
                 raise
-            hooks._listener.batch_came(self, exhausted=False)
+            hooks._listener.batch_came(self, exhausted=False, batch=batch)
             return batch
 
         hooks = self

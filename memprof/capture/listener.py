@@ -22,6 +22,7 @@ from memprof.capture.hidden import HiddenParameterWatch
 from memprof.capture.kept_graphs import KeptGraphs
 from memprof.capture.modules import ModuleBooks
 from memprof.capture.optimizers import OptimizerLog
+from memprof.capture.padding import PaddingWatch
 from memprof.capture.parameters import ParameterBooks
 from memprof.capture.passes import PassLog
 from memprof.capture.several_devices import SeveralDevices
@@ -93,6 +94,7 @@ class LoopListener:
         self.modules = ModuleBooks(tracker, watch, cuda, self._parameters, self._hidden)
         self._optimizer_log = OptimizerLog()
         self._several_devices = SeveralDevices()
+        self._padding = PaddingWatch()
         self.first_loop_tick: int | None = None
         """The tick of the first call of a root module."""
         self.carrying_call: Location | None = None
@@ -141,6 +143,7 @@ class LoopListener:
         run.hidden_parameters = self._hidden.found
         run.model_parts = self._several_devices.parts
         run.gathered = self._several_devices.gathered
+        run.padded_batches = self._padding.batches
 
     @property
     def _finds_roles(self) -> bool:
@@ -406,12 +409,14 @@ class LoopListener:
             self._guard.run(self._clock.at_batch_wanted, loader)
             self._boundary()
 
-    def batch_came(self, loader: Any, *, exhausted: bool) -> None:
+    def batch_came(self, loader: Any, *, exhausted: bool, batch: Any = None) -> None:
         if self.on and not self._guard.busy:
-            self._guard.run(self._batch_came, loader, exhausted)
+            self._guard.run(self._batch_came, loader, exhausted, batch)
 
-    def _batch_came(self, loader: Any, exhausted: bool) -> None:
+    def _batch_came(self, loader: Any, exhausted: bool, batch: Any) -> None:
         self._clock.at_batch(loader, exhausted=exhausted)
+        if self._watch.on and not exhausted:
+            self._padding.came(loader, batch, tick=self._clock.index, location=self._user_line())
 
 
 def _tensors_in(value: Any) -> list[torch.Tensor]:

@@ -24,6 +24,7 @@ from memprof.detect.last_uses import TensorOutlivesLastUse
 from memprof.detect.leftovers import AnomalyModeOn, CheckpointKeptAfterLoading, OutputsConcatenatedOnDevice
 from memprof.detect.oom import OutOfMemoryRaised
 from memprof.detect.optimizer_temporaries import OptimizerTemporariesAtPeak
+from memprof.detect.padding import PaddingWaste
 from memprof.detect.parallel import ModelSplitUnevenly, OutputsGatheredOnOneDevice
 from memprof.detect.placement import DeviceMismatch, ParametersHiddenInContainer
 from memprof.detect.pools import PinnedMemoryGrows, PrivatePoolsGrow
@@ -68,6 +69,7 @@ RULES: tuple[type[Rule], ...] = (
     AnomalyModeOn,
     CheckpointKeptAfterLoading,
     FullPrecisionOutsideAutocast,
+    PaddingWaste,
     ParametersUnused,
     OptimizerTemporariesAtPeak,
     TensorOutlivesLastUse,

@@ -24,6 +24,7 @@ from memprof.record.events import (
     ModuleRef,
     OptimizerMade,
     OutOfMemory,
+    PaddedBatch,
     ParameterProfile,
     ParameterShare,
     Phase,
@@ -63,6 +64,9 @@ def load_run(text: str) -> RunInfo:
     run.model_parts = _tuple_of_parts(data.get("model_parts", ()))
     run.gathered = tuple(
         GatheredOutputs(**{**item, "location": _location(item["location"])}) for item in data.get("gathered", ())
+    )
+    run.padded_batches = tuple(
+        PaddedBatch(**{**item, "location": _location(item["location"])}) for item in data.get("padded_batches", ())
     )
     return run
 

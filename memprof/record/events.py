@@ -595,6 +595,26 @@ class GatheredOutputs:
     calls: int
 
 
+@dataclass(frozen=True, slots=True)
+class PaddedBatch:
+    """Integers of shape (batch, length) that a `DataLoader` handed out, and how many of them are padding."""
+
+    location: Location | None
+    """The line that asked for the batch."""
+    tick: int
+    """The tick that begins with it."""
+    index: int
+    """Which tensor of the batch."""
+    rows: int
+    length: int
+    """As padded."""
+    shortest: int
+    """Length of the shortest row that was looked at, without padding."""
+    longest: int
+    padding_share: float
+    """Of the elements of the rows that were looked at."""
+
+
 @dataclass(slots=True)
 class RunInfo:
     """Facts about the run as a whole."""
@@ -632,4 +652,6 @@ class RunInfo:
     model_parts: tuple[ModelPart, ...] = ()
     """Root modules that are split over devices, an entry for each device."""
     gathered: tuple[GatheredOutputs, ...] = ()
+    padded_batches: tuple[PaddedBatch, ...] = ()
+    """Of the first batches of each loader that came while storages were watched."""
     extra: dict[str, Any] = field(default_factory=dict)
