@@ -17,6 +17,9 @@ from memprof.capture.storages import StorageTracker, storage_key
 from memprof.record.events import ModuleRef, ParameterProfile, ParameterShare, Role
 from memprof.record.schema import NONE
 
+_MOST_NUMBERS = 4096
+"""From so many root modules and optimizers on, those that are gone are looked for and left out."""
+
 _Key = tuple[int, ModuleRef, int | None, bool, bool, bool, bool]
 
 
@@ -38,7 +41,9 @@ class ParameterBooks:
         self._tracker = tracker
         self._write = write
         self._optimizers = optimizers
-        self._numbers: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
+        self._numbers: dict[int, tuple[weakref.ref[object], int]] = {}
+        """`id` of a root module or optimizer -> it and its number, which every iteration asks for several times."""
+        self._count = 0
         self._roots: list[weakref.ref[torch.nn.Module]] = []
         self._first_version: dict[int, int] = {}
         """`id` of a parameter -> its version when it was first met."""
@@ -57,10 +62,14 @@ class ParameterBooks:
 
     def number(self, item: torch.nn.Module | torch.optim.Optimizer) -> int:
         """Number of a root module or an optimizer, in the order they are met."""
-        found = self._numbers.get(item)
-        if found is None:
-            found = self._numbers[item] = len(self._numbers)
-        return found
+        known = self._numbers.get(id(item))
+        if known is not None and known[0]() is item:
+            return known[1]
+        if len(self._numbers) >= _MOST_NUMBERS:
+            self._numbers = {key: entry for key, entry in self._numbers.items() if entry[0]() is not None}
+        number, self._count = self._count, self._count + 1
+        self._numbers[id(item)] = (weakref.ref(item), number)
+        return number
 
     def learn(self, root: torch.nn.Module) -> None:
         """Take a root module's parameters into the books."""

@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Callable
 from time import perf_counter_ns
 
-from memprof.record.events import Location, PassFlag, PassKind
+from memprof.record.events import Location, PassKind
 from memprof.record.schema import NONE
 
 
@@ -50,7 +50,7 @@ class PassLog:
         *,
         location: Location | None,
         subject: int = NONE,
-        flags: PassFlag | int = 0,
+        flags: int = 0,
         saved_bytes: int | None = None,
         gradients: int = NONE,
     ) -> None:
@@ -61,14 +61,14 @@ class PassLog:
             begun: What `begin` gave.
             location: The user's line that asked for it.
             subject: Number of the root module or optimizer.
-            flags: How it went.
+            flags: How it went: those of `PassFlag`.
             saved_bytes: What a forward left allocated apart from its output.
             gradients: Number of the profile of parameters after a backward.
         """
         number, start_ns = begun
         line = NONE if location is None else self._location_id(location)
         saved = NONE if saved_bytes is None else max(saved_bytes, 0)
-        self._rows += (number, kind, start_ns, perf_counter_ns(), line, subject, int(flags), saved, gradients)
+        self._rows += (number, kind, start_ns, perf_counter_ns(), line, subject, flags, saved, gradients)
 
     def user_of(self, forward: int) -> Callable[[], None]:
         """A function to call when a backward uses the graph of a forward."""

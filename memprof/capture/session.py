@@ -289,7 +289,7 @@ class CaptureSession:
             births,
             deaths,
             roles,
-            samples=self._clock.samples,
+            samples=self._clock.packed_samples(),
             states=states,
             passes=self._listener.passes.take(),
             last_uses=self._tracker.take_last_uses(final=bool(flags & ticks.FINAL)),

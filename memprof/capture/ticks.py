@@ -55,12 +55,13 @@ class TickClock:
         """What the first counter said when it was last read."""
         self.highest_bytes: int | None = None
         """The most it said since the tick began."""
-        self.samples = array("q")
-        """Packed rows of `schema.SAMPLE_COLUMNS` since the tick began."""
+        self._samples: list[int] = []
+        """Rows of `schema.SAMPLE_COLUMNS` since the tick began, packed once at its end, which is quicker."""
         self._readers: tuple[_Reader, ...] = ()
         self._device_readers: tuple[_Reader, ...] = ()
         self._inner_readers: tuple[_Reader, ...] = ()
         """Those that are read between the boundaries of ticks."""
+        self._one_device = False
         self._last: dict[int, tuple[int, int, int, int]] = {}
         """Device -> what its counter said at the end of the last tick."""
         self.index = 0
@@ -153,7 +154,7 @@ class TickClock:
         self._sites.clear()
         self._forward_bytes = None
         self._close(tick)
-        self.samples = array("q")
+        self._samples = []
         self.highest_bytes = None
         self._start_ns = self._sample_start()
 
@@ -168,7 +169,7 @@ class TickClock:
         self._phase_changed(phase)
         for device, read in self._inner_readers:
             values = self._noted(read())
-            self.samples.extend((now, before, 1, device, *values, now, phase, 0, device, *values))
+            self._samples.extend((now, before, 1, device, *values, now, phase, 0, device, *values))
 
     def forward_ended(self, *, on_device: bool) -> None:
         """A root module returned; `on_device` says that what it returned lies on a device with a counter of its own.
@@ -187,7 +188,7 @@ class TickClock:
         now = perf_counter_ns()
         for device, read in readers:
             values = self._last[device] = self._noted(read())
-            self.samples.extend((now, self.phase, ends, device, *values))
+            self._samples.extend((now, self.phase, ends, device, *values))
         return now
 
     def _sample_start(self) -> int:
@@ -199,8 +200,12 @@ class TickClock:
                 values = self._noted(read())
             else:
                 self._remember(values[0])
-            self.samples.extend((now, self.phase, 0, device, *values))
+            self._samples.extend((now, self.phase, 0, device, *values))
         return now
+
+    def packed_samples(self) -> array[int]:
+        """Packed rows of `schema.SAMPLE_COLUMNS` since the tick began."""
+        return array("q", self._samples)
 
     def read_from(self, counters: tuple[Counter, ...], device_id: Callable[[str], int]) -> None:
         """Set the counters; the first is the one that `allocated_bytes` follows."""
@@ -209,12 +214,16 @@ class TickClock:
         devices = {device_id(counter.device) for counter in counters if counter.stats is not None}
         self._device_readers = tuple(reader for reader in self._readers if reader[0] in devices)
         self._inner_readers = self._readers
+        self._one_device = len(counters) == 1
 
     def _noted(self, reading: Reading) -> tuple[int, int, int, int]:
         """A reading as packed columns, remembered where it is the first counter's."""
         allocated, reserved, peak, operations = reading
-        if len(self._readers) == 1 or reserved is not None:
-            self._remember(allocated)
+        if self._one_device or reserved is not None:
+            self.allocated_bytes = allocated  # `_remember`, without the call
+            highest = self.highest_bytes
+            if highest is None or allocated > highest:
+                self.highest_bytes = allocated
         if reserved is None:
             return allocated, NONE, NONE, NONE
         return allocated, reserved, NONE if peak is None else peak, NONE if operations is None else operations
