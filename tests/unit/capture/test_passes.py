@@ -159,3 +159,19 @@ def test_parameters_are_not_kept_and_can_be_swapped() -> None:
         del model
         gc.collect()
         assert alive() is None
+
+
+def test_an_optimizer_in_the_place_of_one_that_is_gone_has_a_number_of_its_own() -> None:
+    model = torch.nn.Linear(8, 4)
+    with memprof.Profiler(level="steps") as prof:
+        for _ in range(3):
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            model(torch.randn(2, 8)).sum().backward()
+            for _ in range(2):
+                optimizer.step()
+            del optimizer
+            gc.collect()
+    steps = [item.subject for item in prof.recording.passes if item.kind is PassKind.STEP]
+    assert len(steps) == 6
+    assert steps[::2] == steps[1::2]
+    assert len(set(steps)) == 3
