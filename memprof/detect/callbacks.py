@@ -97,7 +97,7 @@ class HookStoresActivations(Rule):
             if isinstance(pile, Skipped):
                 yield pile
             elif pile.with_graph or pile.per_iteration >= KIB:
-                findings.append((pile.holder.size or 0, self._finding(model, pile)))
+                findings.append((pile.fullness, self._finding(model, pile)))
         yield from without_aliases(findings)
 
     def _finding(self, model: MemoryModel, pile: Pile) -> Finding:
@@ -373,7 +373,7 @@ class DatasetKeepsTensors(Rule):
             elif pile.holder.container == "dict" and not self._outlasts_an_epoch(model, pile):
                 yield Skipped(self.code, f"{pile.holder.text} may be full after one epoch; run more than one")
             else:
-                findings.append((pile.holder.size or 0, self._finding(model, pile)))
+                findings.append((pile.fullness, self._finding(model, pile)))
         yield from without_aliases(findings)
 
     def _outlasts_an_epoch(self, model: MemoryModel, pile: Pile) -> bool:

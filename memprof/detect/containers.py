@@ -74,7 +74,7 @@ class OutputsKeptWithGraph(Rule):
             if isinstance(pile, Skipped):
                 yield pile
             else:
-                findings.append((pile.holder.size or 0, self._finding(model, pile)))
+                findings.append((pile.fullness, self._finding(model, pile)))
         yield from without_aliases(findings)
         for chain in chains(model):
             if is_collection(chain) and enough(chain) is None:
@@ -188,7 +188,7 @@ class TensorsKeptInContainer(Rule):
             if emptied(model, pile) and not self._matters(model, pile):
                 yield Skipped(self.code, f"{pile.holder.text} is emptied during the run")
                 continue
-            findings.append((pile.holder.size or 0, self._finding(model, pile)))
+            findings.append((pile.fullness, self._finding(model, pile)))
         yield from without_aliases(findings)
 
     def _matters(self, model: MemoryModel, pile: Pile) -> bool:

@@ -95,7 +95,7 @@ class TensorsInReferenceCycle(Rule):
             if isinstance(pile, Skipped):
                 yield pile
             elif _worth(pile):
-                findings.append((pile.tensors, self._finding(model, pile)))
+                findings.append(((pile.grows, pile.tensors), self._finding(model, pile)))
         yield from without_aliases(findings)
 
     def _finding(self, model: MemoryModel, pile: Pile) -> Finding:
@@ -301,7 +301,7 @@ class CacheKeyedByTensors(Rule):
             if isinstance(pile, Skipped):
                 yield pile
             elif _worth(pile) and not (pile.holder.bounded and pile.holder.hits != 0):
-                findings.append((pile.tensors, self._finding(model, pile)))
+                findings.append(((pile.grows, pile.tensors), self._finding(model, pile)))
         yield from without_aliases(findings)
 
     def _finding(self, model: MemoryModel, pile: Pile) -> Finding:
@@ -402,7 +402,7 @@ class TensorsHeldByThread(Rule):
             if isinstance(pile, Skipped):
                 yield pile
             elif _worth(pile):
-                findings.append((pile.tensors, self._finding(model, pile)))
+                findings.append(((pile.grows, pile.tensors), self._finding(model, pile)))
         yield from without_aliases(findings)
 
     def _finding(self, model: MemoryModel, pile: Pile) -> Finding:

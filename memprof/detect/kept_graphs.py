@@ -192,12 +192,12 @@ class GradientsKeptWithGraph(Rule):
     kind = Kind.WASTE
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
-        findings: list[tuple[int, Finding]] = []
+        findings: list[tuple[tuple[bool, int], Finding]] = []
         for pile in checked(model, self.code):
             if isinstance(pile, Skipped):
                 yield pile
             else:
-                findings.append((pile.holder.size or 0, self._stored(model, pile)))
+                findings.append((pile.fullness, self._stored(model, pile)))
         piled = list(without_aliases(findings))
         yield from piled
         if piled:

@@ -23,7 +23,7 @@ from memprof.detect.evidence import (
 )
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
 from memprof.detect.regions import region_of
-from memprof.detect.source import storing_statement
+from memprof.detect.source import adds_to, storing_statement
 from memprof.detect.surroundings import key_is_address, moves_to_host, reads_what_it_stores
 from memprof.model.memory import MemoryModel, Source, Storage
 from memprof.model.storages import table_of
@@ -69,6 +69,8 @@ class Pile:
     """The iteration of its oldest tensor, at each census that saw it."""
     stored: Location | None = None
     """The statement that stores the tensors, or the one that makes them."""
+    grows: bool = False
+    """That statement adds to what is there; of a list and its slice, this tells the list."""
     code: str = ""
     region: CodeRegion | None = None
     """The code that torch calls back in which they are stored, if they are."""
@@ -107,6 +109,11 @@ class Pile:
     def tensors(self) -> int:
         """How many tensors were counted."""
         return sum(len(group.storages) for group in self.groups)
+
+    @property
+    def fullness(self) -> tuple[bool, int]:
+        """Of two names for the same tensors, the higher one is the one to name."""
+        return self.grows, self.holder.size or 0
 
     @property
     def per_iteration(self) -> float:
@@ -158,6 +165,7 @@ def piles(model: MemoryModel, code: str) -> Iterator[Pile]:
             continue  # links of a chain, which has a rule of its own
         pile.holder = pile.main.holder  # of several containers in one dict, the one that the line fills
         pile.stored = storing_statement(pile.holder, pile.made_at, files) or pile.made_at
+        pile.grows = adds_to(pile.stored, pile.holder)
         pile.region = region_of(model, pile.stored)
         pile.code = _code(model, pile)
         if pile.code == code:
@@ -414,17 +422,17 @@ def cost(pile: Pile, device: str) -> str:
     return f"{text}, and {nodes:.0f} autograd nodes in host memory (backward has freed the activations)"
 
 
-def without_aliases(findings: Iterable[tuple[int, Finding]]) -> Iterable[Finding]:
+def without_aliases(findings: Iterable[tuple[tuple[bool, int], Finding]]) -> Iterable[Finding]:
     """Of findings about the same tensors (a list known by two names, a slice of it) keep the fullest.
 
     Args:
-        findings: Each with the number of tensors in its container.
+        findings: Each with its pile's `fullness`.
     """
-    best: dict[object, tuple[int, Finding]] = {}
-    for size_now, finding in sorted(findings, key=lambda item: (item[0], item[1].bytes or 0)):
+    best: dict[object, Finding] = {}
+    for _, finding in sorted(findings, key=lambda item: (item[0], item[1].bytes or 0)):
         made = next((item.location for item in finding.related if item.role == "allocated"), None)
-        best[made] = (size_now, finding)
-    by_line = {finding.location: finding for _, finding in sorted(best.values(), key=lambda item: item[1].bytes or 0)}
+        best[made] = finding
+    by_line = {finding.location: finding for finding in sorted(best.values(), key=lambda item: item.bytes or 0)}
     return by_line.values()
 
 

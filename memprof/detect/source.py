@@ -14,6 +14,9 @@ from functools import lru_cache
 
 from memprof.record.events import Holder, Location
 
+_GROWS = 3
+"""How surely a statement stores that adds to its target: see `_stores`."""
+
 _STORING_METHODS = frozenset(
     "append appendleft add extend extendleft insert put put_nowait update setdefault push".split()
 )
@@ -73,6 +76,18 @@ def _storing_statement(holder: Holder, made: Location | None, files: tuple[str, 
             if best is None or rank < best[0]:
                 best = (rank, Location(file, node.lineno, function or "<module>"))
     return None if best is None else best[1]
+
+
+def adds_to(stored: Location | None, holder: Holder) -> bool:
+    """Whether the statement at a line adds to what a holder has, as `append` does, instead of binding it anew."""
+    tree = syntax_tree(stored.file) if stored is not None else None
+    if tree is None or stored is None:
+        return False
+    name, attribute = _terminal(holder.name), holder.kind == "attribute"
+    return any(
+        node.lineno == stored.line and _stores(node, name, attribute=attribute) == _GROWS
+        for node, _ in _statements(tree)
+    )
 
 
 def _terminal(name: str) -> str:

@@ -176,7 +176,7 @@ class StateDictCopiesPileUp(Rule):
             if isinstance(pile, Skipped):
                 yield pile
             elif pile.per_iteration >= self._MIN_GROWTH and not emptied(model, pile):
-                findings.append((pile.holder.size or 0, self._finding(model, pile)))
+                findings.append((pile.fullness, self._finding(model, pile)))
         yield from without_aliases(findings)
 
     def _finding(self, model: MemoryModel, pile: Pile) -> Finding:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memprof.detect.source import line_text, storing_statement
+from memprof.detect.source import adds_to, line_text, storing_statement
 from memprof.record.events import Holder, Location
 
 # (holder name, holder kind, program). `# made` marks the line that made the tensors and `# here`
@@ -105,3 +105,22 @@ def test_line_text_has_no_indentation(tmp_path: Path) -> None:
     file = tmp_path / "indented.py"
     file.write_text(textwrap.dedent("def f():\n    return 1\n"))
     assert line_text(Location(str(file), 2, "f")) == "return 1"
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "adds"),
+    [
+        (1, "history", True),
+        (2, "recent", False),
+        (3, "total", True),
+        (4, "table['a']", True),
+        (5, "history", False),
+    ],
+)
+def test_a_statement_adds_to_a_holder_or_binds_it_anew(line: int, name: str, adds: bool, tmp_path: Path) -> None:
+    file = tmp_path / "train.py"
+    file.write_text(
+        "history.append(loss)\nrecent = history[-4:]\ntotal = total + loss\ntable['a'].extend(out)\nother(history)\n"
+    )
+    assert adds_to(Location(str(file), line, "<module>"), Holder("local", "", name)) is adds
+    assert not adds_to(None, Holder("local", "", name))
