@@ -135,6 +135,6 @@ def test_what_holds_the_rest_is_said_as_far_as_it_is_known(on_cuda: Callable[...
 
     assert blocks["evidence"]["unknown_bytes"] == 0
     assert "The rest was held by: " in blocks["message"]
-    # `auto` stopped watching after a few iterations.
-    assert auto["evidence"]["unknown_bytes"] > 100 * MIB
+    # `auto` stopped watching before the leak had filled the device.
+    assert auto["evidence"]["unknown_bytes"] > 64 * MIB
     assert "made while storages were not watched: `--level blocks` tells the lines of all" in auto["message"]

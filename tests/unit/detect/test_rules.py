@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import linecache
 import sys
 import types
@@ -32,10 +33,13 @@ def run_block(rule: type[Rule], heading: str, level: str, folder: Path) -> mempr
     # What an error's rule explains may end the program.
     expected = (RuntimeError,) if rule.kind is Kind.ERROR and heading == "Example" else ()
     prof = memprof.Profiler(level=level)
+    gc.collect()
+    gc.disable()  # when it would run, and what it would free, depends on all that this process has done before
     try:
         with contextlib.suppress(*expected), prof:
             exec(program, vars(module))
     finally:
+        gc.enable()
         del sys.modules["example"]
     vars(module).clear()
     return prof
