@@ -40,9 +40,17 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "xdist"])
-def test_tests_for_cuda_run_and_are_judged(tmp_path: Path, workers: tuple[str, ...]) -> None:
-    done = run(tmp_path, "--memprof-simulate", "A100-40GB", *workers)
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--memprof-simulate", "A100-40GB"),
+        ("--memprof-simulate", "A100-40GB", "-n", "1"),
+        ("-o", "memprof_simulate=A100-40GB"),
+    ],
+    ids=["option", "xdist", "key"],
+)
+def test_tests_for_cuda_run_and_are_judged(tmp_path: Path, options: tuple[str, ...]) -> None:
+    done = run(tmp_path, *options)
     assert "2 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     assert "4 MiB" in done.stdout
     assert "200 MiB" in done.stdout
