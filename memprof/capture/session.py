@@ -133,7 +133,7 @@ class CaptureSession:
             cuda=self._cuda,
             guard=self._guard,
             kept_graphs=self._census.kept_graphs,
-            news=self._plan.news,
+            news=self._news,
             boundary=self._raise_if_done,
         )
         self._hooks = Hooks(self._listener, self._guard, self._listener.modules)
@@ -265,6 +265,12 @@ class CaptureSession:
         self._clock.read_from((*self._cuda.counters, *self._host), self.writer.name_id)
         self.run.counter = {counter.device: counter.source for counter in self._clock.counters}
         self.run.devices = tuple(self.run.counter)
+
+    def _news(self) -> None:
+        """A new loop calls a module: watch from here on, or what its first iteration makes is never known."""
+        self._plan.news()
+        if self.options.level is Level.AUTO and self.running:
+            self._watch.switch(True)
 
     def _unwatch(self) -> None:
         """Stop watching storages, as far as that is possible now."""
