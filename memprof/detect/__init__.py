@@ -5,23 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 from memprof.detect.allocator import AllocatorRetries, CacheEmptiedEveryIteration, ReservedFarAboveAllocated
+from memprof.detect.anomaly_mode import AnomalyModeOn
+from memprof.detect.caches import CacheKeyedByTensors
 from memprof.detect.callbacks import DatasetKeepsTensors, HookStoresActivations, TensorStoredOnContext
 from memprof.detect.containers import OutputsKeptWithGraph, TensorsKeptInContainer
+from memprof.detect.cycles import TensorsInReferenceCycle
 from memprof.detect.devices import MemoryOnForeignDevice
 from memprof.detect.discarded_gradients import GeneratorGraphInDiscriminatorStep
 from memprof.detect.finding import Finding, Skipped
 from memprof.detect.frozen import FrozenBackboneWithAutograd
 from memprof.detect.gradients import GradientsKeptTooLong, ParametersUnused
 from memprof.detect.graphs import GraphGrowsAcrossIterations, HiddenStateCarriedWithGraph
-from memprof.detect.keepers import (
-    CacheKeyedByTensors,
-    TensorsHeldByThread,
-    TensorsHeldByTraceback,
-    TensorsInReferenceCycle,
-)
+from memprof.detect.joined_outputs import OutputsConcatenatedOnDevice
 from memprof.detect.kept_graphs import GradientsKeptWithGraph, GraphRetainedWithoutNeed
 from memprof.detect.last_uses import TensorOutlivesLastUse
-from memprof.detect.leftovers import AnomalyModeOn, CheckpointKeptAfterLoading, OutputsConcatenatedOnDevice
+from memprof.detect.loaded_checkpoints import CheckpointKeptAfterLoading
 from memprof.detect.oom import OutOfMemoryRaised
 from memprof.detect.optimizer_temporaries import OptimizerTemporariesAtPeak
 from memprof.detect.padding import PaddingWaste
@@ -36,6 +34,8 @@ from memprof.detect.recurrence import LongBackpropThroughTime
 from memprof.detect.rule import Rule
 from memprof.detect.shapes import ShapeMismatch
 from memprof.detect.single_tensor import SingleTensorDominatesPeak
+from memprof.detect.threads import TensorsHeldByThread
+from memprof.detect.tracebacks import TensorsHeldByTraceback
 from memprof.detect.waste import EvaluationWithAutograd, PreviousIterationAlive
 from memprof.detect.weights import StateDictCopiesPileUp, WeightsUpdatedWithGraph
 from memprof.model.memory import MemoryModel, Source

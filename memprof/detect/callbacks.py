@@ -16,7 +16,9 @@ from memprof.detect.evidence import (
     user_files,
 )
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
-from memprof.detect.piles import CONTEXT, DATASET, HOOK, Pile, checked, pile_finding, without_aliases
+from memprof.detect.pile_findings import pile_finding, without_aliases
+from memprof.detect.pile_growth import MIN_GROWTH_BYTES, checked
+from memprof.detect.piles import CONTEXT, DATASET, HOOK, Pile
 from memprof.detect.rule import Rule
 from memprof.detect.surroundings import context_assignment
 from memprof.model.memory import MemoryModel, Source
@@ -361,14 +363,13 @@ class DatasetKeepsTensors(Rule):
 
     code = DATASET
     kind = Kind.LEAK
-    _MIN_GROWTH = 4 * KIB
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
         findings = []
         for pile in checked(model, self.code):
             if isinstance(pile, Skipped):
                 yield pile
-            elif pile.per_iteration < self._MIN_GROWTH:
+            elif pile.per_iteration < MIN_GROWTH_BYTES:
                 continue
             elif pile.holder.container == "dict" and not self._outlasts_an_epoch(model, pile):
                 yield Skipped(self.code, f"{pile.holder.text} may be full after one epoch; run more than one")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from memprof.detect.chains import Chain, chain_finding, chains, enough, is_collection
-from memprof.detect.evidence import KIB, device_of, main_peak, place
+from memprof.detect.evidence import device_of, main_peak, place
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
-from memprof.detect.piles import OUTPUTS, TENSORS, Pile, checked, emptied, pile_finding, without_aliases
+from memprof.detect.pile_findings import pile_finding, without_aliases
+from memprof.detect.pile_growth import MIN_GROWTH_BYTES, checked, emptied
+from memprof.detect.piles import OUTPUTS, TENSORS, Pile
 from memprof.detect.rule import Rule
 from memprof.model.memory import MemoryModel
 
@@ -174,7 +176,6 @@ class TensorsKeptInContainer(Rule):
 
     code = TENSORS
     kind = Kind.LEAK
-    _MIN_GROWTH = 4 * KIB
     _SHARE_THAT_MATTERS = 0.2
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
@@ -183,7 +184,7 @@ class TensorsKeptInContainer(Rule):
             if isinstance(pile, Skipped):
                 yield pile
                 continue
-            if pile.per_iteration < self._MIN_GROWTH or not pile.main.storages:
+            if pile.per_iteration < MIN_GROWTH_BYTES or not pile.main.storages:
                 continue
             if emptied(model, pile) and not self._matters(model, pile):
                 yield Skipped(self.code, f"{pile.holder.text} is emptied during the run")

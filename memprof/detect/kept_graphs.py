@@ -15,7 +15,9 @@ from memprof.detect.evidence import (
     size,
 )
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
-from memprof.detect.piles import GRADIENTS, Pile, checked, pile_finding, without_aliases
+from memprof.detect.pile_findings import pile_finding, without_aliases
+from memprof.detect.pile_growth import checked
+from memprof.detect.piles import GRADIENTS, Pile
 from memprof.detect.rule import Rule
 from memprof.model.memory import MemoryModel, Source
 from memprof.record.events import GradientGraph, KeptGraph, Location

@@ -4,37 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from memprof.detect.evidence import (
-    MIN_ITERATIONS,
-    counted,
-    device_of,
-    growth_severity,
-    holder_text,
-    iteration_of_ticks,
-    line_growing,
-    place,
-    related,
-    user_files,
-)
-from memprof.detect.finding import Finding, Kind, Remedy, Skipped
+from memprof.detect.evidence import iteration_of_ticks, user_files
 from memprof.detect.regions import region_of
 from memprof.detect.source import adds_to, storing_statement
-from memprof.detect.surroundings import key_is_address, moves_to_host, reads_what_it_stores
-from memprof.model.memory import MemoryModel, Source, Storage
+from memprof.detect.surroundings import key_is_address
+from memprof.model.memory import MemoryModel, Storage
 from memprof.model.storages import table_of
 from memprof.record.events import CodeRegion, GraphRoot, HeldGroup, Holder, Location, Phase, Role
-from memprof.units import format_bytes
-
-_MAX_IN_FLIGHT = 4
-"""Tensors of so many iterations may be arguments of a call that is being made, which nothing can name."""
-
-_STALE_SHARE = 3
-"""A pile that took up nothing in the last third of the iterations watched has stopped growing."""
 
 _SHARE_OF_WEIGHTS = 0.8
 """A dictionary of tensors is a copy of the weights where so many of them match in size, both ways."""
@@ -135,6 +116,12 @@ class Pile:
         """The line that makes the tensors."""
         return self.main.location
 
+    def storages_in(self, model: MemoryModel) -> list[Storage]:
+        """Those of its tensors, graphs aside, that a model knows of."""
+        return [
+            model.storages[storage] for group in self.groups for storage in group.storages if storage in model.storages
+        ]
+
     def evidence(self) -> dict[str, object]:
         """Facts for `Finding.evidence`."""
         return {
@@ -156,7 +143,7 @@ def piles(model: MemoryModel, code: str) -> Iterator[Pile]:
         code: One of the codes above.
 
     Returns:
-        Piles by holder; whether they are worth a finding is for `grown` to say.
+        Piles by holder; whether they are worth a finding is for `pile_growth.py` to say.
     """
     files = user_files(model)
     chained = {_variable(census_root) for census in model.censuses for census_root in census.roots}
@@ -207,9 +194,6 @@ def _all(model: MemoryModel) -> Iterator[Pile]:
     yield from latest.values()
 
 
-# ---- which problem it is -----------------------------------------------------------------------
-
-
 def _code(model: MemoryModel, pile: Pile) -> str:
     """The rule a pile belongs to."""
     by_holder = {
@@ -243,12 +227,8 @@ def _is_cache(pile: Pile) -> bool:
     return "cache" in name or "memo" in name or key_is_address(pile.stored, name)
 
 
-def _stored(model: MemoryModel, pile: Pile) -> list[Storage]:
-    return [model.storages[storage] for group in pile.groups for storage in group.storages if storage in model.storages]
-
-
 def _made_in_backward(model: MemoryModel, pile: Pile) -> bool:
-    made = _stored(model, pile)
+    made = pile.storages_in(model)
     return bool(made) and 2 * sum(storage.birth_phase is Phase.BACKWARD for storage in made) > len(made)
 
 
@@ -263,7 +243,7 @@ def _is_named_as_weight(model: MemoryModel, pile: Pile) -> bool:
     table = table_of(model.storages).lifetimes
     rows = np.flatnonzero(table.role & int(Role.PARAMETER | Role.BUFFER))
     sizes = {table.names[int(table.name[row])]: int(table.nbytes[row]) for row in rows.tolist()}
-    kept = {storage.nbytes for storage in _stored(model, pile)}
+    kept = {storage.nbytes for storage in pile.storages_in(model)}
     return any(sizes.get(key) in kept for key in re.findall(r"\['([^']+)'\]", pile.holder.name))
 
 
@@ -274,173 +254,10 @@ def _is_copy_of_weights(model: MemoryModel, pile: Pile) -> bool:
     weights = _sizes(model, Role.PARAMETER | Role.BUFFER)
     state = _sizes(model, Role.OPTIMIZER_STATE)
     by_tick: dict[int, Counter[int]] = {}
-    for storage in _stored(model, pile):
+    for storage in pile.storages_in(model):
         by_tick.setdefault(storage.birth_tick, Counter())[storage.nbytes] += 1
     if not by_tick or weights.total() < 2:
         return False
     copied = max(by_tick.values(), key=lambda sizes: sizes.total())
     of_weights, known = (copied & weights).total(), (copied & (weights + state)).total()
     return of_weights >= _SHARE_OF_WEIGHTS * weights.total() and known >= _SHARE_OF_WEIGHTS * copied.total()
-
-
-# ---- whether it is worth a finding --------------------------------------------------------------
-
-
-def grown(model: MemoryModel, pile: Pile, *, even_bounded: bool = False) -> str | None:
-    """Whether a pile has grown over enough iterations and goes on doing so.
-
-    Args:
-        model: The run.
-        pile: Tensors of one holder.
-        even_bounded: A bound of the container does not excuse it.
-
-    Returns:
-        None where it has; else why nothing can be said, or '' where all is well.
-    """
-    if pile.holder.bounded and not even_bounded:
-        return ""
-    if pile.holder.kind == "unknown" and len(pile.iterations) <= _MAX_IN_FLIGHT:
-        return ""
-    if not pile.with_graph and not pile.holder.container and not line_growing(model, pile.made_at):
-        return ""
-    if len(pile.iterations) < MIN_ITERATIONS - 1:
-        return f"{pile.holder.text} keeps tensors of {counted(len(pile.iterations), 'iteration')} only"
-    if _is_passing(pile):
-        return f"{pile.holder.text} keeps what the last iterations made, and lets go of what is older"
-    if _has_stopped(model, pile):
-        return f"{pile.holder.text} has stopped growing"
-    if not pile.with_graph and _is_on_host_by_design(model, pile):
-        return f"{pile.holder.text} collects on the host, where {place(pile.stored)} moves the tensors"
-    if not pile.with_graph and _is_working_state(model, pile):
-        return f"{pile.holder.text} is what the model goes on computing with"
-    return None
-
-
-def _is_passing(pile: Pile) -> bool:
-    """Whether no tensor was seen twice: each census met younger ones, as in a window that moves on.
-
-    What waits for the garbage collector comes and goes, and is not meant.
-    """
-    return pile.code != CYCLE and len(pile.oldest) > 1 and len(set(pile.oldest)) == len(pile.oldest)
-
-
-def _has_stopped(model: MemoryModel, pile: Pile) -> bool:
-    """Whether nothing was added in the last third of the watched iterations of its kind."""
-    kinds = {model.iterations[index].kind for index in pile.iterations}
-    first = min(pile.iterations)
-    watched = [
-        iteration.index
-        for iteration in model.iterations
-        if iteration.tracked and iteration.kind in kinds and first <= iteration.index < pile.seen_in
-    ]
-    recent = watched[-max(2, len(watched) // _STALE_SHARE) :]
-    return len(watched) > MIN_ITERATIONS and not pile.iterations & set(recent)
-
-
-def _is_on_host_by_design(model: MemoryModel, pile: Pile) -> bool:
-    """Whether tensors were moved off the device that computes, on purpose."""
-    device = device_of(model, pile.main.storages[0] if pile.main.storages else None)
-    if device != "cpu":
-        return False
-    return any(name != "cpu" for name in model.devices) or moves_to_host(pile.stored, pile.made_at)
-
-
-def _is_working_state(model: MemoryModel, pile: Pile) -> bool:
-    """Whether tensors of a forward go into the next (keys and values of the tokens so far)."""
-    made = [storage for storage in _stored(model, pile) if storage.birth_phase is Phase.FORWARD]
-    if 2 * len(made) <= len(_stored(model, pile)):
-        return False  # not what a model made
-    return reads_what_it_stores(pile.stored, pile.holder.name)
-
-
-def emptied(model: MemoryModel, pile: Pile) -> bool:
-    """Whether most of the pile was freed while iterations of its kind went on."""
-    stored = _stored(model, pile)
-    freed = [storage for storage in stored if storage.death_iteration is not None]
-    if len(freed) * 2 < len(stored) or not freed:
-        return False
-    last_freed = max(storage.death_iteration or 0 for storage in freed)
-    kinds = {model.iterations[index].kind for index in pile.iterations}
-    return any(iteration.index > last_freed for iteration in model.iterations if iteration.kind in kinds)
-
-
-# ---- the finding ---------------------------------------------------------------------------------
-
-
-def pile_finding(
-    model: MemoryModel,
-    pile: Pile,
-    *,
-    code: str,
-    name: str,
-    what: str,
-    step: str,
-    remedies: Iterable[Remedy],
-    location: Location | None = None,
-) -> Finding:
-    """A finding about a pile.
-
-    Args:
-        model: The run.
-        pile: Tensors of one holder.
-        code: The rule's code.
-        name: The rule's name.
-        what: What piles up and why: the beginning of the message, without a full stop.
-        step: What to do: the end of the message, with a full stop.
-        remedies: The most fitting first.
-        location: Where to make the change, if not where the tensors are stored.
-    """
-    stored = location or pile.stored
-    device = device_of(model, pile.main.storages[0] if pile.main.storages else None)
-    holder = holder_text(pile.holder, stored)
-    return Finding(
-        code=code,
-        name=name,
-        kind=Kind.LEAK,
-        severity=growth_severity(model, device, pile.per_iteration),
-        location=stored,
-        device=device,
-        bytes=pile.nbytes + pile.graph_bytes,
-        bytes_per_iteration=pile.per_iteration,
-        source=Source.MEASURED,
-        message=f"{what}: {cost(pile, device)}. Held by {holder}. {step}",
-        holder=holder,
-        remedies=tuple(remedies),
-        related=related(pile.made_at, stored),
-        evidence=pile.evidence(),
-    )
-
-
-def cost(pile: Pile, device: str) -> str:
-    """What a pile costs, as a clause: "4.0 MiB an iteration stay on cuda:0"."""
-    text = f"{format_bytes(pile.per_iteration)} an iteration stay on {device}"
-    if not pile.with_graph:
-        return text
-    if pile.graph_bytes:
-        return f"{text} with the activations behind them"
-    nodes = pile.graph_nodes / max(len(pile.iterations), 1)
-    return f"{text}, and {nodes:.0f} autograd nodes in host memory (backward has freed the activations)"
-
-
-def without_aliases(findings: Iterable[tuple[tuple[bool, int], Finding]]) -> Iterable[Finding]:
-    """Of findings about the same tensors (a list known by two names, a slice of it) keep the fullest.
-
-    Args:
-        findings: Each with its pile's `fullness`.
-    """
-    best: dict[object, Finding] = {}
-    for _, finding in sorted(findings, key=lambda item: (item[0], item[1].bytes or 0)):
-        made = next((item.location for item in finding.related if item.role == "allocated"), None)
-        best[made] = finding
-    by_line = {finding.location: finding for finding in sorted(best.values(), key=lambda item: item.bytes or 0)}
-    return by_line.values()
-
-
-def checked(model: MemoryModel, code: str, *, even_bounded: bool = False) -> Iterator[Pile | Skipped]:
-    """Piles of one rule that are worth a finding, and why nothing can be said of others."""
-    for pile in piles(model, code):
-        reason = grown(model, pile, even_bounded=even_bounded)
-        if reason is None:
-            yield pile
-        elif reason:
-            yield Skipped(code, reason)

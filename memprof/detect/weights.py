@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from memprof.detect.chains import Chain, chain_finding, chains, enough, is_weight_average
-from memprof.detect.evidence import KIB, device_of, place, size
+from memprof.detect.evidence import device_of, place, size
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
-from memprof.detect.piles import WEIGHTS, Pile, checked, emptied, pile_finding, without_aliases
+from memprof.detect.pile_findings import pile_finding, without_aliases
+from memprof.detect.pile_growth import MIN_GROWTH_BYTES, checked, emptied
+from memprof.detect.piles import WEIGHTS, Pile
 from memprof.detect.rule import Rule
 from memprof.model.memory import MemoryModel
 from memprof.record.events import Location
@@ -168,14 +170,13 @@ class StateDictCopiesPileUp(Rule):
 
     code = WEIGHTS
     kind = Kind.LEAK
-    _MIN_GROWTH = 4 * KIB
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
         findings = []
         for pile in checked(model, self.code):
             if isinstance(pile, Skipped):
                 yield pile
-            elif pile.per_iteration >= self._MIN_GROWTH and not emptied(model, pile):
+            elif pile.per_iteration >= MIN_GROWTH_BYTES and not emptied(model, pile):
                 findings.append((pile.fullness, self._finding(model, pile)))
         yield from without_aliases(findings)
 

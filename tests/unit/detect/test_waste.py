@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from memprof.detect.anomaly_mode import AnomalyModeOn
 from memprof.detect.discarded_gradients import GeneratorGraphInDiscriminatorStep
 from memprof.detect.finding import Finding, Severity, Skipped
 from memprof.detect.frozen import FrozenBackboneWithAutograd
 from memprof.detect.gradients import GradientsKeptTooLong, ParametersUnused
-from memprof.detect.leftovers import AnomalyModeOn
 from memprof.detect.module_paths import region
 from memprof.detect.pass_evidence import Preparation
 from memprof.detect.rule import Rule
