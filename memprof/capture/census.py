@@ -10,47 +10,29 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from time import perf_counter_ns
 
 import torch
 
 from memprof.capture.callbacks import Callbacks
 from memprof.capture.contexts import context_tensors
-from memprof.capture.frames import UserCode, tracked_objects
+from memprof.capture.frames import UserCode
 from memprof.capture.graph import GraphWalk, parameter_behind, sequence_nr, walk
 from memprof.capture.holders import BUDGET_NS, UNKNOWN, HolderSearch
 from memprof.capture.kept_graphs import KeptGraphs
 from memprof.capture.populations import Populations
-from memprof.capture.storages import LiveStorage, StorageTracker, storage_key
-from memprof.record.events import Census, GraphRoot, HeldGroup, Holder, Location, Role
-
-_BY_DESIGN = Role.PARAMETER | Role.BUFFER | Role.OPTIMIZER_STATE | Role.GRADIENT
-_NODES_A_WALK = 20_000
-_NODES_A_CENSUS = 100_000
-_MAX_GROUPS = 8
+from memprof.capture.storages import LiveStorage, StorageTracker
+from memprof.capture.survivors import NODES_A_CENSUS, NODES_A_WALK, Pile, PileKey, Survivors
+from memprof.record.events import Census, GraphRoot, HeldGroup, Holder, Location
 
 _SEARCH_FREE_NS = 5_000_000_000
 _SEARCH_SHARE = 0.1
 """Searches for holders may take so much time of a run, or this share of it, before names are used again."""
 
 _SearchKey = tuple[Location | None, str, str, bool]
-_GroupKey = tuple[Location | None, str, bool]
-
-
-@dataclass(slots=True)
-class _Pile:
-    """Surviving tensors made by one line."""
-
-    lives: list[LiveStorage] = field(default_factory=list)
-    tensors: list[torch.Tensor] = field(default_factory=list)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(live.nbytes for live in self.lives)
 
 
 class CensusTaker:
@@ -75,7 +57,8 @@ class CensusTaker:
         self._code = code
         self._optimizers = optimizers
         self._modules = modules
-        self.kept_graphs = KeptGraphs(self._saved)
+        self._survivors = Survivors(tracker)
+        self.kept_graphs = KeptGraphs(self._survivors.saved)
         self._populations = Populations()
         self._began_ns = perf_counter_ns()
         self._searched_ns = 0
@@ -83,7 +66,6 @@ class CensusTaker:
         """What the last search for a tensor of the same line, op and graph found."""
         self._tensors: list[tuple[int, weakref.ref[torch.Tensor]]] = []
         self._remembered_tick = -1
-        self._first_tick = 0
         self._previous: dict[int, tuple[int, Location | None]] = {}
         """Sequence number of a tensor's `grad_fn` at the last boundary -> its storage's id and line."""
 
@@ -103,7 +85,7 @@ class CensusTaker:
             tensor = reference()
             if tensor is None or tensor.grad_fn is None:
                 continue
-            live = self._live(tensor)
+            live = self._survivors.live(tensor)
             if live is not None:
                 self._previous[sequence_nr(tensor.grad_fn)] = (live.id, live.location)
 
@@ -119,14 +101,14 @@ class CensusTaker:
         Returns:
             What was found, or None where nothing outlived its iteration.
         """
-        self._first_tick = first_tick
+        self._survivors.first_tick = first_tick
         with _no_collection():
             return self._take(tick, first_tick, iteration_tick, call)
 
     def _take(self, tick: int, first_tick: int, iteration_tick: int, call: Location | None) -> Census | None:
         alive = [(made, tensor) for made, ref in self._tensors if (tensor := ref()) is not None]
         chains = self._chains(alive, iteration_tick)
-        piles = self._piles(alive, first_tick, iteration_tick)
+        piles = self._survivors.piles(alive, iteration_tick)
         census = Census(
             tick=tick,
             time_ns=perf_counter_ns(),
@@ -146,11 +128,11 @@ class CensusTaker:
         census: Census,
         alive: list[tuple[int, torch.Tensor]],
         chains: list[tuple[torch.Tensor, GraphWalk]],
-        piles: dict[_GroupKey, _Pile],
+        piles: dict[PileKey, Pile],
         call: Location | None,
     ) -> Census:
         """Add roots and groups to a census, with who holds them."""
-        walks = self._walk_piles(piles)
+        walks = self._survivors.behind(piles)
         explained = {address for _, found in chains for address in found.saved}
         targets: list[torch.Tensor] = [tensor for tensor, _ in chains]
         targets += [pile.tensors[-1] for pile in piles.values() if pile.tensors]
@@ -187,7 +169,7 @@ class CensusTaker:
         )
 
     def _searched_key(self, tensor: torch.Tensor, many: bool) -> _SearchKey:
-        live = self._live(tensor)
+        live = self._survivors.live(tensor)
         where = (None, "") if live is None else (live.location, live.op)
         return *where, type(tensor.grad_fn).__name__, many
 
@@ -200,7 +182,7 @@ class CensusTaker:
         for module in self._modules():
             yield from module.parameters()
 
-    def _only_saved(self, pile: _Pile, held: dict[int, Holder], explained: set[int]) -> bool:
+    def _only_saved(self, pile: Pile, held: dict[int, Holder], explained: set[int]) -> bool:
         """Whether a pile is nothing but what known graphs save for backward.
 
         A holder that has a few of its tensors only (the newest state of a long chain) does not explain the others.
@@ -223,7 +205,7 @@ class CensusTaker:
         newest: dict[tuple[Location | None, str, int], tuple[int, torch.Tensor, LiveStorage]] = {}
         for made, tensor in alive:
             node = tensor.grad_fn
-            live = self._live(tensor) if node is not None else None
+            live = self._survivors.live(tensor) if node is not None else None
             if node is None or live is None or live.location not in lines:
                 continue
             own = sequence_nr(node)
@@ -234,11 +216,11 @@ class CensusTaker:
             if kind not in newest or own > newest[kind][0]:
                 newest[kind] = (own, tensor, live)
         chains = []
-        budget = _NODES_A_CENSUS
+        budget = NODES_A_CENSUS
         for _, tensor, live in newest.values():
             if budget <= 0:
                 break
-            found = walk(tensor.grad_fn, limit=min(_NODES_A_WALK, budget), watch_for=self._previous)
+            found = walk(tensor.grad_fn, limit=min(NODES_A_WALK, budget), watch_for=self._previous)
             budget -= found.nodes
             in_place = live.birth_tick < iteration_tick
             for number in found.met:
@@ -249,16 +231,16 @@ class CensusTaker:
         return chains
 
     def _root(self, tensor: torch.Tensor, found: GraphWalk, holder: Holder, call: Location | None) -> GraphRoot:
-        live = self._live(tensor)
+        live = self._survivors.live(tensor)
         parameter = parameter_behind(tensor)
-        source = None if parameter is None else self._live(parameter)
+        source = None if parameter is None else self._survivors.live(parameter)
         return GraphRoot(
             storage=None if live is None else live.id,
             holder=holder,
             grad_fn=type(tensor.grad_fn).__name__,
             shape=tuple(tensor.shape),
             nodes=found.nodes,
-            saved_bytes=sum(item.nbytes for item in self._saved(found)),
+            saved_bytes=sum(item.nbytes for item in self._survivors.saved(found)),
             location=None if live is None else live.location,
             born_tick=0 if live is None else live.birth_tick,
             truncated=found.truncated,
@@ -270,98 +252,12 @@ class CensusTaker:
             written_at=None if live is None else live.written_at,
         )
 
-    # ---- piles -------------------------------------------------------------------------
-
-    def _piles(
-        self, alive: list[tuple[int, torch.Tensor]], first_tick: int, iteration_tick: int
-    ) -> dict[_GroupKey, _Pile]:
-        old = {
-            live.key: live
-            for live in list(self._tracker.live.values())
-            if first_tick <= live.birth_tick < iteration_tick and not live.role & _BY_DESIGN and not live.optimizer
-        }
-        if not old:
-            return {}
-        by_storage: dict[int, torch.Tensor] = {}
-        for _, tensor in alive:
-            key = storage_key(tensor)
-            if key in old and (key not in by_storage or tensor.grad_fn is not None):
-                by_storage[key] = tensor
-        piles: dict[_GroupKey, _Pile] = defaultdict(_Pile)
-        lost: list[LiveStorage] = []
-        for key, live in old.items():
-            holding = by_storage.get(key)
-            if holding is None:
-                lost.append(live)
-                continue
-            pile = piles[live.location, live.op, holding.grad_fn is not None]
-            pile.lives.append(live)
-            pile.tensors.append(holding)
-        self._find_lost(piles, lost, alive)
-        grown = {key: pile for key, pile in piles.items() if len({live.birth_tick for live in pile.lives}) > 1}
-        largest = sorted(grown, key=lambda key: grown[key].nbytes, reverse=True)[:_MAX_GROUPS]
-        with_graph = [key for key in grown if key[2] and key not in largest][:_MAX_GROUPS]
-        return {key: grown[key] for key in largest + with_graph}
-
-    def _find_lost(
-        self,
-        piles: dict[_GroupKey, _Pile],
-        lost: list[LiveStorage],
-        alive: list[tuple[int, torch.Tensor]],
-    ) -> None:
-        """Find the tensors of storages that no dispatched op returned (`.data`, NumPy) among all objects.
-
-        Storages that the graphs of live tensors save are left out: they are counted with their graph.
-        """
-        ticks: dict[tuple[Location | None, str], set[int]] = defaultdict(set)
-        for live in lost:
-            ticks[live.location, live.op].add(live.birth_tick)
-        wanted = {live.key: live for live in lost if len(ticks[live.location, live.op]) > 1}
-        if not wanted:
-            return
-        budget = _NODES_A_CENSUS
-        for _, tensor in reversed(alive):
-            if tensor.grad_fn is not None and budget > 0 and wanted:
-                found = walk(tensor.grad_fn, limit=min(_NODES_A_WALK, budget))
-                budget -= found.nodes
-                for address in found.saved:
-                    wanted.pop(address, None)
-        if not wanted:
-            return
-        tensor_types = self._tracker.plain
-        for item in tracked_objects():
-            if type(item) in tensor_types and isinstance(item, torch.Tensor):
-                found_live = wanted.pop(storage_key(item), None)
-                if found_live is not None:
-                    pile = piles[found_live.location, found_live.op, item.grad_fn is not None]
-                    pile.lives.append(found_live)
-                    pile.tensors.append(item)
-
-    def _walk_piles(self, piles: dict[_GroupKey, _Pile]) -> dict[_GroupKey, tuple[int, list[LiveStorage]]]:
-        """Nodes and saved storages behind each pile with a graph, newest tensors first."""
-        budget = _NODES_A_CENSUS
-        result = {}
-        for key, pile in piles.items():
-            if not key[2]:
-                continue
-            nodes, saved = 0, {}
-            for tensor in reversed(pile.tensors):
-                if budget <= 0:
-                    break
-                if tensor.grad_fn is None:
-                    continue
-                found = walk(tensor.grad_fn, limit=min(_NODES_A_WALK, budget))
-                budget -= found.nodes
-                nodes += found.nodes
-                saved.update({live.key: live for live in self._saved(found)})
-            own = {live.key for live in pile.lives}
-            result[key] = (nodes, [live for address, live in saved.items() if address not in own])
-        return result
+    # ---- what is told of them ----------------------------------------------------------
 
     def _group(
         self,
-        key: _GroupKey,
-        pile: _Pile,
+        key: PileKey,
+        pile: Pile,
         held: dict[int, Holder],
         behind: tuple[int, list[LiveStorage]] | None,
     ) -> HeldGroup:
@@ -379,20 +275,6 @@ class CensusTaker:
             graph_bytes=sum(live.nbytes for live in saved),
             graph_storages=tuple(live.id for live in saved),
         )
-
-    # ---- storages ----------------------------------------------------------------------
-
-    def _live(self, tensor: torch.Tensor) -> LiveStorage | None:
-        return self._tracker.live.get(storage_key(tensor))
-
-    def _saved(self, found: GraphWalk) -> list[LiveStorage]:
-        """Watched storages that a graph saves and that would not be there without it."""
-        lives = (self._tracker.live.get(address) for address in found.saved)
-        return [
-            live
-            for live in lives
-            if live is not None and not live.role & _BY_DESIGN and live.birth_tick >= self._first_tick
-        ]
 
 
 @contextmanager

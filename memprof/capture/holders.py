@@ -19,15 +19,14 @@ from typing import Any
 import torch
 
 from memprof.capture.callbacks import Callbacks
+from memprof.capture.cycles import cycle_class
 from memprof.capture.frames import UserCode, frame_locals, function_name, location_of, module_globals
 from memprof.capture.holder_words import (
     CONTAINERS,
     Trail,
     attribute_of,
-    attributes_of,
     cache_holder,
     is_passage,
-    is_plumbing,
     key_of,
     named,
     step_of,
@@ -191,7 +190,7 @@ class HolderSearch:
         """Class through which what keeps a target is kept by nothing else, or ''."""
         if not item.above or not item.complete or item.rooted or self.stopped:
             return ""
-        return _cycle(item.above, target)
+        return cycle_class(item.above, target)
 
     # ---- one level up ------------------------------------------------------------------
 
@@ -368,40 +367,3 @@ def _is_running(frame: types.FrameType) -> bool:
                 return True
             current = current.f_back
     return False
-
-
-def _cycle(above: dict[int, Any], target: object) -> str:
-    """Class of an object through which things keep only each other alive, or ''.
-
-    The collector's own test: no object has more references than the others have to it.
-
-    Args:
-        above: All objects from which the target can be reached, by id.
-        target: What they keep.
-    """
-    for item in list(above.values()):
-        attributes = None if is_plumbing(item) else attributes_of(item)
-        if type(attributes) is dict:  # Python makes it when it is first asked for, which may have been after the climb
-            above.setdefault(id(attributes), attributes)
-    inside: dict[int, int] = dict.fromkeys(above, 0)
-    own = False
-    for item in above.values():
-        for referent in gc.get_referents(item):
-            if id(referent) in inside:
-                inside[id(referent)] += 1
-                own = True
-    if not own:
-        return ""
-    item = referent = attributes = None
-    ours = 3  # `above`, the variable, the argument of getrefcount
-    for mark, references in inside.items():
-        item = above[mark]  # an iterator over `above` would hold a reference of its own
-        if sys.getrefcount(item) - ours > references:
-            return ""
-    silent = (*CONTAINERS, types.CellType, types.MethodType)
-    instances = [
-        type(item).__name__
-        for item in above.values()
-        if item is not target and not isinstance(item, silent) and not is_plumbing(item)
-    ]
-    return instances[0] if instances else type(next(iter(above.values()))).__name__

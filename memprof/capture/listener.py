@@ -21,19 +21,19 @@ from memprof.capture.guard import Guard
 from memprof.capture.hidden import HiddenParameterWatch
 from memprof.capture.kept_graphs import KeptGraphs
 from memprof.capture.modules import ModuleBooks
+from memprof.capture.nested import tensors_in
 from memprof.capture.optimizers import OptimizerLog
 from memprof.capture.padding import PaddingWatch
 from memprof.capture.parameters import ParameterBooks
 from memprof.capture.passes import PassLog
 from memprof.capture.several_devices import SeveralDevices
-from memprof.capture.storages import StorageTracker, storage_key
+from memprof.capture.storages import StorageTracker
 from memprof.capture.ticks import TickClock
 from memprof.capture.watching import StorageWatch
 from memprof.record.events import Location, PassFlag, PassKind, Phase, Role, RunInfo
 from memprof.record.schema import NONE
 from memprof.record.writer import RecordingWriter
 
-_MOST_OUTPUTS = 16
 _GRAPH, _RAISED, _ANOMALY = int(PassFlag.GRAPH), int(PassFlag.RAISED), int(PassFlag.ANOMALY)
 _EVAL_MODE, _AUTOCAST = int(PassFlag.EVAL_MODE), int(PassFlag.AUTOCAST)
 _CHAINED, _LEAF_INPUT = int(PassFlag.CHAINED), int(PassFlag.LEAF_INPUT)
@@ -191,7 +191,7 @@ class LoopListener:
             self._root_ref = weakref.ref(module)
             self._root = self._parameters.number(module)
             self._several_devices.called(module)
-        inputs = _tensors_in((args, kwargs) if kwargs else args)
+        inputs = tensors_in((args, kwargs) if kwargs else args)
         self._input_shape = inputs[0].shape if inputs else ()
         flags = 0 if training else _EVAL_MODE
         if torch.is_anomaly_enabled():
@@ -226,7 +226,7 @@ class LoopListener:
             clock.flags |= ticks.INTERRUPTED
         self._tracker.in_forward = False
         self.modules.leave(NONE, output)
-        outputs = _tensors_in(output)
+        outputs = tensors_in(output)
         if self._root_ref is not None:
             self._several_devices.returned(self._root_ref(), outputs, self._called_from)
         finds_roles = self._finds_roles
@@ -365,23 +365,8 @@ class LoopListener:
         self._clock.in_optimizer = False
         self._clock.flags |= ticks.OPTIMIZER_STEP
         if self._watch.on or (self._cuda.records_blocks and self._optimizer_log.state_due(optimizer)):
-            self._find_state(optimizer)
+            self._optimizer_log.find_state(optimizer, self._tracker)
         self._clock.enter(Phase.OTHER)
-
-    def _find_state(self, optimizer: torch.optim.Optimizer) -> None:
-        """Give an optimizer's parameters and state their roles."""
-        nbytes = 0
-        storages = set()
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                self._tracker.found(parameter, Role.PARAMETER)
-        for parameter, state in optimizer.state.items():
-            for name, value in state.items() if isinstance(state, dict) else ():
-                if isinstance(value, torch.Tensor) and value is not parameter:
-                    self._tracker.found(value, Role.OPTIMIZER_STATE, str(name))
-                    nbytes += value.numel() * value.element_size()
-                    storages.add(storage_key(value))
-        self._optimizer_log.stepped(optimizer, nbytes, frozenset(storages))
 
     def gradients_zeroed(self, owner: torch.nn.Module | torch.optim.Optimizer, *, freed: bool) -> None:
         if self.on and not self._guard.busy:
@@ -417,22 +402,3 @@ class LoopListener:
         self._clock.at_batch(loader, exhausted=exhausted)
         if self._watch.on and not exhausted:
             self._padding.came(loader, batch, tick=self._clock.index, location=self._user_line())
-
-
-def _tensors_in(value: Any) -> list[torch.Tensor]:
-    """The first tensors in nested tuples, lists, dictionaries and dataclasses."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    found: list[torch.Tensor] = []
-    stack = [value]
-    while stack and len(found) < _MOST_OUTPUTS:
-        item = stack.pop()
-        if isinstance(item, torch.Tensor):
-            found.append(item)
-        elif isinstance(item, (tuple, list)):
-            stack.extend(reversed(item[:_MOST_OUTPUTS]))
-        elif isinstance(item, dict):
-            stack.extend(list(item.values())[:_MOST_OUTPUTS])
-        elif hasattr(type(item), "__dataclass_fields__"):
-            stack.extend(vars(item).values() if hasattr(item, "__dict__") else ())
-    return found

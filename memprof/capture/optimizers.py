@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from memprof.record.events import Location, OptimizerMade
+from memprof.capture.storages import StorageTracker, storage_key
+from memprof.record.events import Location, OptimizerMade, Role
 
 _MOST = 64
 
@@ -54,6 +55,26 @@ class OptimizerLog:
         scans = self._scans.setdefault(optimizer, _Scans())
         scans.steps += 1
         return scans.changes or scans.steps & (scans.steps - 1) == 0
+
+    def find_state(self, optimizer: torch.optim.Optimizer, tracker: StorageTracker) -> None:
+        """Give an optimizer's parameters and state their roles after a step, and note how large the state is.
+
+        Args:
+            optimizer: It.
+            tracker: The books of storages.
+        """
+        state_bytes = 0
+        storages = set()
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                tracker.found(parameter, Role.PARAMETER)
+        for parameter, state in optimizer.state.items():
+            for name, value in state.items() if isinstance(state, dict) else ():
+                if isinstance(value, torch.Tensor) and value is not parameter:
+                    tracker.found(value, Role.OPTIMIZER_STATE, str(name))
+                    state_bytes += value.numel() * value.element_size()
+                    storages.add(storage_key(value))
+        self.stepped(optimizer, state_bytes, frozenset(storages))
 
     def stepped(self, optimizer: torch.optim.Optimizer, state_bytes: int, storages: frozenset[int]) -> None:
         """Note the state of an optimizer after a step that was watched.

@@ -11,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from memprof._errors import MemprofError, UsageError
+from memprof.capture.simulated.arguments import Arguments
 from memprof.capture.simulated.attention import ONLY_LAST
 from memprof.capture.simulated.bindings import Runtime
 from memprof.capture.simulated.convolution import BETWEEN, CUBLAS
@@ -113,7 +114,7 @@ class Dispatcher:
             done = special(func, args, kwargs)
             if done is not NotImplemented:
                 return done
-        call = _Call()
+        call = Arguments()
         plain_args = tuple(call.unwrap(args))
         plain_kwargs = call.unwrap_named(kwargs) if kwargs else kwargs
         wanted = kwargs.get("device") if kwargs else None
@@ -237,7 +238,7 @@ class Dispatcher:
             )
         return self._placement.torch_devices[index]
 
-    def _wrap(self, output: Any, index: int, place: torch.device, call: _Call) -> Any:
+    def _wrap(self, output: Any, index: int, place: torch.device, call: Arguments) -> Any:
         """Make simulated tensors of an op's output, each new storage with its block."""
         if isinstance(output, _Tensor):
             known = call.outer.get(id(output))
@@ -257,7 +258,7 @@ class Dispatcher:
             return type(output)(made) if type(output) in (list, tuple) else type(output)(*made)
         return output
 
-    def _written(self, call: _Call, index: int) -> None:
+    def _written(self, call: Arguments, index: int) -> None:
         """Let the outer tensors of arguments that were written to have their new shape and storage."""
         for outer in call.outer.values():
             values = outer.host
@@ -319,53 +320,6 @@ class Dispatcher:
         self._pinned.add(storage)
         self._runtime.pinned(1 << max(storage.nbytes() - 1, 0).bit_length() if storage.nbytes() else 0)
         return tensor
-
-
-class _Call:
-    """The arguments of one op, taken out of simulated tensors."""
-
-    __slots__ = ("on_cpu", "other", "outer", "place")
-
-    def __init__(self) -> None:
-        self.outer: dict[int, SimulatedTensor] = {}
-        """`id` of a tensor in host memory -> the simulated tensor it came from."""
-        self.place: torch.device | None = None
-        self.other: torch.device | None = None
-        """A second device."""
-        self.on_cpu = False
-        """A tensor with dimensions is in host memory."""
-
-    def unwrap(self, args: Any) -> list[Any]:
-        """Host tensors in place of simulated ones."""
-        found = []
-        for item in args:
-            if isinstance(item, _Tensor):
-                values = item.__dict__.get("host") if type(item) is not _Tensor else None
-                if values is not None:
-                    self.outer[id(values)] = item  # type: ignore[assignment]
-                    place = item.__dict__["place"]
-                    if self.place is None:
-                        self.place = place
-                    elif place is not self.place and place != self.place:
-                        self.other = place
-                    item = values
-                elif item.dim():
-                    self.on_cpu = True
-            elif isinstance(item, (list, tuple)) and type(item) in (list, tuple):
-                item = self.unwrap(item)
-            found.append(item)
-        return found
-
-    def unwrap_named(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The same for keyword arguments."""
-        return dict(zip(kwargs, self.unwrap(kwargs.values()), strict=True))
-
-    def refuse(self) -> None:
-        """Raise torch's error for tensors on several devices."""
-        other = self.other or _CPU
-        raise RuntimeError(
-            f"Expected all tensors to be on the same device, but found at least two devices, {self.place} and {other}!"
-        )
 
 
 class SimulationMode(TorchDispatchMode):
