@@ -21,8 +21,8 @@ from memprof._errors import TorchUnavailableError, UsageError
 from memprof._version import __version__
 from memprof.advise.diagnosis import Diagnosis, diagnose
 from memprof.detect.finding import Finding
-from memprof.record.events import RunInfo
 from memprof.record.reader import Recording, open_recording
+from memprof.record.run_info import RunInfo
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -24,7 +24,8 @@ from memprof.model.memory import (
     Source,
     Trend,
 )
-from memprof.record.events import Location, ModuleRef, Phase, RunInfo
+from memprof.record.events import Location, ModuleRef, Phase
+from memprof.record.run_info import RunInfo
 
 MIB = 1 << 20
 ITERATION_NS = 12_500_000

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from memprof.capture.frames import UserCode
-from memprof.record.events import CodeRegion
+from memprof.record.census import CodeRegion
 
 _MODULE_HOOKS = {
     "_forward_hooks": "forward hook",

@@ -26,7 +26,8 @@ from memprof.capture.kept_graphs import KeptGraphs
 from memprof.capture.populations import Populations
 from memprof.capture.storages import LiveStorage, StorageTracker
 from memprof.capture.survivors import NODES_A_CENSUS, NODES_A_WALK, Pile, PileKey, Survivors
-from memprof.record.events import Census, GraphRoot, HeldGroup, Holder, Location
+from memprof.record.census import Census, GraphRoot, HeldGroup, Holder
+from memprof.record.events import Location
 
 _SEARCH_FREE_NS = 5_000_000_000
 _SEARCH_SHARE = 0.1

@@ -15,7 +15,8 @@ from torch.autograd.function import BackwardCFunction
 
 from memprof.capture.frames import UserCode
 from memprof.capture.storages import LiveStorage
-from memprof.record.events import ContextTensor, Location, Role
+from memprof.record.census import ContextTensor
+from memprof.record.events import Location, Role
 
 _BY_DESIGN = Role.PARAMETER | Role.BUFFER | Role.OPTIMIZER_STATE | Role.GRADIENT
 

@@ -15,7 +15,8 @@ from memprof.capture.counters import Counter, cuda_counters
 from memprof.capture.device_state import DeviceStates
 from memprof.capture.frames import UserCode
 from memprof.capture.module_regions import ModuleRegions
-from memprof.record.events import DeviceState, Location, Phase, RunInfo, Tick, TickFlag
+from memprof.record.events import DeviceState, Location, Phase, Tick, TickFlag
+from memprof.record.run_info import RunInfo
 from memprof.record.writer import RecordingWriter
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from memprof.capture.frames import UserCode, frame_locals
-from memprof.record.events import Failure, ModuleRef, TensorFact
+from memprof.record.events import ModuleRef
+from memprof.record.run_info import Failure, TensorFact
 
 _SHAPE = re.compile(
     r"shapes cannot be multiplied \(\d+x\d+ and \d+x\d+\)"

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from memprof.record.events import RunInfo
+from memprof.record.run_info import RunInfo
 
 
 class Guard:

@@ -11,7 +11,8 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from memprof.capture.frames import UserCode
-from memprof.record.events import HiddenParameters, Location, ModuleRef
+from memprof.record.events import Location, ModuleRef
+from memprof.record.run_info import HiddenParameters
 
 _CONTAINERS = (list, tuple, dict, set)
 _DEPTH = 3

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from memprof.record.events import Holder, Location
+from memprof.record.census import Holder
+from memprof.record.events import Location
 
 CONTAINERS = (list, dict, tuple, set, frozenset, deque)
 _PASSAGE_MODULES = ("queue", "_queue", "concurrent.futures", "asyncio", "multiprocessing", "_asyncio")

@@ -32,7 +32,8 @@ from memprof.capture.holder_words import (
     step_of,
     through_traceback,
 )
-from memprof.record.events import Holder, Location
+from memprof.record.census import Holder
+from memprof.record.events import Location
 
 UNKNOWN = Holder(kind="unknown", text="something outside Python's reach (C++ or an extension)")
 

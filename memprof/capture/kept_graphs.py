@@ -13,7 +13,8 @@ import torch
 
 from memprof.capture.graph import GraphWalk, walk
 from memprof.capture.storages import LiveStorage
-from memprof.record.events import GradientGraph, KeptGraph, Location
+from memprof.record.census import GradientGraph, KeptGraph
+from memprof.record.events import Location
 
 _NODES_A_WALK = 20_000
 _ITERATIONS_TO_WAIT = 2

@@ -30,7 +30,8 @@ from memprof.capture.several_devices import SeveralDevices
 from memprof.capture.storages import StorageTracker
 from memprof.capture.ticks import TickClock
 from memprof.capture.watching import StorageWatch
-from memprof.record.events import Location, PassFlag, PassKind, Phase, Role, RunInfo
+from memprof.record.events import Location, PassFlag, PassKind, Phase, Role
+from memprof.record.run_info import RunInfo
 from memprof.record.schema import NONE
 from memprof.record.writer import RecordingWriter
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from memprof.capture.storages import StorageTracker, storage_key
-from memprof.record.events import Location, OptimizerMade, Role
+from memprof.record.events import Location, Role
+from memprof.record.run_info import OptimizerMade
 
 _MOST = 64
 

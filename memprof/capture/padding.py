@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from memprof.record.events import Location, PaddedBatch
+from memprof.record.events import Location
+from memprof.record.run_info import PaddedBatch
 
 _MOST_BATCHES = 16
 """Of one loader."""

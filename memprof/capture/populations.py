@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from memprof.record.events import Population
+from memprof.record.census import Population
 
 _MAX_WATCHED = 16
 _ALL = -1

@@ -29,7 +29,9 @@ from memprof.capture.storages import StorageTracker, storage_key
 from memprof.capture.ticks import TickClock
 from memprof.capture.watching import StorageWatch
 from memprof.capture.windows import Level, WatchPlan
-from memprof.record.events import DeviceState, Holder, RunInfo, Tick
+from memprof.record.census import Holder
+from memprof.record.events import DeviceState, Tick
+from memprof.record.run_info import RunInfo
 from memprof.record.writer import RecordingWriter
 
 _NEVER_STEPS = 4

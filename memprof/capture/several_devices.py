@@ -9,7 +9,8 @@ from dataclasses import replace
 import torch
 from torch.nn.parameter import UninitializedParameter
 
-from memprof.record.events import GatheredOutputs, Location, ModelPart
+from memprof.record.events import Location
+from memprof.record.run_info import GatheredOutputs, ModelPart
 
 _MOST_CHILDREN = 12
 _MOST_PARTS = 64

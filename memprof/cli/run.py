@@ -76,7 +76,7 @@ def record(
     """
     from memprof.capture.script import run, user_folders
     from memprof.profiler import import_capture
-    from memprof.record.events import RunInfo
+    from memprof.record.run_info import RunInfo
 
     capture = import_capture()
     progress = _Progress()

@@ -22,7 +22,8 @@ from memprof.detect.piles import CONTEXT, DATASET, HOOK, Pile
 from memprof.detect.rule import Rule
 from memprof.detect.surroundings import context_assignment
 from memprof.model.memory import MemoryModel, Source
-from memprof.record.events import ContextTensor, Location
+from memprof.record.census import ContextTensor
+from memprof.record.events import Location
 
 
 class HookStoresActivations(Rule):

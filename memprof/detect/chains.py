@@ -24,7 +24,8 @@ from memprof.detect.evidence import (
 from memprof.detect.finding import Finding, Kind, Remedy
 from memprof.detect.source import storing_statement
 from memprof.model.memory import MemoryModel, Source
-from memprof.record.events import GraphRoot, Location
+from memprof.record.census import GraphRoot
+from memprof.record.events import Location
 
 _RECURRENT = ("LSTM", "GRU", "RNN")
 _WRITES_INTO = frozenset(

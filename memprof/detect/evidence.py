@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from memprof.detect.finding import RelatedLocation, Severity
 from memprof.model.growth import line_growth
 from memprof.model.memory import MemoryModel, Peak
-from memprof.record.events import Holder, Location
+from memprof.record.census import Holder
+from memprof.record.events import Location
 from memprof.units import format_bytes
 
 KIB, MIB = 1 << 10, 1 << 20

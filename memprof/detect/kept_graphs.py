@@ -20,7 +20,8 @@ from memprof.detect.pile_growth import checked
 from memprof.detect.piles import GRADIENTS, Pile
 from memprof.detect.rule import Rule
 from memprof.model.memory import MemoryModel, Source
-from memprof.record.events import GradientGraph, KeptGraph, Location
+from memprof.record.census import GradientGraph, KeptGraph
+from memprof.record.events import Location
 
 _MIN_CALLS = MIN_ITERATIONS
 _MIN_SHARE = 0.05

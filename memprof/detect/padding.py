@@ -13,8 +13,9 @@ from memprof.detect.pass_evidence import PassEvidence, peak_share, typical
 from memprof.detect.rule import Rule
 from memprof.model.lifetimes import IntArray
 from memprof.model.memory import Category, MemoryModel, Source
-from memprof.record.events import Location, PaddedBatch, Role
+from memprof.record.events import Location, Role
 from memprof.record.iterations import TRAIN
+from memprof.record.run_info import PaddedBatch
 
 _BYTES = {"int64": 8, "int32": 4, "int16": 2}
 

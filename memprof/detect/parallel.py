@@ -10,7 +10,8 @@ from memprof.detect.evidence import MIB, place, share_severity, size
 from memprof.detect.finding import Finding, Kind, Remedy, Severity, Skipped
 from memprof.detect.rule import Rule
 from memprof.model.memory import Category, MemoryModel, Source
-from memprof.record.events import GatheredOutputs, Location, ModelPart, Role
+from memprof.record.events import Location, Role
+from memprof.record.run_info import GatheredOutputs, ModelPart
 
 
 class OutputsGatheredOnOneDevice(Rule):

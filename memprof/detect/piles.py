@@ -15,7 +15,8 @@ from memprof.detect.source import adds_to, storing_statement
 from memprof.detect.surroundings import key_is_address
 from memprof.model.memory import MemoryModel, Storage
 from memprof.model.storages import table_of
-from memprof.record.events import CodeRegion, GraphRoot, HeldGroup, Holder, Location, Phase, Role
+from memprof.record.census import CodeRegion, GraphRoot, HeldGroup, Holder
+from memprof.record.events import Location, Phase, Role
 
 _SHARE_OF_WEIGHTS = 0.8
 """A dictionary of tensors is a copy of the weights where so many of them match in size, both ways."""

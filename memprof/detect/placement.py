@@ -11,7 +11,7 @@ from memprof.detect.finding import Finding, Kind, RelatedLocation, Remedy, Sever
 from memprof.detect.rule import Rule
 from memprof.detect.source import line_text
 from memprof.model.memory import MemoryModel, Source
-from memprof.record.events import Failure, HiddenParameters, TensorFact
+from memprof.record.run_info import Failure, HiddenParameters, TensorFact
 
 _REGISTERED = {"dict": ("nn.ModuleDict", "nn.ParameterDict")}
 

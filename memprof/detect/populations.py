@@ -13,7 +13,8 @@ from memprof.detect.source import storing_statement
 from memprof.detect.surroundings import growing_calls
 from memprof.model.memory import MemoryModel, Source
 from memprof.model.slope import theil_sen
-from memprof.record.events import Holder, Location, Population, Role
+from memprof.record.census import Holder, Population
+from memprof.record.events import Location, Role
 
 _MIN_STEPS = 3
 _MIN_ADJACENT = 2

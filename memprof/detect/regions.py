@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from memprof.detect.surroundings import called_in, registered_as_hook
 from memprof.model.memory import MemoryModel
-from memprof.record.events import CodeRegion, Location
+from memprof.record.census import CodeRegion
+from memprof.record.events import Location
 
 
 def region_of(model: MemoryModel, statement: Location | None) -> CodeRegion | None:

@@ -11,7 +11,8 @@ from memprof.detect.evidence import place, user_files
 from memprof.detect.finding import Finding, Kind, RelatedLocation, Remedy, Severity, Skipped
 from memprof.detect.rule import Rule
 from memprof.model.memory import MemoryModel, Source
-from memprof.record.events import Failure, Location, ModuleRef
+from memprof.record.events import Location, ModuleRef
+from memprof.record.run_info import Failure
 
 
 class ShapeMismatch(Rule):

@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from memprof.record.events import Holder, Location
+from memprof.record.census import Holder
+from memprof.record.events import Location
 
 _GROWS = 3
 """How surely a statement stores that adds to its target: see `_stores`."""

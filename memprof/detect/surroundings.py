@@ -6,7 +6,8 @@ import ast
 from collections.abc import Iterable, Iterator
 
 from memprof.detect.source import syntax_tree
-from memprof.record.events import CodeRegion, Location
+from memprof.record.census import CodeRegion
+from memprof.record.events import Location
 
 _ADDRESSES = frozenset({"id", "data_ptr", "untyped_storage", "storage"})
 _TO_HOST = frozenset({"cpu", "numpy", "tolist"})

@@ -22,7 +22,7 @@ from memprof.model.storages import StorageTable
 from memprof.model.stranded import stranded_lines
 from memprof.model.timeline import read_timeline
 from memprof.model.view import RecordingView
-from memprof.record.events import RunInfo
+from memprof.record.run_info import RunInfo
 
 _WITHOUT_MEMORY = frozenset({"meta"})
 """Devices whose storages have a size but take no memory."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from memprof.model.segments import SegmentChanges
 from memprof.model.snapshot import SnapshotTotals
+from memprof.record.census import Census
 from memprof.record.events import (
-    Census,
     DeviceState,
     Location,
     ModuleRef,
@@ -22,9 +22,9 @@ from memprof.record.events import (
     Pass,
     Phase,
     Role,
-    RunInfo,
     Tick,
 )
+from memprof.record.run_info import RunInfo
 
 
 class Source(str, enum.Enum):

@@ -8,7 +8,8 @@ import numpy as np
 
 from memprof.model.lifetimes import BoolArray, IntArray
 from memprof.model.schedule import Schedule
-from memprof.record.events import Phase, RunInfo, Sample
+from memprof.record.events import Phase, Sample
+from memprof.record.run_info import RunInfo
 
 UNKNOWN = -1
 

@@ -6,18 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from memprof.record.blocks import AllocatorHistory, BlockLog
+from memprof.record.census import Census
 from memprof.record.events import (
     Birth,
-    Census,
     Death,
     DeviceState,
     OutOfMemory,
     ParameterProfile,
     Pass,
     RoleFact,
-    RunInfo,
     Tick,
 )
+from memprof.record.run_info import RunInfo
 
 
 class RecordingView(Protocol):

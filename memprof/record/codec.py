@@ -6,29 +6,25 @@ import dataclasses
 import json
 from typing import Any
 
-from memprof.record.events import (
+from memprof.record.census import (
     Census,
     CodeRegion,
     ContextTensor,
-    DeviceState,
-    Failure,
-    GatheredOutputs,
     GradientGraph,
     GraphRoot,
     HeldGroup,
-    HiddenParameters,
     Holder,
     KeptGraph,
-    Location,
-    ModelPart,
-    ModuleRef,
-    OptimizerMade,
-    OutOfMemory,
-    PaddedBatch,
-    ParameterProfile,
-    ParameterShare,
-    Phase,
     Population,
+)
+from memprof.record.events import DeviceState, Location, ModuleRef, OutOfMemory, ParameterProfile, ParameterShare, Phase
+from memprof.record.run_info import (
+    Failure,
+    GatheredOutputs,
+    HiddenParameters,
+    ModelPart,
+    OptimizerMade,
+    PaddedBatch,
     RunInfo,
     TensorFact,
 )

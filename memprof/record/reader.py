@@ -14,9 +14,9 @@ import numpy as np
 from memprof._errors import RecordingError, RecordingVersionError
 from memprof.record import codec, schema
 from memprof.record.blocks import BlockLog, IntArray
+from memprof.record.census import Census
 from memprof.record.events import (
     Birth,
-    Census,
     Death,
     DeviceState,
     Location,
@@ -29,11 +29,11 @@ from memprof.record.events import (
     Phase,
     Role,
     RoleFact,
-    RunInfo,
     Sample,
     Tick,
     TickFlag,
 )
+from memprof.record.run_info import RunInfo
 from memprof.record.writer import is_recording
 
 _PASSES_SINCE = 3

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from memprof.record.blocks import AllocatorHistory, BlockAction, BlockLog, BlockState, DeviceHistory, IntArray
+from memprof.record.census import Census
 from memprof.record.events import (
     Birth,
-    Census,
     Death,
     DeviceState,
     Location,
@@ -19,10 +19,10 @@ from memprof.record.events import (
     Pass,
     Phase,
     RoleFact,
-    RunInfo,
     Tick,
     TickFlag,
 )
+from memprof.record.run_info import RunInfo
 from memprof.record.schema import BLOCK_COLUMNS, NONE, SEGMENT_COLUMNS
 
 _GRANULE = 512

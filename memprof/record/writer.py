@@ -11,19 +11,19 @@ from typing import TypeVar
 
 from memprof._errors import RecordingError
 from memprof.record import codec, schema
+from memprof.record.census import Census
 from memprof.record.events import (
-    Census,
     DeviceState,
     Location,
     ModuleRef,
     OutOfMemory,
     ParameterProfile,
     RoleFact,
-    RunInfo,
     Sample,
     Tick,
     TickFlag,
 )
+from memprof.record.run_info import RunInfo
 
 _K = TypeVar("_K")
 

@@ -14,8 +14,8 @@ from memprof.advise.diagnosis import Diagnosis
 from memprof.advise.savings import Combined
 from memprof.detect.finding import Remedy, Severity
 from memprof.model.memory import MemoryModel, Source, Trend
-from memprof.record.events import RunInfo
 from memprof.record.iterations import OTHER
+from memprof.record.run_info import RunInfo
 from memprof.units import format_bytes
 
 UNKNOWN = "unknown"

@@ -16,8 +16,9 @@ from memprof.capture.block_trace import COLUMN, FRAMELESS, TracePacker
 from memprof.capture.frames import UserCode
 from memprof.capture.module_regions import ENDED, EVERY_DEVICE, Regions
 from memprof.record.blocks import IntArray
-from memprof.record.events import Location, ModuleRef, RunInfo
+from memprof.record.events import Location, ModuleRef
 from memprof.record.reader import open_recording
+from memprof.record.run_info import RunInfo
 from memprof.record.schema import NONE
 from memprof.record.writer import RecordingWriter
 

@@ -12,7 +12,8 @@ import torch
 from memprof.capture.block_trace import COLUMN, FRAMELESS, TickEnd, TracePacker, places_in_ticks
 from memprof.capture.frames import UserCode
 from memprof.record.blocks import BlockAction, IntArray
-from memprof.record.events import Location, RunInfo
+from memprof.record.events import Location
+from memprof.record.run_info import RunInfo
 from memprof.record.schema import BLOCK_COLUMNS, NONE
 from memprof.record.writer import RecordingWriter
 

@@ -13,7 +13,8 @@ from torch import nn
 import memprof
 from memprof.capture.failures import describe
 from memprof.capture.frames import UserCode
-from memprof.record.events import Failure, ModuleRef
+from memprof.record.events import ModuleRef
+from memprof.record.run_info import Failure
 
 
 def failure_of(action: Callable[[], object], **options: tuple[int, ...]) -> Failure | None:

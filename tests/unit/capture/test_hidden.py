@@ -12,7 +12,7 @@ from torch import nn
 
 from memprof.capture.frames import UserCode
 from memprof.capture.hidden import HiddenParameterWatch
-from memprof.record.events import HiddenParameters
+from memprof.record.run_info import HiddenParameters
 
 
 class Owner(nn.Module):

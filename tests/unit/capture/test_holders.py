@@ -15,7 +15,7 @@ import torch
 from memprof.capture.frames import UserCode, frame_locals, stack_key
 from memprof.capture.graph import saved_tensors, walk
 from memprof.capture.holders import HolderSearch
-from memprof.record.events import Holder
+from memprof.record.census import Holder
 
 GLOBAL_LIST: list[object] = []
 

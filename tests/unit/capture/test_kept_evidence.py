@@ -20,7 +20,8 @@ from memprof.capture.graph import parameter_behind
 from memprof.capture.holders import HolderSearch
 from memprof.capture.kept_graphs import KeptGraphs
 from memprof.capture.populations import Populations
-from memprof.record.events import Holder, KeptGraph, Location
+from memprof.record.census import Holder, KeptGraph
+from memprof.record.events import Location
 
 HERE = Location(__file__, 1, "test")
 

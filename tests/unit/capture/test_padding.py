@@ -11,7 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from memprof.capture.padding import PaddingWatch, count_padding
-from memprof.record.events import Location, PaddedBatch
+from memprof.record.events import Location
+from memprof.record.run_info import PaddedBatch
 
 LINE = Location("train.py", 12, "train")
 

@@ -13,7 +13,8 @@ from memprof.detect.placement import DeviceMismatch, ParametersHiddenInContainer
 from memprof.detect.rule import Rule
 from memprof.detect.shapes import ShapeMismatch
 from memprof.model.build import build
-from memprof.record.events import Failure, HiddenParameters, Location, ModuleRef, RunInfo, TensorFact
+from memprof.record.events import Location, ModuleRef
+from memprof.record.run_info import Failure, HiddenParameters, RunInfo, TensorFact
 from tests.unit.model.fake_recording import FakeRecording
 
 SOURCE = """

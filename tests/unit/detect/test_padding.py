@@ -9,7 +9,8 @@ from memprof.detect.finding import Finding, Kind, Severity
 from memprof.detect.padding import PaddingWaste
 from memprof.model.build import build
 from memprof.model.memory import MemoryModel, Source
-from memprof.record.events import Location, PaddedBatch, Phase, Role, RunInfo
+from memprof.record.events import Location, Phase, Role
+from memprof.record.run_info import PaddedBatch, RunInfo
 from tests.unit.model.fake_recording import TRAIN_FLAGS, FakeRecording
 
 MIB = 1 << 20

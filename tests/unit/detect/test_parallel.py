@@ -11,7 +11,8 @@ from memprof.detect.parallel import ModelSplitUnevenly, OutputsGatheredOnOneDevi
 from memprof.detect.rule import Rule
 from memprof.model.build import build
 from memprof.model.memory import MemoryModel, Peak, Source
-from memprof.record.events import GatheredOutputs, Location, ModelPart
+from memprof.record.events import Location
+from memprof.record.run_info import GatheredOutputs, ModelPart
 from tests.unit.model.fake_recording import FakeRecording
 
 MIB = 1 << 20

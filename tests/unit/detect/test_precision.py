@@ -8,7 +8,8 @@ from memprof.advise.savings import Savings
 from memprof.detect.finding import Finding, Kind, Severity
 from memprof.detect.precision import FullPrecisionOutsideAutocast
 from memprof.model.memory import MemoryModel, Source
-from memprof.record.events import PassFlag, Role, RunInfo
+from memprof.record.events import PassFlag, Role
+from memprof.record.run_info import RunInfo
 from tests.unit.detect.story import MIB, Story, line
 from tests.unit.model.fake_recording import FakeRecording
 

@@ -12,7 +12,8 @@ from memprof.detect.rule import Rule
 from memprof.detect.single_tensor import SingleTensorDominatesPeak
 from memprof.model.build import build
 from memprof.model.memory import MemoryModel
-from memprof.record.events import Location, OptimizerMade, Phase, Role
+from memprof.record.events import Location, Phase, Role
+from memprof.record.run_info import OptimizerMade
 from tests.unit.model.fake_recording import FakeRecording
 
 MIB = 1 << 20

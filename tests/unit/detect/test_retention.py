@@ -11,7 +11,7 @@ import pytest
 from memprof.detect import run_rules
 from memprof.detect.finding import Finding, Kind, Severity, Skipped
 from memprof.model.build import build
-from memprof.record.events import (
+from memprof.record.census import (
     Census,
     CodeRegion,
     ContextTensor,
@@ -20,11 +20,9 @@ from memprof.record.events import (
     HeldGroup,
     Holder,
     KeptGraph,
-    Location,
-    Phase,
     Population,
-    Role,
 )
+from memprof.record.events import Location, Phase, Role
 from tests.unit.model.fake_recording import LINE, FakeRecording
 
 KIB, MIB = 1 << 10, 1 << 20

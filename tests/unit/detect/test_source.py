@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from memprof.detect.source import adds_to, line_text, storing_statement
-from memprof.record.events import Holder, Location
+from memprof.record.census import Holder
+from memprof.record.events import Location
 
 # (holder name, holder kind, program). `# made` marks the line that made the tensors and `# here`
 # the statement that stores them; without the latter no statement may be named.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memprof.record.events import RunInfo
+from memprof.record.run_info import RunInfo
 from tests.unit.model.fake_recording import FakeRecording
 
 

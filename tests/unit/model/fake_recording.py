@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from memprof.record.blocks import AllocatorHistory, BlockLog
+from memprof.record.census import Census
 from memprof.record.events import (
     Birth,
-    Census,
     Death,
     DeviceState,
     Location,
@@ -19,11 +19,11 @@ from memprof.record.events import (
     Phase,
     Role,
     RoleFact,
-    RunInfo,
     Sample,
     Tick,
     TickFlag,
 )
+from memprof.record.run_info import RunInfo
 
 TRAIN_FLAGS = TickFlag.FORWARD | TickFlag.BACKWARD | TickFlag.OPTIMIZER_STEP
 LINE = Location("train.py", 10, "train")

@@ -12,7 +12,8 @@ from memprof.model.build import build
 from memprof.model.carried import carried_over
 from memprof.model.growth import line_growth
 from memprof.model.memory import MemoryModel, Source
-from memprof.record.events import Phase, Role, RunInfo, TickFlag
+from memprof.record.events import Phase, Role, TickFlag
+from memprof.record.run_info import RunInfo
 from tests.unit.model.fake_recording import FakeRecording
 
 FLAGS = (TickFlag.FORWARD, TickFlag.BACKWARD, TickFlag.OPTIMIZER_STEP, TickFlag.EXPLICIT, TickFlag.FINAL)

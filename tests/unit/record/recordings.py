@@ -7,41 +7,45 @@ from collections.abc import Callable
 from pathlib import Path
 
 from memprof.record.blocks import BlockAction, BlockState
-from memprof.record.events import (
-    Birth,
+from memprof.record.census import (
     Census,
     CodeRegion,
     ContextTensor,
-    Death,
-    DeviceState,
-    Failure,
-    GatheredOutputs,
     GradientGraph,
     GraphRoot,
     HeldGroup,
-    HiddenParameters,
     Holder,
     KeptGraph,
+    Population,
+)
+from memprof.record.events import (
+    Birth,
+    Death,
+    DeviceState,
     Location,
-    ModelPart,
     ModuleRef,
-    OptimizerMade,
     OutOfMemory,
-    PaddedBatch,
     ParameterProfile,
     ParameterShare,
     Pass,
     PassFlag,
     PassKind,
     Phase,
-    Population,
     Role,
     RoleFact,
-    RunInfo,
     Sample,
-    TensorFact,
     Tick,
     TickFlag,
+)
+from memprof.record.run_info import (
+    Failure,
+    GatheredOutputs,
+    HiddenParameters,
+    ModelPart,
+    OptimizerMade,
+    PaddedBatch,
+    RunInfo,
+    TensorFact,
 )
 from memprof.record.schema import NONE
 from memprof.record.writer import RecordingWriter

@@ -17,18 +17,10 @@ from hypothesis import strategies as st
 
 from memprof import RecordingError, RecordingVersionError
 from memprof.record import codec, schema
-from memprof.record.events import (
-    Census,
-    DeviceState,
-    GraphRoot,
-    HeldGroup,
-    Holder,
-    OutOfMemory,
-    RunInfo,
-    Tick,
-    TickFlag,
-)
+from memprof.record.census import Census, GraphRoot, HeldGroup, Holder
+from memprof.record.events import DeviceState, OutOfMemory, Tick, TickFlag
 from memprof.record.reader import Recording, open_recording
+from memprof.record.run_info import RunInfo
 from memprof.record.writer import RecordingWriter, is_recording
 from tests.unit.record import recordings as all_events
 

@@ -12,7 +12,8 @@ import pytest
 from memprof._errors import OutputError
 from memprof.advise.diagnosis import Diagnosis
 from memprof.model.memory import Source, Trend
-from memprof.record.events import Location, RunInfo
+from memprof.record.events import Location
+from memprof.record.run_info import RunInfo
 from memprof.report.destination import write_output
 from memprof.report.source_lines import place, short_path, source_line
 from memprof.report.wording import (
