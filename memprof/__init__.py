@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     )
     from memprof.advise.diagnosis import Diagnosis, diagnose
     from memprof.advise.what_if import what_if
+    from memprof.decorator import profile
     from memprof.detect.finding import Finding, Remedy
     from memprof.fitting import fit
-    from memprof.profiler import Profiler, iterations, profile, simulate_gpu
+    from memprof.profiler import Profiler, iterations, simulate_gpu
     from memprof.record.reader import Recording, open_recording
     from memprof.simulate.allocator import CachingAllocator
 
@@ -47,7 +48,7 @@ _HOME = {
     "fit": "memprof.fitting",
     "iterations": "memprof.profiler",
     "open_recording": "memprof.record.reader",
-    "profile": "memprof.profiler",
+    "profile": "memprof.decorator",
     "simulate_gpu": "memprof.profiler",
     "what_if": "memprof.advise.what_if",
 }

@@ -7,16 +7,13 @@ the answer is UNKNOWN, and nothing is ever found about it.
 from __future__ import annotations
 
 import ast
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 
-from memprof.lint.knowledge import Knowledge
 from memprof.lint.names import is_constant_text, path_of
-from memprof.lint.narrowing import tensor_asked
-from memprof.lint.program import ClassInfo, FunctionInfo, Program
+from memprof.lint.scope import Scope, definition
 from memprof.lint.values import (
-    GRAPH,
     MODULE,
     PARAMETER,
     PLAIN,
@@ -28,32 +25,20 @@ from memprof.lint.values import (
     element_of,
     join,
     join_all,
-    unpack,
 )
 from memprof.lint.vocabulary import guess
 
 
-class ExpressionReader(ABC):
-    """Values of expressions in one function, at one point of it.
-
-    Args:
-        program: All files.
-        function: Where the expressions are.
-        knowledge: What is noted down.
-    """
-
-    def __init__(self, program: Program, function: FunctionInfo, knowledge: Knowledge) -> None:
-        self.program = program
-        self.function = function
-        self.module = function.module
-        self.knowledge = knowledge
-        self.env: dict[str, Value] = {}
-        self.grad: bool | None = True
-        self.evaluating = False
+class ExpressionReader(Scope):
+    """Values of expressions in one function, at one point of it."""
 
     @abstractmethod
     def call(self, node: ast.Call) -> Value:
         """Value of a call."""
+
+    @abstractmethod
+    def returned(self, value: Value) -> None:
+        """Take note of what the function gives back."""
 
     def value(self, node: ast.expr | None) -> Value:
         """Value of an expression, noted down."""
@@ -64,44 +49,7 @@ class ExpressionReader(ABC):
         self.knowledge.values[node] = found
         return found
 
-    def graph(self, *, scalar: bool = False, output: bool = False, guess: bool = False) -> Value:
-        """A tensor as autograd makes it here."""
-        kind = Kind.TENSOR if self.grad is False else Kind.GRAPH
-        return Value(kind, scalar=scalar, output=output, guess=guess)
-
-    def without_graph(self, value: Value) -> Value:
-        """A value as it is where autograd is off."""
-        if value.kind in (Kind.GRAPH, Kind.PARAMETER):
-            return replace(value, kind=Kind.TENSOR)
-        if value.kind is Kind.TUPLE:
-            return replace(value, items=tuple(self.without_graph(item) for item in value.items))
-        if value.kind is Kind.CONTAINER and value.element is not None:
-            return replace(value, element=self.without_graph(value.element))
-        return value
-
     # ---- names -------------------------------------------------------------------------------
-
-    def lookup(self, name: str) -> Value:
-        """What a name stands for here."""
-        if name in self.env:
-            return self.env[name]
-        outer = self.function.outer
-        while outer is not None:
-            if name in outer.environment:
-                return outer.environment[name]
-            outer = outer.outer
-        if self.function is not self.module.body and name in self.module.body.environment:
-            return self.module.body.environment[name]
-        scope: FunctionInfo | None = self.function
-        while scope is not None:
-            if name in scope.inner:
-                return Value(Kind.FUNCTION, function=scope.inner[name])
-            scope = scope.outer
-        dotted = self.module.imports.get(name, name)
-        found = self.program.find(dotted, self.module)
-        if found is not None:
-            return _definition(found)
-        return UNKNOWN if dotted != name else guess(name)
 
     def _name(self, node: ast.Name) -> Value:
         return self.lookup(node.id)
@@ -131,7 +79,7 @@ class ExpressionReader(ABC):
         if base.kind is Kind.UNKNOWN:
             found = self.program.find(self.module.qualified(node), self.module)
             if found is not None:
-                return _definition(found)
+                return definition(found)
             root = path.partition(".")[0]
             if root not in self.module.imports and root not in _SETTINGS:
                 return guess(node.attr)
@@ -308,84 +256,6 @@ class ExpressionReader(ABC):
         found = self.value(node.value)
         self.returned(container("iterator", found if isinstance(node, ast.Yield) else element_of(found)))
         return UNKNOWN
-
-    @abstractmethod
-    def returned(self, value: Value) -> None:
-        """Take note of what the function gives back."""
-
-    # ---- binding -----------------------------------------------------------------------------
-
-    def bind(self, target: ast.expr, value: Value) -> None:
-        """Let a target of an assignment stand for a value."""
-        self.knowledge.values[target] = value
-        if isinstance(target, ast.Name):
-            self.set_path(target.id, value)
-        elif isinstance(target, (ast.Tuple, ast.List)):
-            for part, item in zip(target.elts, unpack(value, len(target.elts)), strict=True):
-                if isinstance(part, ast.Starred):
-                    self.bind(part.value, container("list", element_of(value)))
-                else:
-                    self.bind(part, item)
-        elif isinstance(target, ast.Attribute):
-            self.value(target.value)
-            path = path_of(target)
-            if path and target.attr not in ("data", "grad", "requires_grad"):
-                self.set_path(path, value)
-        elif isinstance(target, ast.Subscript):
-            self.value(target.slice)
-            self.value(target.value)
-            self.store(target.value, value)
-
-    def set_path(self, path: str, value: Value) -> None:
-        """Let a name or an attribute stand for a value; what hung on the old one is forgotten."""
-        if value.kind is Kind.UNKNOWN:
-            named = guess(path.rpartition(".")[2])
-            value = named if named.kind is not Kind.UNKNOWN else value
-        for known in [known for known in self.env if known.startswith(f"{path}.")]:
-            del self.env[known]
-        self.env[path] = value
-
-    def store(self, holder: ast.expr, value: Value, shape: str = "") -> None:
-        """Put a value into a container, or write it into a tensor."""
-        current = self.value(holder)
-        if current.kind is Kind.CONTAINER:
-            kept = value if current.element is None else join(current.element, value)
-            self._replace(holder, container(current.shape or shape, kept, bounded=current.bounded))
-        elif current.kind is Kind.TENSOR and value.has_graph and self.grad is not False:
-            self._replace(holder, replace(GRAPH, host=current.host))
-        elif current.kind is Kind.UNKNOWN and shape:
-            self._replace(holder, container(shape, value))
-
-    def _replace(self, holder: ast.expr, value: Value) -> None:
-        path = path_of(holder)
-        if path:
-            self.env[path] = value
-        elif isinstance(holder, ast.Subscript):
-            self.store(holder.value, value)
-        elif isinstance(holder, ast.Call) and isinstance(holder.func, ast.Attribute):  # d.setdefault(k, []).append(x)
-            self.store(holder.func.value, value)
-
-    # ---- narrowing ---------------------------------------------------------------------------
-
-    def narrow(self, test: ast.expr, *, holds: bool) -> None:
-        """Use what a condition says of a name: after `not isinstance(x, torch.Tensor)` x is a number."""
-        if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-            self.narrow(test.operand, holds=not holds)
-            return
-        if isinstance(test, ast.BoolOp):
-            if isinstance(test.op, ast.And) == holds:
-                for part in test.values:
-                    self.narrow(part, holds=holds)
-            return
-        asked = tensor_asked(test, self.module.qualified)
-        if asked is not None and not holds and path_of(asked):
-            self.env[path_of(asked)] = PLAIN
-
-
-def _definition(found: FunctionInfo | ClassInfo) -> Value:
-    if isinstance(found, ClassInfo):
-        return Value(Kind.CLASS, cls=found)
-    return Value(Kind.FUNCTION, function=found)
 
 
 _SETTINGS = frozenset("args cfg config opt opts options hparams flags params settings conf FLAGS".split())

@@ -13,9 +13,9 @@ from memprof.lint.checks import CHECKS
 from memprof.lint.context import Context
 from memprof.lint.files import SourceFile, find_files, matches, read
 from memprof.lint.finding import LintFinding, Unreadable
-from memprof.lint.interpret import interpret
 from memprof.lint.options import LintOptions
 from memprof.lint.program import Program, SourceModule
+from memprof.lint.rounds import interpret
 from memprof.lint.suppression import is_suppressed, suppressed
 
 
