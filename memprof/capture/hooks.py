@@ -51,10 +51,13 @@ class Listener(Protocol):
         """`owner.zero_grad` returned; `freed` says whether it set gradients to None."""
 
     def batch_wanted(self, loader: Any) -> None:
-        """A `DataLoader`'s iterator is asked for a batch."""
+        """A `DataLoader`'s iterator is asked for a batch; one of `batch_came` and `batch_failed` follows."""
 
     def batch_came(self, loader: Any, *, exhausted: bool, batch: Any = None) -> None:
         """It gave one, or had none left."""
+
+    def batch_failed(self) -> None:
+        """It raised something else."""
 
 
 class Hooks:
@@ -199,6 +202,9 @@ class Hooks:
                 batch = original(self)
             except StopIteration:
                 hooks._listener.batch_came(self, exhausted=True)
+                raise
+            except BaseException:
+                hooks._listener.batch_failed()
                 raise
             hooks._listener.batch_came(self, exhausted=False, batch=batch)
             return batch

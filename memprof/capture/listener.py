@@ -100,6 +100,10 @@ class LoopListener:
         """The tick of the first call of a root module."""
         self.carrying_call: Location | None = None
         """The line that gave a root module a tensor with a graph from before this iteration."""
+        self._fetching = 0
+        """A `DataLoader` makes a batch: what its dataset calls is no turn of the loop."""
+        self._passed_over = False
+        """The root module that runs is a transform of a dataset, not a model."""
         self._known_sites: set[int] = set()
         self._stepped: set[int] = set()
         """Optimizers, by `id`, that have stepped in this tick."""
@@ -160,15 +164,18 @@ class LoopListener:
 
     def forward_begins(self, module: torch.nn.Module, args: Any, kwargs: Any, frame: Any) -> None:
         if self.on:
-            self._guard.run(self._forward_begins, module, args, kwargs, frame)
-            self._boundary()
+            self._passed_over = self._fetching > 0 and next(module.parameters(), None) is None
+            if not self._passed_over:
+                self._guard.run(self._forward_begins, module, args, kwargs, frame)
+                self._boundary()
         self._guard.busy += 1
 
     def _forward_begins(self, module: torch.nn.Module, args: Any, kwargs: Any, frame: Any) -> None:
         clock = self._clock
         site = stack_key(frame)
         stepped = len(self._stepped)
-        clock.at_call(site, all_stepped=stepped > 0 and 0 < len(self.optimizers) <= stepped)
+        if not self._fetching:
+            clock.at_call(site, all_stepped=stepped > 0 and 0 < len(self.optimizers) <= stepped)
         if site not in self._known_sites:
             self._known_sites.add(site)
             self._news()
@@ -218,7 +225,7 @@ class LoopListener:
 
     def forward_ends(self, output: Any, *, raised: bool) -> None:
         self._guard.busy -= 1
-        if self.on:
+        if self.on and not self._passed_over:
             self._guard.run(self._forward_ends, output, raised)
 
     def _forward_ends(self, output: Any, raised: bool) -> None:
@@ -391,13 +398,20 @@ class LoopListener:
     # ---- batches -----------------------------------------------------------------------
 
     def batch_wanted(self, loader: Any) -> None:
-        if self.on and not self._guard.busy:
+        if self.on and not self._guard.busy and not self._fetching:
             self._guard.run(self._clock.at_batch_wanted, loader)
             self._boundary()
+        self._fetching += 1
 
     def batch_came(self, loader: Any, *, exhausted: bool, batch: Any = None) -> None:
+        self._fetching -= 1
+        if self._fetching:
+            return
         if self.on and not self._guard.busy:
             self._guard.run(self._batch_came, loader, exhausted, batch)
+
+    def batch_failed(self) -> None:
+        self._fetching -= 1
 
     def _batch_came(self, loader: Any, exhausted: bool, batch: Any) -> None:
         self._clock.at_batch(loader, exhausted=exhausted)

@@ -121,7 +121,7 @@ def _explain(model: MemoryModel, failure: Failure) -> _Explanation:
         return _rows(failure, int(rows[1]), int(rows[2]))
     view = re.search(r"shape '\[([-\d, ]+)\]' is invalid for input of size (\d+)", failure.message)
     if view is not None:
-        return _view(failure, [int(size) for size in view[1].split(",")])
+        return _view(failure, [int(size) for size in view[1].split(",")], int(view[2]))
     text = f"The run ended at {place(failure.location)}: {failure.message}."
     return text, (Remedy("fix_shape", "make the two inner sizes equal"),), failure.location
 
@@ -191,16 +191,30 @@ def _rows(failure: Failure, got: int, wanted: int) -> _Explanation:
     )
 
 
-def _view(failure: Failure, wanted: list[int]) -> _Explanation:
+def _view(failure: Failure, wanted: list[int], elements: int) -> _Explanation:
     each = _each(failure.before)
-    text = f"The reshape at {place(failure.location)} wants {_by(wanted)}"
-    text += f", and each sample has {math.prod(each)} elements ({_by(each)}){_input(failure)}." if each else "."
-    size = math.prod(each) if each else "that number of"
-    return (
-        text,
-        (Remedy("fix_shape", f"write `torch.flatten(x, 1)`, and give the layer after it {size} features"),),
-        failure.location,
-    )
+    size = math.prod(each)
+    said = f"The reshape at {place(failure.location)} wants {_by(wanted)}"
+    if samples := _samples(wanted, elements, size if each else None):
+        text = f"{said}, and the batch has {samples} samples{_input(failure)}."
+        remedy = f"write `x.size(0)` in place of {wanted[0]}, or leave out a smaller last batch (`drop_last=True`)"
+    elif len(wanted) != 2:
+        text = f"{said}, and the tensor has {elements} elements{f': {_by(failure.before)}' if each else ''}."
+        remedy = "make sizes of the same product"
+    else:
+        text = f"{said}, and each sample has {size} elements ({_by(each)}){_input(failure)}." if each else f"{said}."
+        features = size if each else "that number of"
+        remedy = f"write `torch.flatten(x, 1)`, and give the layer after it {features} features"
+    return text, (Remedy("fix_shape", remedy),), failure.location
+
+
+def _samples(wanted: list[int], elements: int, size: int | None) -> int | None:
+    """How many samples a tensor has, where that and no other size is what a reshape got wrong."""
+    wants = math.prod(wanted[1:])
+    if min(wanted) < 1 or elements % wants:
+        return None
+    right = elements % wanted[0] != 0 if size is None else size == wants
+    return elements // wants if right else None
 
 
 def _each(shape: tuple[int, ...], *, batched: bool = True) -> tuple[int, ...]:

@@ -38,6 +38,30 @@ def loader() -> None:
         optimizer.step()
 
 
+class Normalised(torch.utils.data.Dataset[torch.Tensor]):
+    """Samples that go through transforms written as modules, as those of torchvision are, and through a frozen model."""
+
+    def __init__(self) -> None:
+        self.encoder = torch.nn.Linear(4, 4)
+        self.transform = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Flatten(0))
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        with torch.no_grad():
+            return self.encoder(self.transform(torch.full((1, 4), float(index))))
+
+
+def transforms_that_are_modules() -> None:
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for batch in torch.utils.data.DataLoader(Normalised(), batch_size=2):
+        optimizer.zero_grad()
+        model(batch).sum().backward()
+        optimizer.step()
+
+
 def accumulation() -> None:
     model = torch.nn.Linear(4, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -87,7 +111,7 @@ def lbfgs() -> None:
 
 
 @pytest.mark.parametrize("level", ["steps", "tensors"])
-@pytest.mark.parametrize("program", [plain, loader, accumulation, gan, rnn, lbfgs])
+@pytest.mark.parametrize("program", [plain, loader, transforms_that_are_modules, accumulation, gan, rnn, lbfgs])
 def test_six_iterations_are_found(program: Callable[[], object], level: str) -> None:
     with memprof.Profiler(level) as prof:
         program()

@@ -127,6 +127,30 @@ def test_missing_flatten(script: str) -> None:
     assert found.location == failure.location
 
 
+@pytest.mark.parametrize(
+    ("message", "before", "said"),
+    [
+        ("shape '[128, 1, 28, 28]' is invalid for input of size 62720", (80, 1, 28, 28), "has 80 samples"),
+        ("shape '[128, 784]' is invalid for input of size 62720", (80, 1, 28, 28), "has 80 samples"),
+        ("shape '[32, 7, 4]' is invalid for input of size 140", (), "has 5 samples"),
+        ("shape '[16, 400]' is invalid for input of size 9216", (16, 64, 3, 3), "`torch.flatten(x, 1)`"),
+        (
+            "shape '[16, 400]' is invalid for input of size 12800",
+            (),
+            "`torch.flatten(x, 1)`",
+        ),  # 32 rows, or 800 features
+        ("shape '[2, 3, 4]' is invalid for input of size 48", (), "has 48 elements"),
+        ("shape '[2, 3, -1]' is invalid for input of size 50", (2, 5, 5), "has 50 elements: 2 x 5 x 5"),
+    ],
+)
+def test_reshape_with_another_number_of_samples_or_elements(
+    script: str, message: str, before: tuple[int, ...], said: str
+) -> None:
+    failure = shape_failure(script, message=message, before=before, features=None)
+    [found] = findings(ShapeMismatch, failure=failure)
+    assert said in found.message
+
+
 def test_reshape_and_rows(script: str) -> None:
     view = shape_failure(script, message="shape '[-1, 400]' is invalid for input of size 2304", features=None)
     [found] = findings(ShapeMismatch, failure=view)
