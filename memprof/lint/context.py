@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from pathlib import PurePath
 
 from memprof.lint.codes import lint_rule
 from memprof.lint.finding import Confidence, LintFinding
@@ -40,6 +41,13 @@ class Context:
             for call in function.calls:
                 if function.module.qualified(call.func) in names:
                     yield function, call
+
+    @staticmethod
+    def is_test(function: FunctionInfo) -> bool:
+        """Whether a function is a test, or stands beside some: it runs a model once and is done."""
+        return function.name.startswith("test_") or PurePath(function.module.path).name.startswith(
+            ("test_", "conftest")
+        )
 
     def finding(
         self,

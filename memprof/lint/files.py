@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import tokenize
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from memprof._errors import UsageError
 from memprof.lint.finding import Unreadable
+from memprof.lint.notebooks import read_notebook
 
 _SUFFIXES = (".py", ".ipynb")
 
@@ -37,11 +37,13 @@ class SourceFile:
         path: As it is shown.
         text: Python source; of a notebook, its code cells one after the other.
         cells: For a notebook, number of each code cell and the line of `text` it begins at.
+        broken: For a notebook, cells that could not be parsed; `text` has blank lines in their place.
     """
 
     path: str
     text: str
     cells: tuple[tuple[int, int], ...] = ()
+    broken: tuple[Unreadable, ...] = ()
 
     def place(self, line: int) -> tuple[int, int | None]:
         """Line within its cell, and the cell; the line itself and None for a script."""
@@ -100,7 +102,7 @@ def read(path: Path) -> SourceFile | Unreadable:
     """Read a file, in the encoding it declares."""
     try:
         if path.suffix == ".ipynb":
-            return _notebook(path)
+            return _notebook(os.fspath(path), path.read_bytes())
         with tokenize.open(path) as file:
             return SourceFile(os.fspath(path), file.read())
     except (OSError, SyntaxError, UnicodeDecodeError, ValueError) as error:
@@ -112,7 +114,7 @@ def from_bytes(data: bytes, path: str) -> SourceFile | Unreadable:
     """What standard input holds, under the name of a file."""
     try:
         if path.endswith(".ipynb"):
-            return _cells(path, json.loads(data))
+            return _notebook(path, data)
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
         text = io.TextIOWrapper(io.BytesIO(data), encoding).read()
         return SourceFile(path, text)
@@ -120,33 +122,12 @@ def from_bytes(data: bytes, path: str) -> SourceFile | Unreadable:
         return Unreadable(path, 1, f"cannot be read: {error}")
 
 
-def _notebook(path: Path) -> SourceFile | Unreadable:
-    return _cells(os.fspath(path), json.loads(path.read_bytes()))
-
-
-def _cells(path: str, notebook: object) -> SourceFile | Unreadable:
-    cells = notebook.get("cells") if isinstance(notebook, dict) else None
-    if not isinstance(cells, list):
-        return Unreadable(path, 1, "cannot be read: no notebook of format 4")
-    lines: list[str] = []
-    starts: list[tuple[int, int]] = []
-    for number, cell in enumerate(cells, start=1):
-        if not isinstance(cell, dict) or cell.get("cell_type") != "code":
-            continue
-        source = cell.get("source", "")
-        text = "".join(source) if isinstance(source, list) else str(source)
-        starts.append((number, len(lines) + 1))
-        lines.extend(_python_only(text.splitlines()))
-    return SourceFile(path, "\n".join(lines) + "\n", tuple(starts))
-
-
-def _python_only(lines: list[str]) -> list[str]:
-    """A cell's lines with IPython's own blanked out; their number stays."""
-    if lines and lines[0].startswith("%%") and not lines[0].startswith(("%%time", "%%capture")):
-        return ["" for _ in lines]
-    result = []
-    for line in lines:
-        bare = line.lstrip()
-        own = bare.startswith(("%", "!")) or (bare.endswith("?") and "#" not in bare)
-        result.append(f"{line[: len(line) - len(bare)]}pass" if own else line)
-    return result or [""]
+def _notebook(path: str, data: bytes) -> SourceFile | Unreadable:
+    found = read_notebook(data)
+    broken = tuple(
+        Unreadable(
+            path, cell.line, f"cannot be parsed: cell {cell.number}: {cell.reason}; the other cells were checked"
+        )
+        for cell in found.broken
+    )
+    return SourceFile(path, found.text, found.starts, broken)

@@ -6,13 +6,12 @@ import ast
 from functools import cached_property
 
 from memprof.lint.differentiated import Differentiated
+from memprof.lint.emptying import Emptying
 from memprof.lint.knowledge import Knowledge
 from memprof.lint.names import base_of, inside, is_backward, local_names, parts_of, path_of, paths_in
-from memprof.lint.program import LOOPS, FunctionInfo, Program
+from memprof.lint.program import LOOPS, FunctionInfo, Loop, Program
 from memprof.lint.values import Kind, Value
-from memprof.lint.vocabulary import CLEARING_METHODS, FRAMEWORK_STEPS
-
-Loop = ast.For | ast.AsyncFor | ast.While
+from memprof.lint.vocabulary import FRAMEWORK_STEPS
 
 _DEPTH = 4
 
@@ -55,7 +54,12 @@ class Flow:
     def trains(self) -> set[FunctionInfo]:
         """Functions in which a backward pass runs, also through what they call."""
         return self._spread(
-            {function for function in self.program.functions if any(is_backward(call) for call in function.calls)}
+            {
+                function
+                for function in self.program.functions
+                if any(is_backward(call) for call in function.calls)
+                and not (function.name == "forward" and self.in_module(function))  # it trains a part of itself
+            }
         )
 
     @cached_property
@@ -79,6 +83,22 @@ class Flow:
         while function.cls is None and function.outer is not None:
             function = function.outer
         return function.cls is not None and self.program.is_module_class(function.cls)
+
+    @cached_property
+    def _inside_forward(self) -> set[FunctionInfo]:
+        """Functions that a module's `forward` calls, directly or through others."""
+        called: dict[FunctionInfo, list[FunctionInfo]] = {}
+        for function in self.program.functions:
+            for site in function.sites:
+                called.setdefault(site.caller, []).append(function)
+        waiting = [item for item in self.program.functions if item.name == "forward" and self.in_module(item)]
+        found: set[FunctionInfo] = set()
+        while waiting:
+            for function in called.get(waiting.pop(), ()):
+                if function not in found and function not in self.trains:
+                    found.add(function)
+                    waiting.append(function)
+        return found
 
     def backward_in(self, function: FunctionInfo, node: ast.AST) -> bool:
         """Whether a backward pass runs within a part of a function."""
@@ -109,8 +129,10 @@ class Flow:
     def _evaluates(self, function: FunctionInfo, loop: Loop, kinds: dict[Loop, str]) -> bool:
         if self.in_module(function) and not self._is_lightning(function):
             return False
-        if any(self.in_module(site.caller) for site in function.sites):
+        if function in self._inside_forward or any(self.in_module(site.caller) for site in function.sites):
             return False  # a part of some forward
+        if isinstance(loop, (ast.For, ast.AsyncFor)) and self._over_layers(loop.iter):
+            return False
         turning = paths_in(loop.target) if isinstance(loop, (ast.For, ast.AsyncFor)) else set()
         runs = any(
             isinstance(item, ast.Call)
@@ -129,6 +151,12 @@ class Flow:
         if self.value(node).kind is Kind.LOADER:
             return True
         return isinstance(node, ast.Call) and any(self._over_loader(item) for item in node.args)
+
+    def _over_layers(self, node: ast.expr) -> bool:
+        """Whether a loop goes over the parts of a module: `for number, block in enumerate(net.blocks)`."""
+        if self.value(node).kind is Kind.MODULE:
+            return True
+        return isinstance(node, ast.Call) and any(self._over_layers(item) for item in node.args)
 
     def _is_lightning(self, function: FunctionInfo) -> bool:
         cls = function.cls
@@ -301,74 +329,28 @@ class Flow:
         path = path_of(base_of(holder))
         return any(self._made_in(loop, path) for loop in function.module.loops_of(node))
 
+    def begun_anew(self, function: FunctionInfo, holder: ast.expr) -> bool:
+        """Whether another method of the class, which is not its `__init__`, gives an attribute a fresh value."""
+        path = path_of(base_of(holder))
+        if function.cls is None or not function.self_name or not path.startswith(f"{function.self_name}."):
+            return False
+        name = path.partition(".")[2]
+        return any(
+            self._rebound(method.body, f"{method.self_name}.{name}")
+            for cls in self.program.bases(function.cls)
+            for method in cls.methods.values()
+            if method is not function and method.name != "__init__" and method.self_name
+        )
+
     # ---- emptied -----------------------------------------------------------------------------
 
     @cached_property
-    def _emptied(self) -> dict[str, list[tuple[FunctionInfo, str, ast.AST]]]:
-        """Last name of a container -> where it is emptied or shortened, and its path there."""
-        found: dict[str, list[tuple[FunctionInfo, str, ast.AST]]] = {}
-
-        def note(function: FunctionInfo, holder: ast.AST, node: ast.AST) -> None:
-            path = path_of(base_of(holder))
-            if path:
-                found.setdefault(path.rpartition(".")[2], []).append((function, path, node))
-
-        for function in self.program.functions:
-            for call in function.calls:
-                if isinstance(call.func, ast.Attribute) and call.func.attr in CLEARING_METHODS:
-                    note(function, call.func.value, call)
-            for statement in function.statements:
-                if isinstance(statement, ast.Delete):
-                    for target in statement.targets:
-                        note(function, target, statement)
-                elif isinstance(statement, ast.Assign):
-                    for target in statement.targets:
-                        for part in parts_of(target):
-                            sliced = isinstance(part, ast.Subscript) and isinstance(part.slice, ast.Slice)
-                            again = isinstance(part, (ast.Attribute, ast.Name)) and function.name != "__init__"
-                            if sliced or (again and self._is_shorter(part, statement.value)):
-                                note(function, part, statement)
-        return found
-
-    def _is_shorter(self, target: ast.AST, value: ast.expr) -> bool:
-        """Whether an assignment drops what a container held: `x = []`, `x = x[-100:]`."""
-        path = path_of(target)
-        if isinstance(value, ast.Subscript) and isinstance(value.slice, ast.Slice):
-            return path_of(value.value) == path
-        return path not in paths_in(value)
+    def _emptying(self) -> Emptying:
+        return Emptying(self)
 
     def emptied(self, function: FunctionInfo, holder: ast.expr, loop: Loop | None) -> str | None:
         """Where a container is emptied: `iteration` where that is in every iteration, `later` elsewhere, or None."""
-        path = path_of(base_of(holder))
-        name = path.rpartition(".")[2]
-        attribute = "." in path
-        later = False
-        for where, other, node in self._emptied.get(name, ()):
-            if ("." in other) != attribute or (not attribute and where.module is not function.module):
-                continue
-            if attribute and self._of_another_class(function, path, where, other):
-                continue
-            if where is function and loop is not None:
-                if loop in list(where.module.parents_of(node)):
-                    return "iteration"
-                later = later or attribute or isinstance(node, ast.Call)
-            elif (
-                where in self.every_iteration
-                or (where is function and loop is None and not isinstance(node, ast.Assign))
-                or (where in self.trains and self.iteration_loop(where, node) is not None)
-            ):
-                return "iteration"
-            else:
-                later = later or attribute
-        return "later" if later else None
-
-    def _of_another_class(self, function: FunctionInfo, path: str, where: FunctionInfo, other: str) -> bool:
-        """Whether both are attributes of `self`, of classes that have nothing to do with each other."""
-        if function.cls is None or where.cls is None or function.cls is where.cls:
-            return False
-        if path.partition(".")[0] != function.self_name or other.partition(".")[0] != where.self_name:
-            return False
-        return where.cls not in self.program.bases(function.cls) and function.cls not in self.program.bases(where.cls)
+        return self._emptying.emptied(function, holder, loop)
 
     # ---- what a backward pass goes through ---------------------------------------------------
 

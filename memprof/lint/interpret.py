@@ -49,9 +49,9 @@ class Interpreter(CallReader):
         if self.function.name in FRAMEWORK_EVALUATION or self.knowledge.grad_off:
             return False
         modes = {site.grad for site in self.function.sites if site.caller is not self.function}
-        if not modes or True in modes:
+        if not modes or modes == {True}:
             return True
-        return None if None in modes else False
+        return False if modes == {False} else None
 
     def _bind_parameters(self) -> None:
         node = self.function.node

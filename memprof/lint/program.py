@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 from memprof.lint.values import UNKNOWN, Value
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+Loop = ast.For | ast.AsyncFor | ast.While
 LOOPS = (ast.For, ast.AsyncFor, ast.While)
 DEEPEST = 150
 """How deep nodes of the syntax tree may be nested; what follows them calls itself a few times a level."""
@@ -116,6 +118,7 @@ class SourceModule:
         name: Dotted name it may be imported by, as far as its path tells.
         tree: Its syntax tree.
         imports: Local name -> dotted name.
+        stars: Dotted names of modules of which all names are imported.
 
     Raises:
         RecursionError: It is nested deeper than `DEEPEST`.
@@ -125,6 +128,7 @@ class SourceModule:
     name: str
     tree: ast.Module
     imports: dict[str, str] = field(default_factory=dict)
+    stars: list[str] = field(default_factory=list)
     functions: dict[str, FunctionInfo] = field(default_factory=dict)
     classes: dict[str, ClassInfo] = field(default_factory=dict)
     every_function: list[FunctionInfo] = field(default_factory=list)
@@ -135,6 +139,11 @@ class SourceModule:
         self.body = FunctionInfo("<module>", self.tree, self)
         self.every_function.append(self.body)
         self._walk(self.tree, self.body, None, 0)
+
+    @property
+    def is_package(self) -> bool:
+        """Whether it is the `__init__` of a package, which its name does not say."""
+        return PurePath(self.path).stem == "__init__"
 
     def _walk(self, node: ast.AST, function: FunctionInfo, cls: ClassInfo | None, depth: int) -> None:
         if depth > DEEPEST:
@@ -184,9 +193,12 @@ class SourceModule:
             return
         parent = node.module or ""
         if node.level:
-            package = self.name.split(".")[: -node.level]
-            parent = ".".join([*package, *([node.module] if node.module else [])])
+            here = [*self.name.split("."), "__init__"] if self.is_package else self.name.split(".")
+            parent = ".".join([*here[: -node.level], *([node.module] if node.module else [])])
         for alias in node.names:
+            if alias.name == "*":
+                self.stars.append(parent)
+                continue
             self.imports[alias.asname or alias.name] = f"{parent}.{alias.name}" if parent else alias.name
 
     def qualified(self, node: ast.AST) -> str:
@@ -263,16 +275,40 @@ class Program:
         beside = [item for item in exact if item.name.rpartition(".")[0] == package]
         return (beside or exact)[0] if beside or len(exact) == 1 else None
 
-    def find(self, name: str, module: SourceModule) -> FunctionInfo | ClassInfo | None:
-        """The function or class a dotted name stands for in a file."""
+    def find(self, name: str, module: SourceModule, depth: int = 0) -> FunctionInfo | ClassInfo | None:
+        """The function or class a dotted name stands for in a file.
+
+        Args:
+            name: With imports resolved.
+            module: Where the name is written.
+            depth: Files already gone through that import the name themselves.
+        """
         head, _, tail = name.rpartition(".")
         if not head:
-            return module.functions.get(name) or module.classes.get(name)
+            return module.functions.get(name) or module.classes.get(name) or self._starred(name, module, depth)
         owner = self.module_named(head, module)
         if owner is not None:
-            return owner.functions.get(tail) or owner.classes.get(tail)
+            found = owner.functions.get(tail) or owner.classes.get(tail)
+            if found is None and depth < _REEXPORTS and owner is not module:
+                passed_on = owner.imports.get(tail)
+                if passed_on is not None:
+                    return self.find(passed_on, owner, depth + 1)
+                return self._starred(tail, owner, depth)
+            return found
         cls = self.find(head, module) if head != name else None
         return self.method(cls, tail) if isinstance(cls, ClassInfo) else None
+
+    def _starred(self, name: str, module: SourceModule, depth: int) -> FunctionInfo | ClassInfo | None:
+        """What `from x import *` brings under a name."""
+        if depth >= _REEXPORTS:
+            return None
+        for parent in module.stars:
+            owner = self.module_named(parent, module)
+            if owner is not None and owner is not module:
+                found = self.find(f"{parent}.{name}", module, depth + 1)
+                if found is not None:
+                    return found
+        return None
 
     def bases(self, cls: ClassInfo) -> Iterator[ClassInfo]:
         """A class and those of its bases that are under check, nearest first."""
@@ -307,8 +343,19 @@ class Program:
             names = self.base_names(cls)
             self._module_classes[cls] = any(
                 name.startswith("torch.nn.") or name.rpartition(".")[2] in _MODULE_BASES for name in names
-            )
+            ) or self._has_forward_of_a_module(cls)
         return self._module_classes[cls]
 
+    def _has_forward_of_a_module(self, cls: ClassInfo) -> bool:
+        """Whether it has a `forward(self, ...)` and a base that is not under check: a module of some other package."""
+        above = list(self.bases(cls))
+        forward = next((item.methods["forward"] for item in above if "forward" in item.methods), None)
+        if forward is None or not forward.takes_self:
+            return False
+        return any(self.find(base, item.module) is None for item in above for base in item.bases if base != "object")
+
+
+_REEXPORTS = 4
+"""How many files a name is followed through that import it from another."""
 
 _MODULE_BASES = frozenset("LightningModule PreTrainedModel Module".split())

@@ -72,6 +72,7 @@ def check_sources(sources: Sequence[SourceFile | Unreadable], options: LintOptio
     files = {source.path: source for source in sources if isinstance(source, SourceFile)}
     modules: list[SourceModule] = []
     for source in files.values():
+        unreadable += source.broken
         parsed = _parse(source)
         if isinstance(parsed, SourceModule):
             modules.append(parsed)
@@ -123,6 +124,7 @@ def _dotted(path: str) -> str:
 
 def _concerned(modules: list[SourceModule], files: dict[str, SourceFile]) -> list[SourceModule]:
     """Files that use torch, and what they import."""
+    modules = [module for module in modules if not _is_of_another_framework(module)]
     chosen = {module.path for module in modules if "torch" in files[module.path].text}
     waiting = [module for module in modules if module.path in chosen]
     by_tail: dict[str, list[SourceModule]] = {}
@@ -136,6 +138,15 @@ def _concerned(modules: list[SourceModule], files: dict[str, SourceFile]) -> lis
                         chosen.add(module.path)
                         waiting.append(module)
     return [module for module in modules if module.path in chosen]
+
+
+def _is_of_another_framework(module: SourceModule) -> bool:
+    """Whether a file is written for another framework, where a `model` is called in the same way."""
+    roots = {name.partition(".")[0] for name in (*module.imports.values(), *module.stars)}
+    return bool(roots & _OTHER_FRAMEWORKS) and not any("torch" in root for root in roots)
+
+
+_OTHER_FRAMEWORKS = frozenset("tensorflow keras mxnet jax flax paddle mindspore".split())
 
 
 def _is_reported(finding: LintFinding, options: LintOptions) -> bool:

@@ -20,6 +20,7 @@ from memprof.lint.values import (
 from memprof.lint.vocabulary import (
     BATCH,
     DETACHING_METHODS,
+    DIFFERENTIABLE_METHODS,
     FACTORIES,
     PAIR_METHODS,
     PASSING_FUNCTIONS,
@@ -80,7 +81,9 @@ class TorchReader(ExpressionReader):
         if name in FACTORIES:
             if is_constant(keyword(node, "requires_grad"), True):
                 return PARAMETER
-            return replace(TENSOR, host=keyword(node, "device") is None and not name.endswith("_like"))
+            device = keyword(node, "device")
+            on_host = device is None and not name.endswith("_like")
+            return replace(TENSOR, host=on_host or is_constant_text(device, "cpu"))
         if name in ("is_tensor", "is_grad_enabled", "device", "load", "save", "manual_seed", "compile", "dtype"):
             return UNKNOWN if name == "load" else PLAIN
         if name in DETACHING_METHODS:
@@ -121,6 +124,8 @@ class TorchReader(ExpressionReader):
         if name in ("to", "cuda"):
             to_host = bool(node.args) and is_constant_text(node.args[0], "cpu")
             return replace(base, host=to_host or (base.host and name == "to" and _is_dtype(node)))
+        if base.output and not base.scalar and name.rstrip("_") not in DIFFERENTIABLE_METHODS:
+            return UNKNOWN  # it may be any object: `graph.num_nodes()`
         result = self.arithmetic(replace(base, output=False), *(item for item in arguments if item.is_tensor))
         if name in PAIR_METHODS and (arguments or node.keywords):
             return Value(Kind.TUPLE, items=(result, replace(TENSOR, host=result.host)))

@@ -59,7 +59,8 @@ class Value:
         shape: For containers: list, dict, set, deque, queue, iterator.
         cls: Class of a module, object, or the class itself.
         function: The function itself.
-        items: Elements of a tuple, or what an instance of a data class was made of.
+        items: Elements of a tuple, or of the tuple that a tensor may turn out to be; what an instance of a data class
+            was made of.
         element: What a container or loader gives.
     """
 
@@ -128,6 +129,9 @@ def join(first: Value, second: Value, depth: int = 0) -> Value:
     if {first.kind, second.kind} == {Kind.CONTAINER, Kind.TUPLE}:
         held, pair = (first, second) if first.kind is Kind.CONTAINER else (second, first)
         return join(held, container(held.shape, join_all(pair.items)), depth + 1)
+    if {first.kind, second.kind} == {Kind.GRAPH, Kind.TUPLE}:  # a loss, or a loss and more
+        tensor, several = (first, second) if first.kind is Kind.GRAPH else (second, first)
+        return replace(tensor, items=several.items)
     if first.kind is not second.kind:
         for kind in _STRENGTH:
             if first.kind is kind:
@@ -163,6 +167,7 @@ def join(first: Value, second: Value, depth: int = 0) -> Value:
         bounded=first.bounded or second.bounded,
         shape=first.shape or second.shape,
         cls=first.cls or second.cls,
+        items=first.items or second.items,
         element=element,
     )
 
@@ -229,7 +234,7 @@ def element_of(value: Value) -> Value:
 
 def unpack(value: Value, count: int) -> list[Value]:
     """The values of `a, b, ... = value`."""
-    if value.kind is Kind.TUPLE and len(value.items) == count:
+    if value.kind in (Kind.TUPLE, Kind.GRAPH) and len(value.items) == count:
         return list(value.items)
     if value.guess and value.scalar:  # a loss by its name, and with it what goes into a log
         return [value] + [UNKNOWN] * (count - 1)

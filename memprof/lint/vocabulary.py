@@ -25,6 +25,29 @@ DETACHING_METHODS = _words(
 )
 """Methods of a tensor, and functions of torch, whose result has no graph."""
 
+DIFFERENTIABLE_METHODS = _words(
+    "abs absolute acos acosh add addbmm addcdiv addcmul addmm addmv addr adjoint amax amin aminmax angle arccos "
+    "arccosh arcsin arcsinh arctan arctan2 arctanh as_strided asin asinh atan atan2 atanh baddbmm bfloat16 bmm "
+    "broadcast_to cdouble cfloat chalf cholesky chunk clamp clamp_max clamp_min clip clone contiguous copy copysign "
+    "corrcoef cos cosh cov cpu cross cuda cummax cummin cumprod cumsum deg2rad det diag diag_embed diagflat diagonal "
+    "diff div divide dot double dsplit erf erfc erfinv exp exp2 expand expand_as expm1 fill flatten flip fliplr "
+    "flipud float fmax fmin fmod gather ger half hardshrink hsplit hypot index_add index_copy index_fill index_put "
+    "index_select inner inverse kron kthvalue lerp lgamma log log10 log1p log2 log_softmax logaddexp logcumsumexp "
+    "logdet logit logsumexp masked_fill masked_scatter masked_select matmul matrix_exp matrix_power max maximum mean "
+    "median min minimum mm mode moveaxis movedim msort mul multiply mv nan_to_num nanmean nanmedian nanquantile "
+    "nansum narrow neg negative norm outer permute pinverse pow prelu prod quantile rad2deg ravel reciprocal relu "
+    "remainder renorm repeat repeat_interleave reshape reshape_as resize roll rot90 rsqrt scatter scatter_add "
+    "scatter_reduce select sigmoid sin sinc sinh slogdet softmax sort split split_with_sizes sqrt square squeeze std "
+    "sub subtract sum sum_to_size svd swapaxes swapdims t take take_along_dim tan tanh tensor_split tile to to_dense "
+    "to_sparse topk trace transpose tril triu true_divide trunc type_as unbind unflatten unfold unsqueeze var vdot "
+    "view view_as vsplit where xlogy zero"
+)
+"""Methods of a tensor whose result has a graph, without the `_` of those in place.
+
+Source:
+    `torch.Tensor`, torch 2.13.0.
+"""
+
 PAIR_METHODS = _words("max min topk sort median mode kthvalue cummax cummin")
 """With a dimension they give values, with a graph, and indices, without."""
 
@@ -94,6 +117,9 @@ _MODULE_NAME = re.compile(
     r"|transformer|lstm|gru|rnn|cnn|mlp|autoencoder|vae)(?:_?[a-z0-9]{0,2})?"
     r"|(?:net|model)_?[A-Z]\w*|[GD]|[GD]_[A-Za-z]\w*"
 )
+_MAKER_NAME = re.compile(r"(?:get|build|make|create|load|save|init|setup|select|unwrap|update|wrap|prepare)_\w+")
+"""Functions that have to do with a model, and are none."""
+
 _LOSS_NAME = re.compile(r"(?:.*_)?(?:criterion|criteria|loss_?fn|loss_?func|loss_?function)(?:_?\w{0,4})?")
 _OPTIMIZER_NAME = re.compile(r"(?:.*_)?(?:optimizer|optim|opt)(?:_?[A-Za-z0-9]{0,4})?")
 _LOADER_NAME = re.compile(r"(?:.*_)?(?:data_?loader|loader|dl|batches)(?:_?\w{0,5})?")
@@ -104,6 +130,8 @@ BATCH = Value(Kind.TENSOR, host=True, output=True, guess=True)
 
 def guess(name: str) -> Value:
     """What a name usually stands for where its origin is not known."""
+    if _MAKER_NAME.fullmatch(name):
+        return UNKNOWN
     if _LOSS_NAME.fullmatch(name):
         return Value(Kind.MODULE, loss=True, guess=True, frozen=True)
     if _OPTIMIZER_NAME.fullmatch(name):

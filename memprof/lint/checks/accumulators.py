@@ -37,7 +37,9 @@ def check(context: Context) -> Iterator[LintFinding]:
                 continue
             if context.flow.reaches_backward(function, found.target):
                 continue
-            yield _finding(context, function, statement, found, value)
+            finding = _finding(context, function, statement, found, value)
+            if finding is not None:
+                yield finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +72,15 @@ def _is_weight(context: Context, function: FunctionInfo, target: ast.expr, state
 
 def _finding(
     context: Context, function: FunctionInfo, statement: ast.stmt, found: _Accumulation, value: Value
-) -> LintFinding:
+) -> LintFinding | None:
     name = shown(found.target)
     in_module = context.flow.in_module(function) and isinstance(base_of(found.target), ast.Attribute)
     if value.weights or (not value.scalar and (in_module or found.stored)):
         what = "weights" if value.weights else "features"
+        if not value.weights and (
+            function in context.knowledge.evaluating or context.flow.begun_anew(function, found.target)
+        ):
+            return None  # a sequence, or an inference that its caller sees to
         message = (
             f"`{name}` is updated from {what} with autograd on: each update has all earlier ones as its history, "
             "and their graph stays. Update it under `with torch.no_grad():`."
@@ -111,8 +117,10 @@ def _accumulation(context: Context, function: FunctionInfo, statement: ast.stmt)
         return None
     if any(path_of(base_of(part)) == path for part in _operands(function, statement.value, statement, _DEPTH)):
         return _Accumulation(target, statement.value)
-    if isinstance(target, ast.Subscript) and context.value(target.value).kind in (Kind.TENSOR, Kind.GRAPH):
-        return _Accumulation(target, statement.value, stored=True)
+    if isinstance(target, ast.Subscript):
+        store = context.value(target.value)
+        if store.kind in (Kind.TENSOR, Kind.GRAPH) and not store.guessed and not store.output:
+            return _Accumulation(target, statement.value, stored=True)
     sliced = isinstance(statement.value, ast.Subscript)
     joined = statement.value.value if isinstance(statement.value, ast.Subscript) else statement.value
     for part in (joined.body, joined.orelse) if isinstance(joined, ast.IfExp) else (joined,):
@@ -154,8 +162,9 @@ def _operands(function: FunctionInfo, node: ast.expr, before: ast.stmt, depth: i
     elif isinstance(node, ast.UnaryOp):
         yield from _operands(function, node.operand, before, depth)
     elif isinstance(node, ast.IfExp):
-        yield from _operands(function, node.body, before, depth)
-        yield from _operands(function, node.orelse, before, depth)
+        for part in (node.body, node.orelse):
+            if isinstance(part, (ast.BinOp, ast.Call)):  # and not what a name stands for already
+                yield from _operands(function, part, before, depth)
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         if node.func.attr in _SUMMING:
             if not function.module.qualified(node.func).startswith("torch."):

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from memprof.lint.checks.joined import is_reduced_later, join_of
 from memprof.lint.context import Context, shown, sure
 from memprof.lint.finding import Confidence, LintFinding
-from memprof.lint.flow import Loop
-from memprof.lint.names import base_of, inside, local_names, path_of
-from memprof.lint.program import FunctionInfo
+from memprof.lint.names import base_of, inside, is_name, local_names, path_of
+from memprof.lint.program import FunctionInfo, Loop
 from memprof.lint.values import Kind, Value
 from memprof.lint.vocabulary import EXTENDING_METHODS, STORING_METHODS
 
@@ -113,8 +112,10 @@ def _judge(context: Context, stored: _Stored) -> LintFinding | None:
     if _hooked(context, stored) is not None and not isinstance(stored.node, ast.stmt):
         return _by_hook(context, stored)
     outlives = flow.outlives(function, stored.holder, stored.node)
-    if outlives is None:
+    if outlives is None or _is_limited(stored):
         return None
+    if outlives == "evaluation" and context.knowledge.grad.get(stored.node) is None and value.has_graph:
+        return None  # some callers switch autograd off
     around = flow.iteration_loop(function, stored.node)
     emptied = flow.emptied(function, stored.holder, around[0] if around is not None else None)
     if emptied == "iteration":
@@ -128,6 +129,19 @@ def _judge(context: Context, stored: _Stored) -> LintFinding | None:
     if emptied is not None or not value.tensors:
         return None
     return _without_graph(context, stored, outlives)
+
+
+def _is_limited(stored: _Stored) -> bool:
+    """Whether it is stored only where a container is not too long: `if len(self.data) < self.limit`."""
+    path = path_of(base_of(stored.holder))
+    return any(
+        isinstance(parent, ast.If)
+        and any(
+            isinstance(item, ast.Call) and is_name(item.func, "len") and path in map(path_of, item.args)
+            for item in ast.walk(parent.test)
+        )
+        for parent in stored.function.module.parents_of(stored.node)
+    )
 
 
 def _with_graph(context: Context, stored: _Stored, emptied: bool) -> LintFinding | None:

@@ -23,7 +23,7 @@ def check(context: Context) -> Iterator[LintFinding]:
             region: ast.AST = next(iter(function.module.loops_of(call)), function.node)
             if region in seen or not context.value(call).has_graph or not _evaluates(context, function, call):
                 continue
-            if _is_differentiated(context, function, call):
+            if _is_differentiated(context, function, call) or _is_cut_in_training(context, function, call):
                 continue
             if _asks_for_gradients(function):
                 break
@@ -32,8 +32,8 @@ def check(context: Context) -> Iterator[LintFinding]:
 
 
 def _evaluates(context: Context, function: FunctionInfo, call: ast.Call) -> bool:
-    if function.name.startswith("test_"):
-        return False  # of a test runner
+    if context.is_test(function):
+        return False
     if context.value(call.func).evaluating:
         return True
     return function in context.knowledge.evaluating and function not in context.flow.trains
@@ -64,6 +64,13 @@ def _is_differentiated(context: Context, function: FunctionInfo, call: ast.Call)
         if isinstance(func, ast.Attribute):
             return func.attr == "backward" or context.flow.reaches_backward(function, func.value)
     return False
+
+
+def _is_cut_in_training(context: Context, function: FunctionInfo, call: ast.Call) -> bool:
+    """Whether the output is a target of a training iteration, and its graph gone at once: `net(x).detach()`."""
+    around = context.flow.iteration_loop(function, call)
+    user = function.module.parents.get(call)
+    return around is not None and around[1] == "training" and isinstance(user, ast.Attribute) and user.attr == "detach"
 
 
 def _finding(context: Context, function: FunctionInfo, call: ast.Call) -> LintFinding:

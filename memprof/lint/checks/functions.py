@@ -180,7 +180,7 @@ def _dict_keys(context: Context, function: FunctionInfo) -> Iterator[LintFinding
         key = target.slice
         if isinstance(key, ast.Call) and function.module.qualified(key.func) == "id" and key.args:
             key = key.args[0]
-        if not _is_tensor(context, key) or context.value(key).scalar:
+        if not _is_tensor(context, key) or context.value(key).scalar or _is_entry(context, function, key):
             continue
         if context.flow.outlives(function, target, statement) is None:
             continue
@@ -192,3 +192,13 @@ def _dict_keys(context: Context, function: FunctionInfo) -> Iterator[LintFinding
             "hits and keeps an entry for every iteration. Key it by what the tensor was made from."
         )
         yield context.finding(function, statement, "MP111", message, "bound_container", sure(context.value(key)))
+
+
+def _is_entry(context: Context, function: FunctionInfo, key: ast.expr) -> bool:
+    """Whether a key comes from going over something that may be a dictionary."""
+    return any(
+        isinstance(loop, (ast.For, ast.AsyncFor))
+        and path_of(loop.target) == path_of(key)
+        and context.value(loop.iter).output
+        for loop in function.module.loops_of(key)
+    )

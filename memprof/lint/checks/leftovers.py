@@ -33,7 +33,7 @@ def _checkpoints(context: Context, function: FunctionInfo) -> Iterator[LintFindi
         if function.module.qualified(call.func) != "torch.load" or len(statement.targets) != 1:
             continue
         where = keyword(call, "map_location") or (call.args[1] if len(call.args) > 1 else None)
-        if where is not None and (is_constant_text(where, "cpu") or "cpu" in ast.unparse(where)):
+        if where is not None and _is_host(where):
             continue
         path = path_of(statement.targets[0])
         if not path or not _is_loaded(function, path):
@@ -47,6 +47,13 @@ def _checkpoints(context: Context, function: FunctionInfo) -> Iterator[LintFindi
             f'its optimizer state. Load it with `map_location="cpu"` and `del {path}` once it is loaded.'
         )
         yield context.finding(function, statement, "MP209", message, "map_location", Confidence.MEDIUM)
+
+
+def _is_host(where: ast.expr) -> bool:
+    """Whether `map_location` is the host: by its name, or a function that leaves the storage where it was read."""
+    if isinstance(where, ast.Lambda) and where.args.args:
+        return isinstance(where.body, ast.Name) and where.body.id == where.args.args[0].arg
+    return is_constant_text(where, "cpu") or "cpu" in ast.unparse(where)
 
 
 def _is_loaded(function: FunctionInfo, path: str) -> bool:

@@ -34,11 +34,14 @@ def _untrained(context: Context, made: list[Optimizer]) -> Iterator[LintFinding]
     trained = {path.rpartition(".")[2] for optimizer in made for path in optimizer.modules}
     partly = {part for optimizer in made for path in optimizer.modules for part in path.split(".")[:-1]}
     for function in context.program.functions:
-        if context.flow.in_module(function):
+        if context.flow.in_module(function) or context.is_test(function):
             continue
         for call in function.calls:
             around = context.flow.iteration_loop(function, call)
-            training = (around is not None and around[1] == "training") or function in context.flow.trains
+            if around is not None:
+                training = around[1] == "training"
+            else:
+                training = function in context.flow.trains and function in context.flow.every_iteration
             if not training or not context.flow.is_forward(call) or context.knowledge.grad.get(call) is not True:
                 continue
             path = path_of(call.func)

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 
 from memprof.lint.context import Context, sure
 from memprof.lint.finding import LintFinding
-from memprof.lint.flow import Loop
 from memprof.lint.names import inside, path_of
-from memprof.lint.program import FunctionInfo
+from memprof.lint.program import FunctionInfo, Loop
 from memprof.lint.values import Kind
 
 
@@ -42,12 +41,17 @@ def carried_state(context: Context, function: FunctionInfo, statement: ast.Assig
     for path, argument in given.items():
         if not path or not context.value(argument).has_graph or (around is None and "." not in path):
             continue
+        if context.flow.begun_anew(function, argument):
+            continue  # at the start of each sequence
         source = path if path in made else _handed_on(around[0], path, made) if around is not None else None
         if source is None or _detached(around[0] if around is not None else None, function, path, statement, source):
             continue
         if context.flow.outlives(function, argument, statement) is None and not _is_carried(around, path, argument):
             continue
         training = around is not None and around[1] == "training"
+        in_training = training or context.flow.every_iteration.get(function) == "training"
+        if context.knowledge.grad.get(statement) is None and not in_training:
+            continue  # some callers switch autograd off
         if training or not context.flow.reaches_backward(function, argument):
             return path
     return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from pathlib import PurePath
 
 from memprof.lint.context import Context
 from memprof.lint.finding import Confidence, LintFinding
@@ -53,10 +52,7 @@ def _anomaly_mode(context: Context) -> Iterator[LintFinding]:
         "checked for NaN. Turn it on while debugging only."
     )
     for function, call in context.calls("torch.autograd.set_detect_anomaly", "torch.autograd.detect_anomaly"):
-        in_test = PurePath(function.module.path).name.startswith(("test_", "conftest")) or function.name.startswith(
-            "test"
-        )
-        if in_test or is_conditional(function, call) or not _trains(context, function, call):
+        if context.is_test(function) or is_conditional(function, call) or not _trains(context, function, call):
             continue
         mode = call.args[0] if call.args else keyword(call, "mode")
         if function.module.qualified(call.func).endswith("set_detect_anomaly"):

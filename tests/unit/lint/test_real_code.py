@@ -1,0 +1,299 @@
+"""Patterns of public training code that were once taken for a problem, and are none."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.lint.programs import findings
+
+BASE = """
+from torch import nn
+
+class Encoder(nn.Module):
+    pass
+"""
+
+LAYERS = """
+class Stacked({base}):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.LSTMCell(8, 8) for _ in range(2))
+
+    def forward(self, x):
+        states = [(x[0], x[0]) for _ in self.layers]
+        outs = []
+        for step in range(len(x)):
+            out = x[step]
+            for i, layer in enumerate(self.layers):
+                out, cell = layer(out, states[i])
+                states[i] = out, cell
+            outs.append(out)
+        return torch.stack(outs)
+
+class Trainer:
+    def step(self, batch):
+        return self.model(batch)
+"""
+
+
+@pytest.mark.parametrize(
+    ("imported", "package"),
+    [
+        ("from pkg import Encoder", "from .base import Encoder"),
+        ("from pkg import Encoder", "from .base import *"),
+        ("from pkg import *", "from pkg.base import *"),
+    ],
+)
+def test_a_module_whose_base_comes_through_a_package(imported: str, package: str) -> None:
+    others = [("pkg/__init__.py", package), ("pkg/base.py", BASE)]
+
+    assert findings(f"{imported}\n{LAYERS.format(base='Encoder')}", others=others) == []
+
+
+def test_a_module_whose_base_is_of_a_package_that_is_not_under_check() -> None:
+    assert findings(f"from speech import Encoder\n{LAYERS.format(base='Encoder')}") == []
+
+
+CLEAN = {
+    "layers of a model, one after the other": """
+        class Streamer:
+            def __init__(self, net):
+                self.net = net
+
+            def feed(self, x):
+                kept = []
+                for i, block in enumerate(self.net.decoder):
+                    x = x + run(block[0], x)
+                    kept.append(x)
+                    x = block[1](x)
+                return x
+
+        def run(layer, x):
+            out = layer(x)
+            return out
+        """,
+    "a function that some callers run without autograd": """
+        def evaluate(net, batch):
+            net.eval()
+            return net(batch).argmax()
+
+        for x, y in loader:
+            with torch.no_grad():
+                hits = evaluate(model, x)
+        last = evaluate(model, x)
+        """,
+    "a loss, or a loss and a number": """
+        def measure(x, y, full=False):
+            loss = criterion(model(x), y)
+            if full:
+                return loss, roc_auc_score(y)
+            return loss
+
+        results = []
+        for x, y in loader:
+            optimizer.zero_grad()
+            measure(x, y).backward()
+            optimizer.step()
+            _, area = measure(x, y, full=True)
+            results.append(area)
+        """,
+    "tensors made in host memory": """
+        def boxes(output):
+            found = [torch.zeros((0, 6), device="cpu")] * len(output)
+            for i, row in enumerate(output):
+                found[i] = row.detach().cpu()
+            return found
+
+        kept = []
+        with torch.no_grad():
+            for x, y in loader:
+                kept.extend(boxes(model(x)))
+        """,
+    "what a model returns need be no tensor": """
+        size = 0
+        with torch.enable_grad():
+            for x, y in loader:
+                graph = model(x)
+                size += graph.num_nodes()
+                loss = criterion(graph.mean(), y)
+                loss.backward()
+        """,
+    "features that are put into an object of the caller's": """
+        class Pool(nn.Module):
+            def forward(self, graph, feat):
+                graph.ndata["h"] = feat
+                return readout(graph, "h")
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer, self.pool = nn.Linear(8, 8), Pool()
+
+            def forward(self, graph):
+                return self.pool(graph, self.layer(graph.ndata["x"]))
+
+        net = Net()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        graph, y = next(iter(loader))
+        for epoch in range(100):
+            loss = criterion(net(graph), y)
+            loss.backward()
+        """,
+    "a state that begins anew with each sequence": """
+        class Decoder(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.cell = nn.LSTMCell(8, 8)
+
+            def begin(self, memory):
+                self.hidden, self.memory = memory, memory
+                self.seen = torch.zeros(8)
+
+            def decode(self, x):
+                self.hidden, self.memory = self.cell(x, (self.hidden, self.memory))
+                self.seen = self.seen + self.hidden
+                return self.hidden
+
+            def forward(self, memory):
+                self.begin(memory)
+                for step in range(10):
+                    out = self.decode(memory)
+                return out
+
+        decoder = Decoder()
+        for memory in loader:
+            print(decoder(memory).max())
+        """,
+    "a checkpoint that stays where it was read": """
+        checkpoint = torch.load(path, map_location=lambda storage, location: storage)
+        model.load_state_dict(checkpoint["model"])
+        for x, y in loader:
+            optimizer.zero_grad()
+            criterion(model(x), y).backward()
+            optimizer.step()
+        """,
+    "a function that gives a model": """
+        def validate_once(self, sample):
+            averaged = self.average.get_model()
+            with torch.no_grad():
+                return self.task.valid_step(sample, averaged)
+
+        for sample in range(3):
+            validate_once(trainer, sample)
+        """,
+    "a layer that trains a part of itself": """
+        class Quantizer(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.codes = nn.Linear(8, 8)
+                self.own = torch.optim.SGD(self.codes.parameters(), lr=0.1)
+
+            def forward(self, x):
+                out = self.codes(x)
+                ((out - x.detach()) ** 2).mean().backward(retain_graph=True)
+                self.own.step()
+                return out
+
+        class Residual(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.quantizer = Quantizer()
+
+            def forward(self, x):
+                total, kept = torch.zeros_like(x), []
+                for scale in range(4):
+                    out = self.quantizer(x)
+                    total = total + out
+                    kept.append(out)
+                return total, torch.stack(kept)
+        """,
+    "a buffer that is filled up to a limit": """
+        class Replay:
+            def __init__(self, limit):
+                self.limit, self.data = limit, []
+
+            def push(self, batch):
+                for element in batch.data:
+                    if len(self.data) < self.limit:
+                        self.data.append(element)
+                    else:
+                        self.data[3] = element
+
+        replay = Replay(50)
+        for x, y in loader:
+            out = model(x)
+            replay.push(out)
+            criterion(out, y).backward()
+        """,
+    "a value that is converted where it needs to be": """
+        kept = None
+        for x, y in loader:
+            out = model(x)
+            kept = torch.tanh(out) if kept is None else kept
+            criterion(out, y).backward()
+        """,
+    "a target of the loss": """
+        extractor = nn.Sequential(nn.Linear(8, 8)).eval()
+        for x, y in loader:
+            wanted = extractor(y).detach()
+            loss = criterion(extractor(model(x)), wanted)
+            loss.backward()
+        """,
+    "names of weights": """
+        class Average:
+            def __init__(self):
+                self.weights = {}
+
+            def build(self, state):
+                for key in state:
+                    self.weights[key] = state[key].float()
+
+        average = Average()
+        for state, y in loader:
+            average.build(model(state))
+        """,
+    "a part of a forward, outside of a module": """
+        def reduced(nodes, function):
+            found = []
+            for node in nodes:
+                found.append(function(node))
+            return torch.cat(found)
+
+        def sent(nodes, function):
+            return reduced(nodes, function)
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = nn.Linear(8, 8)
+
+            def forward(self, nodes):
+                return sent(nodes, self.layer)
+        """,
+    "a test that runs a network once": """
+        class TestLayer:
+            layer = nn.Linear(8, 8)
+
+            def test_forward(self):
+                for x in range(2):
+                    out = self.layer(torch.randn(8, 8))
+                    out.sum().backward()
+        """,
+}
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_patterns_that_are_no_problem(name: str) -> None:
+    assert findings(CLEAN[name]) == []
+
+
+def test_files_for_other_frameworks_are_left_alone() -> None:
+    other = """
+        import tensorflow as tf
+
+        def evaluate(model, images):
+            for image in images:
+                model(image)
+        """
+
+    assert findings("import runner\nrunner.evaluate(model, loader)", others=[("runner.py", other)]) == []
