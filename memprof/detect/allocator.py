@@ -87,15 +87,11 @@ class ReservedFarAboveAllocated(Rule):
                 continue
             lines = model.stranded.get(device, ())
             strained = bool(model.ooms) or accounts[-1].state.alloc_retries > 0
-            yield Finding(
-                code=self.code,
-                name=self.name(),
-                kind=self.kind,
+            yield self.finding(
                 severity=Severity.WARNING if strained else Severity.INFO,
                 location=None,
                 device=device,
                 bytes=unused,
-                bytes_per_iteration=None,
                 source=Source.MEASURED,
                 message=(
                     f"{device} reserved {size(reserved)} where at most {size(peak.allocated_bytes)} was allocated at "
@@ -137,15 +133,11 @@ class ReservedFarAboveAllocated(Rule):
                     f"the driver"
                 )
             strained = any(oom.device == totals.device for oom in model.ooms)
-            yield Finding(
-                code=self.code,
-                name=self.name(),
-                kind=self.kind,
+            yield self.finding(
                 severity=Severity.WARNING if strained else Severity.INFO,
                 location=None,
                 device=totals.device,
                 bytes=sure,
-                bytes_per_iteration=None,
                 source=Source.MEASURED,
                 message=f"{what}{_held_by(lines)}. Let segments grow instead: expandable_segments:True.",
                 holder="the caching allocator",
@@ -234,15 +226,11 @@ class CacheEmptiedEveryIteration(Rule):
                 continue
             where = next(iter(calls_of(user_files(model), "empty_cache")), None)
             at = f", by {place(where)}" if where is not None else ""
-            yield Finding(
-                code=self.code,
-                name=self.name(),
-                kind=self.kind,
+            yield self.finding(
                 severity=Severity.WARNING,
                 location=where,
                 device=device,
                 bytes=None,
-                bytes_per_iteration=None,
                 source=Source.MEASURED,
                 message=(
                     f"The cache of {device} is emptied in {sum(n > 0 for n in flushed)} of "
@@ -320,15 +308,11 @@ class AllocatorRetries(Rule):
             if not rises:
                 continue
             where = ", ".join(str(index) for index in rises[:4] if index is not None)
-            yield Finding(
-                code=self.code,
-                name=self.name(),
-                kind=self.kind,
+            yield self.finding(
                 severity=Severity.WARNING if len(rises) > 1 else Severity.INFO,
                 location=None,
                 device=device,
                 bytes=None,
-                bytes_per_iteration=None,
                 source=Source.MEASURED,
                 message=(
                     f"{device} was full {counted(retries, 'time')} (iteration {where}): the allocator waited "

@@ -100,15 +100,11 @@ class AnomalyModeOn(Rule):
         rows = self._masks(evidence)
         nbytes = int(evidence.table.lifetimes.nbytes[rows].max()) if len(rows) else None
         mask = f"; each gradient is checked with a mask of up to {size(nbytes)} on {evidence.device}" if nbytes else ""
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=share_severity(nbytes or 0, main_peak(model, evidence.device)),
             location=where,
             device=evidence.device,
             bytes=nbytes,
-            bytes_per_iteration=None,
             source=Source.MEASURED,
             message=(
                 f"Anomaly mode was on in {counted(on, 'backward')} up to the end of the run (switched on at "

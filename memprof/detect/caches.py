@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from memprof.detect.evidence import place
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
-from memprof.detect.pile_findings import pile_finding, without_aliases
-from memprof.detect.pile_growth import checked, is_dear
+from memprof.detect.pile_findings import findings_of_piles, pile_finding
+from memprof.detect.pile_growth import is_dear
 from memprof.detect.piles import CACHE, Pile
 from memprof.detect.rule import Rule
 from memprof.model.memory import MemoryModel
@@ -84,15 +84,11 @@ class CacheKeyedByTensors(Rule):
     kind = Kind.LEAK
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
-        findings = []
-        for pile in checked(model, self.code, even_bounded=True):
-            if isinstance(pile, Skipped):
-                yield pile
-            elif is_dear(pile) and not (pile.holder.bounded and pile.holder.hits != 0):
-                findings.append(((pile.grows, pile.tensors), self._finding(model, pile)))
-        yield from without_aliases(findings)
+        return findings_of_piles(self, model, lambda pile: self._finding(model, pile), even_bounded=True)
 
-    def _finding(self, model: MemoryModel, pile: Pile) -> Finding:
+    def _finding(self, model: MemoryModel, pile: Pile) -> Finding | None:
+        if not is_dear(pile) or (pile.holder.bounded and pile.holder.hits != 0):
+            return None
         where = place(pile.stored)
         holder = pile.holder
         if holder.kind == "cache":
@@ -107,10 +103,9 @@ class CacheKeyedByTensors(Rule):
                 holder.keyed_by, "whose keys do not come back"
             )
         return pile_finding(
+            self,
             model,
             pile,
-            code=self.code,
-            name=self.name(),
             what=f"{name} keeps {pile.noun}, {why}",
             step=f"Key it at {where} by what makes the value (an index, a shape), bound it, or drop it.",
             remedies=(

@@ -16,7 +16,7 @@ from memprof.detect.evidence import (
     user_files,
 )
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
-from memprof.detect.pile_findings import pile_finding, without_aliases
+from memprof.detect.pile_findings import findings_of_piles, pile_finding
 from memprof.detect.pile_growth import MIN_GROWTH_BYTES, checked
 from memprof.detect.piles import CONTEXT, DATASET, HOOK, Pile
 from memprof.detect.rule import Rule
@@ -95,15 +95,11 @@ class HookStoresActivations(Rule):
     kind = Kind.LEAK
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
-        findings = []
-        for pile in checked(model, self.code):
-            if isinstance(pile, Skipped):
-                yield pile
-            elif pile.with_graph or pile.per_iteration >= KIB:
-                findings.append((pile.fullness, self._finding(model, pile)))
-        yield from without_aliases(findings)
+        return findings_of_piles(self, model, lambda pile: self._finding(model, pile))
 
-    def _finding(self, model: MemoryModel, pile: Pile) -> Finding:
+    def _finding(self, model: MemoryModel, pile: Pile) -> Finding | None:
+        if not pile.with_graph and pile.per_iteration < KIB:
+            return None
         where = place(pile.stored)
         hook = pile.region.text if pile.region is not None else pile.holder.text.partition(",")[0]
         keep = Remedy("move_to_cpu", f"store them on the host at {where}: `.detach().cpu()`", frees=pile.storages)
@@ -115,10 +111,9 @@ class HookStoresActivations(Rule):
         cut = Remedy("detach", f"store a copy without history at {where}: `.detach()`", frees=pile.graph_storages)
         remedies = (cut, bound, keep) if pile.with_graph else (bound, keep)
         return pile_finding(
+            self,
             model,
             pile,
-            code=self.code,
-            name=self.name(),
             what=f"A {hook} stores {pile.noun} in every call" + (", with their graph" if pile.with_graph else ""),
             step=(
                 f"Overwrite instead of adding at {where}, "
@@ -255,10 +250,9 @@ class TensorStoredOnContext(Rule):
     def _growing(self, model: MemoryModel, pile: Pile, where: Location | None) -> Finding:
         name = pile.holder.name
         return pile_finding(
+            self,
             model,
             pile,
-            code=self.code,
-            name=self.name(),
             what=f"Autograd function `{pile.holder.owner}` keeps {pile.noun} as `ctx.{name}`, and they pile up",
             step=f"Use `ctx.save_for_backward` at {place(where)}: backward then frees it.",
             remedies=self._remedies(where, name, pile.storages),
@@ -269,15 +263,12 @@ class TensorStoredOnContext(Rule):
         self, model: MemoryModel, item: ContextTensor, where: Location | None, device: str, ticks: list[int]
     ) -> Finding:
         holder = f"`ctx.{item.attribute}` of autograd function `{item.function}`"
-        return Finding(
-            code=self.code,
-            name=self.name(),
+        return self.finding(
             kind=Kind.WASTE,
             severity=share_severity(item.nbytes, main_peak(model, device)),
             location=where,
             device=device,
             bytes=item.nbytes,
-            bytes_per_iteration=None,
             source=Source.MEASURED,
             message=(
                 f"{size(item.nbytes)} stay on {device} after backward, because {holder} keeps them: an attribute "
@@ -366,17 +357,14 @@ class DatasetKeepsTensors(Rule):
     kind = Kind.LEAK
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
-        findings = []
-        for pile in checked(model, self.code):
-            if isinstance(pile, Skipped):
-                yield pile
-            elif pile.per_iteration < MIN_GROWTH_BYTES:
-                continue
-            elif pile.holder.container == "dict" and not self._outlasts_an_epoch(model, pile):
-                yield Skipped(self.code, f"{pile.holder.text} may be full after one epoch; run more than one")
-            else:
-                findings.append((pile.fullness, self._finding(model, pile)))
-        yield from without_aliases(findings)
+        return findings_of_piles(self, model, lambda pile: self._judge(model, pile))
+
+    def _judge(self, model: MemoryModel, pile: Pile) -> Finding | Skipped | None:
+        if pile.per_iteration < MIN_GROWTH_BYTES:
+            return None
+        if pile.holder.container == "dict" and not self._outlasts_an_epoch(model, pile):
+            return Skipped(self.code, f"{pile.holder.text} may be full after one epoch; run more than one")
+        return self._finding(model, pile)
 
     def _outlasts_an_epoch(self, model: MemoryModel, pile: Pile) -> bool:
         """Whether a cache went on growing when every sample had been seen once."""
@@ -387,10 +375,9 @@ class DatasetKeepsTensors(Rule):
         where = place(pile.stored)
         code = pile.region.text if pile.region is not None else "the dataset"
         return pile_finding(
+            self,
             model,
             pile,
-            code=self.code,
-            name=self.name(),
             what=f"{code[0].upper()}{code[1:]} keeps {pile.noun}, and they pile up",
             step=f"Do not keep at {where} what is returned, or bound it.",
             remedies=(

@@ -21,7 +21,8 @@ from memprof.detect.evidence import (
     size,
     user_files,
 )
-from memprof.detect.finding import Finding, Kind, Remedy
+from memprof.detect.finding import Finding, Remedy
+from memprof.detect.rule import Rule
 from memprof.detect.source import storing_statement
 from memprof.model.memory import MemoryModel, Source
 from memprof.record.census import GraphRoot
@@ -149,21 +150,19 @@ def _is_recurrent(root: GraphRoot, model: MemoryModel) -> bool:
 
 
 def chain_finding(
+    rule: Rule,
     model: MemoryModel,
     chain: Chain,
     *,
-    code: str,
-    name: str,
     words: Callable[[str, str, str, str], str],
     remedies: Callable[[str], Iterable[Remedy]],
 ) -> Finding:
     """A finding about a chain.
 
     Args:
+        rule: The rule that found it.
         model: The run.
         chain: The chain.
-        code: The rule's code.
-        name: The rule's name.
         words: Makes the message of the tensor's name, its growth, the line that links, and the holder.
         remedies: Makes the remedies of the line that links, the most fitting first.
     """
@@ -177,10 +176,7 @@ def chain_finding(
     else:
         growth = f"{nodes:.0f} autograd nodes an iteration stay in host memory; device memory hardly grows"
     where = place(stored)
-    return Finding(
-        code=code,
-        name=name,
-        kind=Kind.LEAK,
+    return rule.finding(
         severity=growth_severity(model, device, saved),
         location=stored,
         device=device,

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from memprof.detect.chains import Chain, chain_finding, chains, enough, is_collection
 from memprof.detect.evidence import device_of, main_peak, place
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
-from memprof.detect.pile_findings import pile_finding, without_aliases
-from memprof.detect.pile_growth import MIN_GROWTH_BYTES, checked, emptied
+from memprof.detect.pile_findings import findings_of_piles, pile_finding
+from memprof.detect.pile_growth import MIN_GROWTH_BYTES, emptied
 from memprof.detect.piles import OUTPUTS, TENSORS, Pile
 from memprof.detect.rule import Rule
 from memprof.model.memory import MemoryModel
@@ -71,23 +71,16 @@ class OutputsKeptWithGraph(Rule):
     kind = Kind.LEAK
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
-        findings = []
-        for pile in checked(model, self.code):
-            if isinstance(pile, Skipped):
-                yield pile
-            else:
-                findings.append((pile.fullness, self._finding(model, pile)))
-        yield from without_aliases(findings)
+        yield from findings_of_piles(self, model, lambda pile: self._finding(model, pile))
         for chain in chains(model):
             if is_collection(chain) and enough(chain) is None:
                 yield self._joined(model, chain)
 
     def _joined(self, model: MemoryModel, chain: Chain) -> Finding:
         return chain_finding(
+            self,
             model,
             chain,
-            code=self.code,
-            name=self.name(),
             words=lambda subject, growth, where, holder: (
                 f"{subject} gets longer with every iteration and keeps the graph of all of it: {growth}. {where} joins "
                 f"new outputs to it; held by {holder}. Join `.detach()` there, on the host where it gets large."
@@ -108,10 +101,9 @@ class OutputsKeptWithGraph(Rule):
             remedies.insert(0, Remedy("item", f"store a number at {where}: `.item()`", frees=pile.storages))
         step = "`.item()`" if pile.is_scalar else "`.detach().cpu()`"
         return pile_finding(
+            self,
             model,
             pile,
-            code=self.code,
-            name=self.name(),
             what=f"{pile.noun.capitalize()} made at {place(pile.made_at)} pile up with their autograd graph",
             step=f"Store {step} at {where} instead.",
             remedies=remedies,
@@ -179,18 +171,14 @@ class TensorsKeptInContainer(Rule):
     _SHARE_THAT_MATTERS = 0.2
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
-        findings = []
-        for pile in checked(model, self.code):
-            if isinstance(pile, Skipped):
-                yield pile
-                continue
-            if pile.per_iteration < MIN_GROWTH_BYTES or not pile.main.storages:
-                continue
-            if emptied(model, pile) and not self._matters(model, pile):
-                yield Skipped(self.code, f"{pile.holder.text} is emptied during the run")
-                continue
-            findings.append((pile.fullness, self._finding(model, pile)))
-        yield from without_aliases(findings)
+        return findings_of_piles(self, model, lambda pile: self._judge(model, pile))
+
+    def _judge(self, model: MemoryModel, pile: Pile) -> Finding | Skipped | None:
+        if pile.per_iteration < MIN_GROWTH_BYTES or not pile.main.storages:
+            return None
+        if emptied(model, pile) and not self._matters(model, pile):
+            return Skipped(self.code, f"{pile.holder.text} is emptied during the run")
+        return self._finding(model, pile)
 
     def _matters(self, model: MemoryModel, pile: Pile) -> bool:
         """Whether a container that is emptied now and then has a large share of the peak before it is."""
@@ -207,10 +195,9 @@ class TensorsKeptInContainer(Rule):
         device, where = device_of(model, pile.main.storages[0]), place(pile.stored)
         instead = "bound the container" if device == "cpu" else "move them to the host"
         return pile_finding(
+            self,
             model,
             pile,
-            code=self.code,
-            name=self.name(),
             what=f"{pile.noun.capitalize()} made at {place(pile.made_at)} pile up",
             step=f"Reduce them before storing at {where}, {instead}, or empty it each epoch.",
             remedies=(

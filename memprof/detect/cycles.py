@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from memprof.detect.evidence import place
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
-from memprof.detect.pile_findings import pile_finding, without_aliases
-from memprof.detect.pile_growth import checked, is_dear
+from memprof.detect.pile_findings import findings_of_piles, pile_finding
+from memprof.detect.pile_growth import is_dear
 from memprof.detect.piles import CYCLE, Pile
 from memprof.detect.rule import Rule
 from memprof.model.memory import MemoryModel
@@ -86,21 +86,14 @@ class TensorsInReferenceCycle(Rule):
     kind = Kind.LEAK
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
-        findings = []
-        for pile in checked(model, self.code):
-            if isinstance(pile, Skipped):
-                yield pile
-            elif is_dear(pile):
-                findings.append(((pile.grows, pile.tensors), self._finding(model, pile)))
-        yield from without_aliases(findings)
+        return findings_of_piles(self, model, lambda pile: self._finding(model, pile) if is_dear(pile) else None)
 
     def _finding(self, model: MemoryModel, pile: Pile) -> Finding:
         owner = pile.holder.owner
         return pile_finding(
+            self,
             model,
             pile,
-            code=self.code,
-            name=self.name(),
             what=(
                 f"{pile.noun.capitalize()} made at {place(pile.made_at)} wait for the garbage collector, because "
                 f"objects of class `{owner}` refer to each other"

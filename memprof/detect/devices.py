@@ -79,15 +79,11 @@ class MemoryOnForeignDevice(Rule):
             lines = [line for line in peak.lines if line.location is not None][:3] if peak is not None else []
             where = lines[0].location if lines else None
             made = f", {size(lines[0].nbytes)} of it by {place(where)}" if lines else ""
-            yield Finding(
-                code=self.code,
-                name=self.name(),
-                kind=self.kind,
+            yield self.finding(
                 severity=Severity.WARNING if reserved >= self._WARNING_BYTES else Severity.INFO,
                 location=where,
                 device=device,
                 bytes=reserved,
-                bytes_per_iteration=None,
                 source=Source.MEASURED,
                 message=(
                     f"This process is local rank {rank} of {processes} and reserves {size(reserved)} on {device}, "

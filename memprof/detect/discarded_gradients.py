@@ -156,15 +156,11 @@ class GeneratorGraphInDiscriminatorStep(Rule):
             if reused
             else f"Call it under `with torch.no_grad():` at {place(made)}, or pass its output on with `.detach()`."
         )
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=share_severity(nbytes, peak),
             location=where if reused else made,
             device=evidence.device,
             bytes=nbytes,
-            bytes_per_iteration=None,
             source=Source.MEASURED,
             message=(
                 f"The backward at {place(last.backward.location)} goes on into the network called at {place(made)}, "

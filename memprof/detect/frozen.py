@@ -99,15 +99,11 @@ class FrozenBackboneWithAutograd(Rule):
         model, where = evidence.model, forwards[0].location
         nbytes = typical(evidence.nbytes(part) for part in rows)
         share = peak_share(model, evidence.device, nbytes)
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=share_severity(nbytes, main_peak(model, evidence.device)),
             location=where,
             device=evidence.device,
             bytes=nbytes,
-            bytes_per_iteration=None,
             source=Source.MEASURED,
             message=(
                 f"The module called at {place(where)} is not trained, but builds a graph that no backward uses, in "
@@ -193,15 +189,11 @@ class FrozenBackboneWithAutograd(Rule):
             return None
         part = f"`{'`, `'.join(names)}`" if names else "The module"
         activations = f" and {size(activation_bytes)} of activations saved for them" if activation_bytes else ""
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=share_severity(nbytes, peak),
             location=where,
             device=evidence.device,
             bytes=nbytes,
-            bytes_per_iteration=None,
             source=Source.MEASURED,
             message=(
                 f"{part} called at {place(where)} gets gradients that no optimizer holds a parameter for: "

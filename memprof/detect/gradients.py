@@ -196,15 +196,11 @@ class GradientsKeptTooLong(Rule):
         facts: dict[str, object],
     ) -> Finding:
         share = peak_share(evidence.model, evidence.device, nbytes)
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=share_severity(nbytes, main_peak(evidence.model, evidence.device)),
             location=where,
             device=evidence.device,
             bytes=nbytes,
-            bytes_per_iteration=None,
             source=Source.MEASURED,
             message=f"{what}: {share:.0%} of the peak. The parameters' `.grad` holds them. {step}",
             holder="`.grad` of the parameters",
@@ -330,15 +326,11 @@ class ParametersUnused(Rule):
         part = "`" + "`, `".join(names) + "`"
         count = sum(share.count for share in shares)
         share = peak_share(model, evidence.device, nbytes)
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=share_severity(nbytes, main_peak(model, evidence.device)),
             location=where,
             device=evidence.device,
             bytes=nbytes,
-            bytes_per_iteration=None,
             source=Source.MEASURED,
             message=(
                 f"{counted(count, 'parameter')} of {part} take {size(nbytes)} on {evidence.device}, {share:.0%} of "

@@ -102,10 +102,9 @@ class GraphGrowsAcrossIterations(Rule):
 
     def _finding(self, model: MemoryModel, chain: Chain) -> Finding:
         return chain_finding(
+            self,
             model,
             chain,
-            code=self.code,
-            name=self.name(),
             words=lambda subject, growth, where, holder: (
                 f"{subject} keeps the autograd graph of every iteration: {growth}. {where} links each iteration to the "
                 f"last; held by {holder}. Add `.item()` (or `.detach()`) to what is added there."
@@ -205,10 +204,7 @@ class HiddenStateCarriedWithGraph(Rule):
         holder = holder_text(root.holder, where)
         name = root.holder.name.partition("[")[0] or "hidden"
         growth = f"{size(saved)} of saved activations" if saved >= KIB else f"{nodes:.0f} autograd nodes"
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=growth_severity(model, device, saved),
             location=where,
             device=device,

@@ -124,15 +124,11 @@ class OutputsConcatenatedOnDevice(Rule):
         move = Remedy(
             "move_to_cpu", f"`.cpu()` each output made at {place(made)}, and join them in host memory", frees=frees
         )
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=share_severity(nbytes, main_peak(model, evidence.device)),
             location=where,
             device=evidence.device,
             bytes=nbytes,
-            bytes_per_iteration=None,
             source=Source.MEASURED,
             message=(
                 f"{place(where)} joins the outputs of {counted(len(parts), 'batch')[:-1] + 'es'} into one tensor: "

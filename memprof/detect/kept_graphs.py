@@ -15,8 +15,7 @@ from memprof.detect.evidence import (
     size,
 )
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
-from memprof.detect.pile_findings import pile_finding, without_aliases
-from memprof.detect.pile_growth import checked
+from memprof.detect.pile_findings import findings_of_piles, pile_finding
 from memprof.detect.piles import GRADIENTS, Pile
 from memprof.detect.rule import Rule
 from memprof.model.memory import MemoryModel, Source
@@ -106,15 +105,11 @@ class GraphRetainedWithoutNeed(Rule):
     def _finding(self, model: MemoryModel, kept: KeptGraph) -> Finding:
         device = device_of(model, kept.storages[0] if kept.storages else None)
         where = place(kept.location)
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=share_severity(kept.nbytes, main_peak(model, device)),
             location=kept.location,
             device=device,
             bytes=kept.nbytes,
-            bytes_per_iteration=None,
             source=Source.MEASURED,
             message=(
                 f"`retain_graph=True` at {where} keeps {size(kept.nbytes)} of saved activations on {device} "
@@ -195,15 +190,9 @@ class GradientsKeptWithGraph(Rule):
     kind = Kind.WASTE
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
-        findings: list[tuple[tuple[bool, int], Finding]] = []
-        for pile in checked(model, self.code):
-            if isinstance(pile, Skipped):
-                yield pile
-            else:
-                findings.append((pile.fullness, self._stored(model, pile)))
-        piled = list(without_aliases(findings))
+        piled = list(findings_of_piles(self, model, lambda pile: self._stored(model, pile)))
         yield from piled
-        if piled:
+        if any(isinstance(item, Finding) for item in piled):
             return  # the same gradients
         unused = {kept.location for kept in kept_graphs(model, create_graph=True) if not kept.used_again}
         gradients = self._gradients(model)
@@ -230,10 +219,9 @@ class GradientsKeptWithGraph(Rule):
             (Remedy("item", f"store a number at {where}: `.item()`", frees=pile.storages),) if pile.is_scalar else ()
         )
         return pile_finding(
+            self,
             model,
             pile,
-            code=self.code,
-            name=self.name(),
             what=f"Gradients ({pile.noun}) made at {place(pile.made_at)} pile up with a graph of their own",
             step=f"Store `{'.item()' if pile.is_scalar else '.detach()'}` at {where}.",
             remedies=(
@@ -304,15 +292,12 @@ class GradientsKeptWithGraph(Rule):
         evidence: dict[str, object],
     ) -> Finding:
         device = device_of(model, storages[0] if storages else None)
-        return Finding(
-            code=self.code,
-            name=self.name(),
+        return self.finding(
             kind=Kind.WASTE,
             severity=share_severity(nbytes, main_peak(model, device)),
             location=location,
             device=device,
             bytes=nbytes,
-            bytes_per_iteration=None,
             source=Source.MEASURED,
             message=f"{message}: {size(nbytes)} stay on {device}, held by {holder}. {step}",
             holder=holder,

@@ -147,15 +147,11 @@ class TensorOutlivesLastUse(Rule):
         share = peak_share(model, evidence.device, nbytes)
         names = sorted(names_assigned_at(where))
         variable = ", ".join(f"`{name}`" for name in names)
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=share_severity(nbytes, main_peak(model, evidence.device)),
             location=where,
             device=evidence.device,
             bytes=nbytes,
-            bytes_per_iteration=None,
             source=Source.MEASURED,
             message=(
                 f"{size(nbytes)} made at {place(where)} are still on {evidence.device} when memory is highest, "

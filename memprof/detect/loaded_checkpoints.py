@@ -123,15 +123,11 @@ class CheckpointKeptAfterLoading(Rule):
             "del", f"`del {', '.join(names) or 'the checkpoint'}` after `load_state_dict`, before the loop", frees=frees
         )
         remap = Remedy("map_location", f'`torch.load(..., map_location="cpu")` at {place(where)}', frees=frees)
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=share_severity(nbytes, main_peak(evidence.model, evidence.device)),
             location=where,
             device=evidence.device,
             bytes=nbytes,
-            bytes_per_iteration=None,
             source=Source.MEASURED,
             message=(
                 f"{counted(len(storages), 'tensor')} loaded at {place(where)} stay on {evidence.device} through the "

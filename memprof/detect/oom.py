@@ -133,15 +133,11 @@ class OutOfMemoryRaised(Rule):
             )
         times = f" ({counted(len(ooms), 'time')})" if len(ooms) > 1 else ""
         at = "" if iteration is None else f", iteration {iteration}, {oom.phase.label}"
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=Severity.ERROR if fatal else Severity.WARNING,
             location=oom.location,
             device=oom.device,
             bytes=oom.requested_bytes,
-            bytes_per_iteration=None,
             source=Source.MEASURED,
             message=(
                 f"{oom.device} ran out of memory{times} at {place(oom.location)}{at}: {_asked(oom)} "

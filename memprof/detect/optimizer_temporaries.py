@@ -102,15 +102,11 @@ class OptimizerTemporariesAtPeak(Rule):
         (newest,) = evidence.table.rows(cases[-1][-1:])
         where = newest.location
         share = peak_share(model, evidence.device, gained)
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=share_severity(gained, main_peak(model, evidence.device)),
             location=where,
             device=evidence.device,
             bytes=nbytes,
-            bytes_per_iteration=None,
             source=Source.MEASURED,
             message=(
                 f"Memory is highest in the optimizer's step at {place(where)}: its `foreach` kernels hold "

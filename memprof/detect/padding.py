@@ -131,15 +131,11 @@ class PaddingWaste(Rule):
         if nbytes < self._MIN_BYTES or share < self._MIN_SHARE:
             return None
         shortest, longest = min(batch.shortest for batch in batches), max(batch.longest for batch in batches)
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=share_severity(nbytes, main_peak(evidence.model, evidence.device)),
             location=location,
             device=evidence.device,
             bytes=nbytes,
-            bytes_per_iteration=None,
             source=Source.ESTIMATED,
             message=(
                 f"{padding:.0%} of what the loader gives at {place(location)} is padding: rows of {shortest} to "

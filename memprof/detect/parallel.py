@@ -110,15 +110,11 @@ class OutputsGatheredOnOneDevice(Rule):
             and storage.module is not None
             and storage.module.type_name == "DataParallel"
         )
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=share_severity(gathered.nbytes, model.peaks[gathered.device]),
             location=gathered.location,
             device=gathered.device,
             bytes=gathered.nbytes,
-            bytes_per_iteration=None,
             source=Source.MEASURED,
             message=(
                 f"`DataParallel` at {place(gathered.location)} gathers the outputs of {gathered.replicas} devices on "
@@ -251,15 +247,11 @@ class ModelSplitUnevenly(Rule):
             if part.device in peaks
         )
         move = f"move layers that take about {size(excess)} from {fullest} to {emptiest}"
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=Severity.WARNING if excess >= self._WARNING_BYTES else Severity.INFO,
             location=where,
             device=fullest,
             bytes=peaks[fullest],
-            bytes_per_iteration=None,
             source=model.peaks[fullest].source,
             message=(
                 f"`{parts[0].root}` is split unevenly: {told}. Split evenly, {size(even)} would do on each. At "

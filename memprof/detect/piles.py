@@ -93,9 +93,9 @@ class Pile:
         return sum(len(group.storages) for group in self.groups)
 
     @property
-    def fullness(self) -> tuple[bool, int]:
+    def fullness(self) -> tuple[bool, int, int]:
         """Of two names for the same tensors, the higher one is the one to name."""
-        return self.grows, self.holder.size or 0
+        return self.grows, self.holder.size or 0, self.tensors
 
     @property
     def per_iteration(self) -> float:

@@ -113,15 +113,11 @@ class ParametersHiddenInContainer(Rule):
             else "they get gradients, and no optimizer steps them or frees these"
         )
         failure = model.run.failure if left_behind else None
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=Severity.ERROR,
             location=made,
             device=hidden.device,
             bytes=hidden.nbytes,
-            bytes_per_iteration=None,
             source=Source.MEASURED,
             message=(
                 f"{counted(hidden.parameters, 'parameter')} ({size(hidden.nbytes)}) of {hidden.holds} are in the "
@@ -218,15 +214,11 @@ class DeviceMismatch(Rule):
             else "Move them to one device"
         )
         what = f"{named}, and the rest on {home}" if astray else f"tensors are on {' and '.join(devices)}"
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=Severity.ERROR,
             location=where,
             device=astray[0].device if astray else home,
             bytes=None,
-            bytes_per_iteration=None,
             source=Source.MEASURED,
             message=f"Tensors on different devices met at {place(failure.location)}{in_module}: {what}. {step}.",
             holder=None,

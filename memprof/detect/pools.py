@@ -93,15 +93,11 @@ class PinnedMemoryGrows(Rule):
             grown, last, readings = found
             where = next(iter(calls_of(user_files(model), "pin_memory")), None)
             by = f" Tensors are pinned at {place(where)}." if where is not None else ""
-            yield Finding(
-                code=self.code,
-                name=self.name(),
-                kind=self.kind,
+            yield self.finding(
                 severity=Severity.WARNING,
                 location=where,
                 device=device,
                 bytes=last,
-                bytes_per_iteration=None,
                 source=Source.MEASURED,
                 message=(
                     f"Pinned host memory rose by {size(grown)} over {counted(readings, 'reading')} to {size(last)} and "
@@ -177,15 +173,11 @@ class PrivatePoolsGrow(Rule):
             grown, last, readings = found
             where = next(iter(calls_of(user_files(model), "CUDAGraph")), None)
             by = f", captured at {place(where)}" if where is not None else ""
-            yield Finding(
-                code=self.code,
-                name=self.name(),
-                kind=self.kind,
+            yield self.finding(
                 severity=Severity.WARNING,
                 location=where,
                 device=device,
                 bytes=last,
-                bytes_per_iteration=None,
                 source=Source.MEASURED,
                 message=(
                     f"Private pools on {device} (CUDA graphs{by}, MemPool) rose by {size(grown)} over "

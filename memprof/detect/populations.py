@@ -134,10 +134,7 @@ class OptimizerGrows(Rule):
             calls = growing_calls(files, ("add_param_group",))
             subject, holder = f"The `{after.name}` optimizer grows with every iteration", f"optimizer `{after.name}`"
         where = calls[0] if calls else _replaced(files)
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=growth_severity(model, device, _slope(seen)),
             location=where,
             device=device,
@@ -257,10 +254,7 @@ class ModulesGrow(Rule):
                 device = storage.device
         where = made.most_common(1)[0][0] if made else None
         holder = f"model `{after.name}`"
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=growth_severity(model, device, _slope(seen)),
             location=where,
             device=device,

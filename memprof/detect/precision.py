@@ -175,15 +175,11 @@ class FullPrecisionOutsideAutocast(Rule):
         message: str,
         facts: dict[str, object],
     ) -> Finding:
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=severity,
             location=call.location,
             device=evidence.device,
             bytes=nbytes,
-            bytes_per_iteration=None,
             source=Source.MEASURED,
             message=message,
             holder="the autograd graph of the current iteration",

@@ -305,15 +305,11 @@ def _pressure(
     remedies: tuple[Remedy, ...],
     evidence: Mapping[str, object],
 ) -> Finding:
-    return Finding(
-        code=rule.code,
-        name=rule.name(),
-        kind=rule.kind,
+    return rule.finding(
         severity=Severity.INFO,
         location=where,
         device=peak.device,
         bytes=held,
-        bytes_per_iteration=None,
         source=peak.source,
         message=message,
         holder=holder,

@@ -175,15 +175,11 @@ class LongBackpropThroughTime(Rule):
         model = evidence.model
         where = call.location if call is not None else None
         share = peak_share(model, evidence.device, nbytes)
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=share_severity(nbytes, main_peak(model, evidence.device)),
             location=where,
             device=evidence.device,
             bytes=nbytes,
-            bytes_per_iteration=None,
             source=source,
             message=(
                 f"One backward goes through about {steps} steps of the recurrence called at {place(where)}: the graph "

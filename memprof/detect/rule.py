@@ -9,11 +9,12 @@ from __future__ import annotations
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
-from memprof.detect.finding import Finding, Kind, Skipped
-from memprof.model.memory import MemoryModel
+from memprof.detect.finding import Finding, Kind, RelatedLocation, Remedy, Severity, Skipped
+from memprof.model.memory import MemoryModel, Source
+from memprof.record.events import Location
 
 HEADINGS = (
     "What it detects",
@@ -65,6 +66,55 @@ class Rule(ABC):
         Returns:
             What was found, or why the rule cannot tell.
         """
+
+    def finding(
+        self,
+        *,
+        severity: Severity,
+        location: Location | None,
+        device: str,
+        bytes: int | None,
+        source: Source,
+        message: str,
+        holder: str | None,
+        remedies: tuple[Remedy, ...],
+        kind: Kind | None = None,
+        bytes_per_iteration: float | None = None,
+        related: tuple[RelatedLocation, ...] = (),
+        evidence: Mapping[str, object] | None = None,
+    ) -> Finding:
+        """A finding of this rule; see `Finding`.
+
+        Args:
+            severity: How bad it is.
+            location: Where the user would make the change.
+            device: Whose memory it is about.
+            bytes: How much; None is unknown.
+            source: Where `bytes` comes from.
+            message: What, how much, where, who holds it and the next step.
+            holder: Who holds it.
+            remedies: The most fitting first.
+            kind: Its family, where that is not the rule's.
+            bytes_per_iteration: Growth, where something grows.
+            related: Other places that belong to the story.
+            evidence: Facts the rule decided on.
+        """
+        return Finding(
+            code=self.code,
+            name=self.name(),
+            kind=kind or self.kind,
+            severity=severity,
+            location=location,
+            device=device,
+            bytes=bytes,
+            bytes_per_iteration=bytes_per_iteration,
+            source=source,
+            message=message,
+            holder=holder,
+            remedies=remedies,
+            related=related,
+            evidence=evidence or {},
+        )
 
     @classmethod
     def name(cls) -> str:

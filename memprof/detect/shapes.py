@@ -84,15 +84,11 @@ class ShapeMismatch(Rule):
     def _finding(self, model: MemoryModel, failure: Failure) -> Finding:
         text, remedies, where = _explain(model, failure)
         related = [("raised", failure.location), ("called", failure.call)]
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=Severity.ERROR,
             location=where,
             device=model.devices[0] if model.devices else "cpu",
             bytes=None,
-            bytes_per_iteration=None,
             source=Source.MEASURED,
             message=f"{text} {_sentence(', or '.join(remedy.text for remedy in remedies))}",
             holder=None,

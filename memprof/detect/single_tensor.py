@@ -95,15 +95,11 @@ class SingleTensorDominatesPeak(Rule):
         remedies = _remedies(first, _in_every_iteration(model, alike))
         lines = sorted({place(storage.location) for storage in rest})
         more = f", and {len(rest)} more of its size made at {', '.join(lines)}," if rest else ""
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=Severity.INFO,
             location=first.location,
             device=peak.device,
             bytes=together,
-            bytes_per_iteration=None,
             source=peak.source,
             message=(
                 f"One tensor of {size(first.nbytes)}{f' ({what})' if what else ''} made at {place(first.location)}"

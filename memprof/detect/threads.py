@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from memprof.detect.evidence import place
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
-from memprof.detect.pile_findings import pile_finding, without_aliases
-from memprof.detect.pile_growth import checked, is_dear
+from memprof.detect.pile_findings import findings_of_piles, pile_finding
+from memprof.detect.pile_growth import is_dear
 from memprof.detect.piles import THREAD, Pile
 from memprof.detect.rule import Rule
 from memprof.model.memory import MemoryModel
@@ -76,13 +76,7 @@ class TensorsHeldByThread(Rule):
     kind = Kind.LEAK
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
-        findings = []
-        for pile in checked(model, self.code):
-            if isinstance(pile, Skipped):
-                yield pile
-            elif is_dear(pile):
-                findings.append(((pile.grows, pile.tensors), self._finding(model, pile)))
-        yield from without_aliases(findings)
+        return findings_of_piles(self, model, lambda pile: self._finding(model, pile) if is_dear(pile) else None)
 
     def _finding(self, model: MemoryModel, pile: Pile) -> Finding:
         where, kind = place(pile.stored), pile.holder.kind
@@ -98,10 +92,9 @@ class TensorsHeldByThread(Rule):
         number = Remedy("item", f"hand over a number at {where}: `.item()`", frees=pile.storages)
         remedies = (number,) if pile.is_scalar else ()
         return pile_finding(
+            self,
             model,
             pile,
-            code=self.code,
-            name=self.name(),
             what=f"{pile.noun.capitalize()} made at {place(pile.made_at)} pile up {keeper}",
             step=step,
             remedies=(*remedies, cut, host, bound) if pile.with_graph else (bound, host),

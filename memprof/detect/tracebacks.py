@@ -108,10 +108,9 @@ class TensorsHeldByTraceback(Rule):
             step = f"Store the message (`str(error)`) at {where}, not the exception."
             text = f"store `str(error)` or `traceback.format_exc()` at {where}"
         return pile_finding(
+            self,
             model,
             pile,
-            code=self.code,
-            name=self.name(),
             what=what,
             step=step,
             remedies=(Remedy("del", text, frees=pile.storages),),

@@ -100,15 +100,11 @@ class EvaluationWithAutograd(Rule):
         where = forwards[0].location
         nbytes = typical(evidence.nbytes(part) for part in rows)
         share = peak_share(evidence.model, evidence.device, nbytes)
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=share_severity(nbytes, main_peak(evidence.model, evidence.device)),
             location=where,
             device=evidence.device,
             bytes=nbytes,
-            bytes_per_iteration=None,
             source=Source.MEASURED,
             message=(
                 f"{counted(len(forwards), 'forward')} at {place(where)} in the training loop saved {size(nbytes)} on "
@@ -143,15 +139,11 @@ class EvaluationWithAutograd(Rule):
             and storage.birth_phase is Phase.FORWARD
             and storage.death_tick != storage.birth_tick
         )
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=share_severity(nbytes, peak),
             location=call,
             device=device,
             bytes=nbytes,
-            bytes_per_iteration=None,
             source=Source.MEASURED if exact else Source.ESTIMATED,
             message=(
                 f"{counted(len(ticks), 'forward')} at {place(call)} saved up to {size(nbytes)} on {device} "
@@ -260,15 +252,11 @@ class PreviousIterationAlive(Rule):
         share = nbytes / peak.allocated_bytes if peak is not None else 0.0
         names = sorted(names_assigned_at(where) | (names_assigned_at(made) if made is not None else set()))
         variables = ", ".join(f"`{name}`" for name in names) or "the loop's variables"
-        return Finding(
-            code=self.code,
-            name=self.name(),
-            kind=self.kind,
+        return self.finding(
             severity=share_severity(nbytes, peak),
             location=where,
             device=device,
             bytes=nbytes,
-            bytes_per_iteration=None,
             source=Source.MEASURED,
             message=(
                 f"{size(nbytes)} of the previous iteration are still alive on {device} during the next forward, "

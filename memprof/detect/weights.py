@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from memprof.detect.chains import Chain, chain_finding, chains, enough, is_weight_average
 from memprof.detect.evidence import device_of, place, size
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
-from memprof.detect.pile_findings import pile_finding, without_aliases
-from memprof.detect.pile_growth import MIN_GROWTH_BYTES, checked, emptied
+from memprof.detect.pile_findings import findings_of_piles, pile_finding
+from memprof.detect.pile_growth import MIN_GROWTH_BYTES, emptied
 from memprof.detect.piles import WEIGHTS, Pile
 from memprof.detect.rule import Rule
 from memprof.model.memory import MemoryModel
@@ -98,10 +98,9 @@ class WeightsUpdatedWithGraph(Rule):
             )
 
         return chain_finding(
+            self,
             model,
             chain,
-            code=self.code,
-            name=self.name(),
             words=words,
             remedies=lambda where: (
                 Remedy("no_grad", f"put the update at {where} under `with torch.no_grad():`"),
@@ -172,22 +171,17 @@ class StateDictCopiesPileUp(Rule):
     kind = Kind.LEAK
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
-        findings = []
-        for pile in checked(model, self.code):
-            if isinstance(pile, Skipped):
-                yield pile
-            elif pile.per_iteration >= MIN_GROWTH_BYTES and not emptied(model, pile):
-                findings.append((pile.fullness, self._finding(model, pile)))
-        yield from without_aliases(findings)
+        return findings_of_piles(self, model, lambda pile: self._finding(model, pile))
 
-    def _finding(self, model: MemoryModel, pile: Pile) -> Finding:
+    def _finding(self, model: MemoryModel, pile: Pile) -> Finding | None:
+        if pile.per_iteration < MIN_GROWTH_BYTES or emptied(model, pile):
+            return None
         where = place(pile.stored)
         device = device_of(model, pile.main.storages[0] if pile.main.storages else None)
         return pile_finding(
+            self,
             model,
             pile,
-            code=self.code,
-            name=self.name(),
             what=f"A copy of the weights ({size(pile.per_iteration)}) is added on {device} each time",
             step=f"At {where} keep the best only, copy to the host (`v.cpu()`), or write it to disk with `torch.save`.",
             remedies=(
