@@ -211,6 +211,7 @@ class CallReader(TorchReader):
                 return self._shaped(inside, replace(made, guess=guessed))
             unknown = any(item.kind is Kind.UNKNOWN for item in (*arguments, *keywords.values()))
             return UNKNOWN if unknown or not passing else replace(TENSOR, scalar=called.loss)
+        self.makes_graphs = True
         if any(isinstance(item, ast.Constant) and isinstance(item.value, str) for item in node.args):
             return UNKNOWN  # a pipeline that takes text
         return self._shaped(inside, replace(self.graph(output=True, guess=called.guess), activation=True))
@@ -269,7 +270,10 @@ class CallReader(TorchReader):
             known = kept.get((function, key))
             kept[function, key] = value if known is None else join(known, value)
         self._take_attributes(function, node)
-        return self.without_graph(function.returns) if self.grad is False else function.returns
+        self.makes_graphs = self.makes_graphs or function.makes_graphs
+        given = [*arguments, *keywords.values()]
+        bare = not function.makes_graphs and any(item.tensors for item in given) and all(item.is_bare for item in given)
+        return self.without_graph(function.returns) if self.grad is False or bare else function.returns
 
     def _take_attributes(self, function: FunctionInfo, node: ast.Call) -> None:
         """After `self.reset()` the attributes are as `reset` leaves them."""

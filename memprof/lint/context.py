@@ -44,10 +44,11 @@ class Context:
 
     @staticmethod
     def is_test(function: FunctionInfo) -> bool:
-        """Whether a function is a test, or stands beside some: it runs a model once and is done."""
-        return function.name.startswith("test_") or PurePath(function.module.path).name.startswith(
-            ("test_", "conftest")
-        )
+        """Whether a function is a test, or stands beside some: it runs a few iterations and is done."""
+        if function.name.startswith("test_"):
+            return True
+        beside = any(other.name.startswith("test_") for other in function.module.every_function)
+        return beside and PurePath(function.module.path).name.startswith(("test_", "conftest"))
 
     def finding(
         self,

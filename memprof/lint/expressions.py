@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 
-from memprof.lint.names import is_constant_text, path_of
+from memprof.lint.names import is_constant, is_constant_text, path_of
 from memprof.lint.scope import Scope, definition
 from memprof.lint.values import (
     MODULE,
@@ -58,6 +58,10 @@ class ExpressionReader(Scope):
         path = path_of(node)
         if path in self.env:
             return self.env[path]
+        found = self._attribute_of(node, path)
+        return found if path.partition(".")[0] in self.function.arguments else self.brought(found)
+
+    def _attribute_of(self, node: ast.Attribute, path: str) -> Value:
         base = self.value(node.value)
         if base.is_tensor:
             return self._tensor_attribute(base, node.attr)
@@ -234,6 +238,8 @@ class ExpressionReader(Scope):
             if is_constant_text(node.slice, "loss") and element.is_tensor:
                 return replace(element, scalar=True)
             return base if isinstance(node.slice, ast.Slice) else element
+        if base.is_tensor and is_constant(node.slice, 0) and getattr(node.value, "attr", "") == "data":
+            return PLAIN  # `loss.data[0]`, a number before PyTorch 0.4
         if base.is_tensor:
             scalar = base.output and isinstance(node.slice, ast.Constant) and node.slice.value == "loss"
             kind = Kind.TENSOR if base.kind is Kind.TENSOR or self.grad is False else Kind.GRAPH

@@ -38,6 +38,7 @@ class Interpreter(CallReader):
         self._bind_parameters()
         self._block(function.body)
         function.environment = self.env
+        function.makes_graphs = self.makes_graphs
         function.returns = PLAIN if self._result is None else self._result
 
     def _grad_at_entry(self) -> bool | None:
@@ -113,7 +114,7 @@ class Interpreter(CallReader):
     def set_path(self, path: str, value: Value) -> None:
         """As above; what `backward()` is called on has a graph, wherever it comes from."""
         if value.kind is Kind.UNKNOWN and path in self._backward:
-            value = self.graph(scalar=True)
+            value = self.brought(self.graph(scalar=True))
         super().set_path(path, value)
 
     def returned(self, value: Value) -> None:

@@ -32,6 +32,7 @@ class FunctionInfo:
         returns: What it returns.
         environment: Names at its end, for functions inside it.
         sites: Where it is called.
+        makes_graphs: It may give tensors a graph that none of its arguments has, as a model does.
     """
 
     name: str
@@ -43,6 +44,7 @@ class FunctionInfo:
     returns: Value = UNKNOWN
     environment: dict[str, Value] = field(default_factory=dict)
     sites: list[Site] = field(default_factory=list)
+    makes_graphs: bool = True
     inner: dict[str, FunctionInfo] = field(default_factory=dict)
     calls: list[ast.Call] = field(default_factory=list)
     loops: list[ast.For | ast.AsyncFor | ast.While] = field(default_factory=list)

@@ -31,6 +31,8 @@ class Scope(ABC):
         self.env: dict[str, Value] = {}
         self.grad: bool | None = True
         self.evaluating = False
+        self.makes_graphs = False
+        """A graph was met that comes from no argument."""
 
     @abstractmethod
     def value(self, node: ast.expr | None) -> Value:
@@ -51,6 +53,11 @@ class Scope(ABC):
             return replace(value, element=self.without_graph(value.element))
         return value
 
+    def brought(self, value: Value) -> Value:
+        """A value that comes into the function otherwise than by its arguments."""
+        self.makes_graphs = self.makes_graphs or not value.is_bare
+        return value
+
     def lookup(self, name: str) -> Value:
         """What a name stands for here."""
         if name in self.env:
@@ -58,10 +65,10 @@ class Scope(ABC):
         outer = self.function.outer
         while outer is not None:
             if name in outer.environment:
-                return outer.environment[name]
+                return self.brought(outer.environment[name])
             outer = outer.outer
         if self.function is not self.module.body and name in self.module.body.environment:
-            return self.module.body.environment[name]
+            return self.brought(self.module.body.environment[name])
         scope: FunctionInfo | None = self.function
         while scope is not None:
             if name in scope.inner:

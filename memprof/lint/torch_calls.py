@@ -48,7 +48,7 @@ class TorchReader(ExpressionReader):
         if name == "torch.utils.data.DataLoader":
             return Value(Kind.LOADER, element=replace(BATCH, guess=False))
         if name in ("torch.nn.Parameter", "torch.nn.parameter.Parameter"):
-            return PARAMETER
+            return self.brought(PARAMETER)
         if name == "torch.autograd.grad":
             create = keyword(node, "create_graph")
             kept = create is not None and not is_constant(create, False)
@@ -80,7 +80,7 @@ class TorchReader(ExpressionReader):
         """A function of torch or torch.nn.functional on tensors."""
         if name in FACTORIES:
             if is_constant(keyword(node, "requires_grad"), True):
-                return PARAMETER
+                return self.brought(PARAMETER)
             device = keyword(node, "device")
             on_host = device is None and not name.endswith("_like")
             return replace(TENSOR, host=on_host or is_constant_text(device, "cpu"))
@@ -115,12 +115,14 @@ class TorchReader(ExpressionReader):
             return container("iterator", part) if name in ("values", "to_tuple") else part
         if name in PLAIN_METHODS:
             if name == "requires_grad_":
-                return base if base.kind is Kind.GRAPH else PARAMETER
+                return base if base.kind is Kind.GRAPH else self.brought(PARAMETER)
             return PLAIN
         if name in DETACHING_METHODS:
             return replace(base, kind=Kind.TENSOR, output=False)
         if name == "cpu":
             return replace(base, host=True, output=False)
+        if name == "to" and any(_is_integer(item) for item in (*node.args, *(one.value for one in node.keywords))):
+            return replace(base, kind=Kind.TENSOR, output=False)
         if name in ("to", "cuda"):
             to_host = bool(node.args) and is_constant_text(node.args[0], "cpu")
             return replace(base, host=to_host or (base.host and name == "to" and _is_dtype(node)))
@@ -136,6 +138,14 @@ class TorchReader(ExpressionReader):
         if name in ("split", "chunk", "unbind"):
             return container("iterator", result)
         return result
+
+
+def _is_integer(node: ast.expr) -> bool:
+    """Whether an argument is a type whose tensors have no graph: `torch.uint8`."""
+    return isinstance(node, ast.Attribute) and node.attr in _INTEGERS
+
+
+_INTEGERS = frozenset("uint8 int8 int16 int32 int64 short int long bool".split())
 
 
 def _is_dtype(node: ast.Call) -> bool:

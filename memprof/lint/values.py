@@ -98,6 +98,15 @@ class Value:
         return self.kind is Kind.CONTAINER and self.element is not None and self.element.has_graph
 
     @property
+    def is_bare(self) -> bool:
+        """Whether there is certainly no graph, and nothing that makes one, in it."""
+        if self.kind is Kind.TUPLE:
+            return all(item.is_bare for item in self.items)
+        if self.kind in (Kind.CONTAINER, Kind.LOADER):
+            return self.element is None or self.element.is_bare
+        return self.kind in (Kind.PLAIN, Kind.TENSOR, Kind.STATE_DICT, Kind.FUNCTION, Kind.CLASS)
+
+    @property
     def tensors(self) -> list[Value]:
         """The tensors it is or holds."""
         if self.is_tensor:

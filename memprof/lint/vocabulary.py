@@ -117,8 +117,10 @@ _MODULE_NAME = re.compile(
     r"|transformer|lstm|gru|rnn|cnn|mlp|autoencoder|vae)(?:_?[a-z0-9]{0,2})?"
     r"|(?:net|model)_?[A-Z]\w*|[GD]|[GD]_[A-Za-z]\w*"
 )
-_MAKER_NAME = re.compile(r"(?:get|build|make|create|load|save|init|setup|select|unwrap|update|wrap|prepare)_\w+")
-"""Functions that have to do with a model, and are none."""
+_MAKER_NAME = re.compile(
+    r"(?:get|build|make|create|load|save|init|setup|select|unwrap|update|wrap|prepare|cls|class)_\w+"
+)
+"""Functions and classes that have to do with a model, and are none."""
 
 _LOSS_NAME = re.compile(r"(?:.*_)?(?:criterion|criteria|loss_?fn|loss_?func|loss_?function)(?:_?\w{0,4})?")
 _OPTIMIZER_NAME = re.compile(r"(?:.*_)?(?:optimizer|optim|opt)(?:_?[A-Za-z0-9]{0,4})?")

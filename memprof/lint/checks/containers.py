@@ -31,6 +31,8 @@ class _Stored:
 def check(context: Context) -> Iterator[LintFinding]:
     """Find them."""
     for function in context.program.functions:
+        if context.is_test(function):
+            continue
         for stored in _stored(context, function):
             finding = _judge(context, stored)
             if finding is not None:
@@ -43,7 +45,7 @@ def _stored(context: Context, function: FunctionInfo) -> Iterator[_Stored]:
             continue
         holder, kept = call.func.value, call.args[-1]
         base = context.value(holder)
-        if base.kind not in (Kind.CONTAINER, Kind.UNKNOWN) or base.bounded:
+        if base.kind not in (Kind.CONTAINER, Kind.UNKNOWN) or _is_bounded(context, holder):
             continue
         if base.kind is Kind.UNKNOWN and call.func.attr != "append":
             continue  # a queue that somebody empties, a buffer with a limit of its own
@@ -62,6 +64,16 @@ def _stored(context: Context, function: FunctionInfo) -> Iterator[_Stored]:
                 both = (statement.value.left, statement.value.right)
                 if context.value(target).kind is Kind.CONTAINER and path_of(target) == path_of(both[0]) != "":
                     yield _Stored(function, statement, target, both[1], context.value(both[1]))
+
+
+def _is_bounded(context: Context, holder: ast.expr) -> bool:
+    """Whether a container forgets, or one that it is in: the lists in a `deque(maxlen=...)`."""
+    node = holder
+    while isinstance(node, ast.Subscript):
+        if context.value(node).bounded:
+            return True
+        node = node.value
+    return context.value(node).bounded
 
 
 def _new_key(context: Context, function: FunctionInfo, statement: ast.stmt, target: ast.Subscript) -> bool:

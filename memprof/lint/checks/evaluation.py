@@ -18,7 +18,7 @@ def check(context: Context) -> Iterator[LintFinding]:
             continue
         seen: set[ast.AST] = set()
         for call in sorted(function.calls, key=lambda item: (item.lineno, item.col_offset)):
-            if not context.flow.is_forward(call) or context.knowledge.grad.get(call) is not True:
+            if not _runs_model(context, function, call) or context.knowledge.grad.get(call) is not True:
                 continue
             region: ast.AST = next(iter(function.module.loops_of(call)), function.node)
             if region in seen or not context.value(call).has_graph or not _evaluates(context, function, call):
@@ -29,6 +29,16 @@ def check(context: Context) -> Iterator[LintFinding]:
                 break
             seen.add(region)
             yield _finding(context, function, call)
+
+
+def _runs_model(context: Context, function: FunctionInfo, call: ast.Call) -> bool:
+    """Whether a call runs a model, or a function in which training runs it as well."""
+    if context.flow.is_forward(call):
+        return True
+    callee = context.flow.callees.get(call)
+    if callee is None or callee is function or callee in context.knowledge.evaluating or callee in context.flow.trains:
+        return False
+    return callee in context.flow.applies and function in context.knowledge.evaluating
 
 
 def _evaluates(context: Context, function: FunctionInfo, call: ast.Call) -> bool:
@@ -74,15 +84,17 @@ def _is_cut_in_training(context: Context, function: FunctionInfo, call: ast.Call
 
 
 def _finding(context: Context, function: FunctionInfo, call: ast.Call) -> LintFinding:
-    confidence = sure(context.value(call.func))
+    through = not context.flow.is_forward(call)
+    confidence = Confidence.MEDIUM if through else sure(context.value(call.func))
     around = context.flow.iteration_loop(function, call)
     if around is None and function not in context.flow.every_iteration:
         confidence = Confidence.LOW  # one forward pass
     elif not function.sites and isinstance(function.module.statement_of(call), ast.Return):
         confidence = Confidence.LOW  # who calls it may want gradients
     place = "the loop" if isinstance(function.node, ast.Module) or around is not None else f"`{function.name}()`"
+    what = f"The model of `{shown(call.func)}()`" if through else f"`{shown(call.func)}`"
     message = (
-        f"`{shown(call.func)}` is evaluated here with autograd on: its activations are saved for a backward pass that "
+        f"{what} is evaluated here with autograd on: its activations are saved for a backward pass that "
         f"never comes, and held by its output. Put {place} under `with torch.no_grad():`."
     )
     return context.finding(function, call, "MP201", message, "no_grad", confidence)

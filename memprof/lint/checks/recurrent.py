@@ -49,12 +49,23 @@ def carried_state(context: Context, function: FunctionInfo, statement: ast.Assig
         if context.flow.outlives(function, argument, statement) is None and not _is_carried(around, path, argument):
             continue
         training = around is not None and around[1] == "training"
+        if around is not None and not training and _over_sequence(context, around[0]):
+            continue
         in_training = training or context.flow.every_iteration.get(function) == "training"
         if context.knowledge.grad.get(statement) is None and not in_training:
             continue  # some callers switch autograd off
         if training or not context.flow.reaches_backward(function, argument):
             return path
     return None
+
+
+def _over_sequence(context: Context, loop: Loop) -> bool:
+    """Whether a loop goes through a tensor, step by step: `for x in inputs`, `for t in range(inputs.size(1))`."""
+    if not isinstance(loop, (ast.For, ast.AsyncFor)):
+        return False
+    return any(
+        context.value(item).is_tensor for item in ast.walk(loop.iter) if isinstance(item, (ast.Name, ast.Attribute))
+    )
 
 
 def _is_carried(around: tuple[Loop, str] | None, path: str, argument: ast.expr) -> bool:

@@ -270,6 +270,79 @@ CLEAN = {
             def forward(self, nodes):
                 return sent(nodes, self.layer)
         """,
+    "images as bytes": """
+        kept = []
+        for x, y in loader:
+            kept.append((model(x) * 255).to(torch.uint8).flatten(1).max(dim=1).values.cpu())
+        images = []
+        for x, y in loader:
+            images.append((model(x) * 255).to(dtype=torch.uint8).cpu())
+        """,
+    "a function that gives what it is given, whatever others give it": """
+        def gathered(tensor):
+            return tensor * 2
+
+        for x, y in loader:
+            loss = criterion(model(x), y)
+            gathered(loss).backward()
+        kept = []
+        for x, y in loader:
+            with torch.no_grad():
+                loss = criterion(model(x), y)
+            kept.append(gathered(loss))
+        """,
+    "a number, as PyTorch once gave it": """
+        def error(batch):
+            loss = criterion(model(batch), batch)
+            loss.backward()
+            return loss
+
+        losses = []
+        for x, y in loader:
+            losses.append(error(x).data[0])
+        """,
+    "lists in a deque with a limit": """
+        class Memory:
+            def __init__(self, limit):
+                self.buffer = deque(maxlen=limit)
+                self.buffer.append([])
+
+            def push(self, state):
+                self.buffer[0].append((state, 1))
+
+        memory = Memory(10)
+        for x, y in loader:
+            out = model(x)
+            memory.push(out.detach())
+            criterion(out, y).backward()
+        """,
+    "a sequence, step by step": """
+        cell = nn.LSTMCell(8, 8)
+        inputs = torch.randn(10, 4, 8)
+        h, c = torch.zeros(4, 8), torch.zeros(4, 8)
+        for x in inputs:
+            h, c = cell(x, (h, c))
+        for t in range(inputs.size(0)):
+            h, c = cell(inputs[t], (h, c))
+        """,
+    "a class that is called for a model": """
+        def measure(cls_model):
+            losses = []
+            for run in range(10):
+                net = cls_model()
+                net.fit()
+                losses.append(net.losses[-1])
+            return losses
+        """,
+    "a test of an optimizer": """
+        def test_zero_grad():
+            seen = []
+            for step in range(2):
+                optimizer.zero_grad(set_to_none=False)
+                x = torch.randn(8, device=device)
+                seen.append(x)
+                model(x).sum().backward()
+        """,
     "a test that runs a network once": """
         class TestLayer:
             layer = nn.Linear(8, 8)

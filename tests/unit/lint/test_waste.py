@@ -46,6 +46,36 @@ def test_evaluation_in_the_training_loop() -> None:
     assert lines(text, findings(text)) == [("MP201", "prediction = model(x_val)")]
 
 
+SHARED = """
+    def batch_loss(net, x, y):
+        return criterion(net(x), y)
+
+    WHERE
+    def evaluate(net):
+        net.eval()
+        total = 0
+        for x, y in loader:
+            total += batch_loss(net, x, y).item()
+        return total
+
+    for x, y in loader:
+        optimizer.zero_grad()
+        batch_loss(model, x, y).backward()
+        optimizer.step()
+    print(evaluate(model))
+    """
+
+
+def test_evaluation_through_a_function_that_training_uses_as_well() -> None:
+    text = SHARED.replace("WHERE", "")
+
+    (finding,) = findings(text)
+
+    assert finding.confidence is Confidence.MEDIUM
+    assert lines(text, [finding]) == [("MP201", "total += batch_loss(net, x, y).item()")]
+    assert findings(SHARED.replace("WHERE", "@torch.no_grad()"), confidence=Confidence.LOW) == []
+
+
 def test_features_from_a_generator() -> None:
     text = """
         def features(net, data):
