@@ -7,18 +7,17 @@ by counting. Nothing is allocated on the device and no tensor is touched.
 
 from __future__ import annotations
 
-import gc
 import inspect
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from memprof._collection import collection_paused
 from memprof.capture.block_places import BlockPlaces
 from memprof.capture.block_trace import COLUMN, TickEnd, TracePacker, counted, places_in_ticks
 from memprof.capture.counters import AllocatorStats
@@ -149,7 +148,7 @@ class AllocatorWatch:
         """
         if not self.active:
             return
-        with _no_collection():
+        with collection_paused():  # the dictionaries of a snapshot would set it off again and again
             self._drain()
 
     def _drain(self) -> None:
@@ -309,15 +308,3 @@ def _rows_of(placed: list[tuple[IntArray, IntArray]], place: int) -> bytes:
 def _operations(index: int) -> int:
     blocks = torch._C._cuda_memoryStats(index)["allocation"]["all"]
     return int(blocks["allocated"] + blocks["freed"])
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Hold the garbage collector off: the dictionaries of a snapshot would set it off again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

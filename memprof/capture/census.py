@@ -8,15 +8,14 @@ and referrers searched.
 
 from __future__ import annotations
 
-import gc
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter_ns
 
 import torch
 
+from memprof._collection import collection_paused
 from memprof.capture.callbacks import Callbacks
 from memprof.capture.contexts import context_tensors
 from memprof.capture.frames import UserCode
@@ -103,7 +102,7 @@ class CensusTaker:
             What was found, or None where nothing outlived its iteration.
         """
         self._survivors.first_tick = first_tick
-        with _no_collection():
+        with collection_paused():  # what it would free of the user's is what is looked at
             return self._take(tick, first_tick, iteration_tick, call)
 
     def _take(self, tick: int, first_tick: int, iteration_tick: int, call: Location | None) -> Census | None:
@@ -276,15 +275,3 @@ class CensusTaker:
             graph_bytes=sum(live.nbytes for live in saved),
             graph_storages=tuple(live.id for live in saved),
         )
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep the cyclic collector from running: what it would free of the user's is what we look at."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from memprof.detect.finding import RelatedLocation, Severity
+from memprof.detect.finding import Finding, RelatedLocation, Severity
 from memprof.model.growth import line_growth
 from memprof.model.memory import MemoryModel, Peak
 from memprof.record.census import Holder
@@ -79,6 +79,16 @@ def share_severity(nbytes: int, peak: Peak | None) -> Severity:
         return Severity.WARNING
     share = nbytes / peak.allocated_bytes
     return Severity.ERROR if share >= 0.5 else Severity.WARNING if share >= 0.05 or nbytes >= MIB else Severity.INFO
+
+
+def largest_of_each_line(findings: Iterable[Finding]) -> Iterable[Finding]:
+    """Of findings at one line, the one about most bytes."""
+    best: dict[Location | None, Finding] = {}
+    for finding in findings:
+        known = best.get(finding.location)
+        if known is None or (finding.bytes or 0) > (known.bytes or 0):
+            best[finding.location] = finding
+    return best.values()
 
 
 def place(location: Location | None) -> str:

@@ -19,6 +19,7 @@ from memprof.detect.evidence import (
     device_of,
     growth_severity,
     holder_text,
+    largest_of_each_line,
     place,
     related,
     size,
@@ -28,7 +29,6 @@ from memprof.detect.finding import Finding, Kind, Remedy, Skipped
 from memprof.detect.rule import Rule
 from memprof.detect.source import storing_statement
 from memprof.model.memory import MemoryModel, Source
-from memprof.record.events import Location
 
 
 class GraphGrowsAcrossIterations(Rule):
@@ -176,7 +176,7 @@ class HiddenStateCarriedWithGraph(Rule):
     kind = Kind.LEAK
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
-        found: dict[Location | None, Finding] = {}
+        findings = []
         for chain in chains(model):
             root = chain.last
             if not is_hidden_state(chain, model):
@@ -190,11 +190,8 @@ class HiddenStateCarriedWithGraph(Rule):
                 continue
             if enough(chain) is not None:
                 continue  # the state is passed on, but the graph behind it stays as long as it is
-            finding = self._finding(model, chain)
-            known = found.get(finding.location)
-            if known is None or (finding.bytes or 0) > (known.bytes or 0):
-                found[finding.location] = finding
-        yield from found.values()
+            findings.append(self._finding(model, chain))
+        yield from largest_of_each_line(findings)
 
     def _finding(self, model: MemoryModel, chain: Chain) -> Finding:
         root = chain.last

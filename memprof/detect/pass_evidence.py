@@ -15,7 +15,7 @@ from memprof.model.lifetimes import BoolArray, IntArray
 from memprof.model.memory import Category, IterationMemory, MemoryModel, Storage
 from memprof.model.storages import CATEGORIES, StorageTable, table_of
 from memprof.record.events import Location, ParameterShare, Pass, PassFlag, PassKind, Phase, Role
-from memprof.record.iterations import EVALUATE, TRAIN
+from memprof.record.iterations import TRAIN
 
 MIN_PASSES = 3
 """Fewer passes than this are not a habit of the loop."""
@@ -70,11 +70,6 @@ class PassEvidence:
         """Whether a pass belongs to a training iteration."""
         found = self.iteration(item)
         return found is not None and found.kind == TRAIN
-
-    def evaluates(self, item: Pass) -> bool:
-        """Whether a pass belongs to an evaluation."""
-        found = self.iteration(item)
-        return found is not None and found.kind == EVALUATE
 
     def tracked(self, item: Pass) -> bool:
         """Whether every storage of the pass's iteration was watched."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from memprof.detect.evidence import place
+from memprof.detect.evidence import largest_of_each_line, place
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
 from memprof.detect.pile_findings import pile_finding
 from memprof.detect.pile_growth import checked, is_dear
@@ -84,18 +84,15 @@ class TensorsHeldByTraceback(Rule):
     kind = Kind.LEAK
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
-        best: dict[object, Finding] = {}
+        findings = []
         for pile in checked(model, self.code):
             if isinstance(pile, Skipped):
                 yield pile
                 continue
             if not is_dear(pile):
                 continue
-            finding = self._finding(model, pile)
-            known = best.get(finding.location)
-            if known is None or (finding.bytes or 0) > (known.bytes or 0):
-                best[finding.location] = finding
-        yield from best.values()
+            findings.append(self._finding(model, pile))
+        yield from largest_of_each_line(findings)
 
     def _finding(self, model: MemoryModel, pile: Pile) -> Finding:
         where = place(pile.stored)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from memprof.detect.chains import Chain, chain_finding, chains, enough, is_weight_average
-from memprof.detect.evidence import device_of, place, size
+from memprof.detect.evidence import device_of, largest_of_each_line, place, size
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
 from memprof.detect.pile_findings import findings_of_piles, pile_finding
 from memprof.detect.pile_growth import MIN_GROWTH_BYTES, emptied
 from memprof.detect.piles import WEIGHTS, Pile
 from memprof.detect.rule import Rule
 from memprof.model.memory import MemoryModel
-from memprof.record.events import Location
 
 
 class WeightsUpdatedWithGraph(Rule):
@@ -76,7 +75,7 @@ class WeightsUpdatedWithGraph(Rule):
     kind = Kind.LEAK
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
-        best: dict[Location | None, Finding] = {}
+        findings = []
         for chain in chains(model):
             if not is_weight_average(chain, model):
                 continue
@@ -84,11 +83,8 @@ class WeightsUpdatedWithGraph(Rule):
             if reason:
                 yield Skipped(self.code, reason)
             elif reason is None:
-                finding = self._finding(model, chain)
-                known = best.get(finding.location)
-                if known is None or (finding.bytes or 0) > (known.bytes or 0):
-                    best[finding.location] = finding
-        yield from best.values()
+                findings.append(self._finding(model, chain))
+        yield from largest_of_each_line(findings)
 
     def _finding(self, model: MemoryModel, chain: Chain) -> Finding:
         def words(subject: str, growth: str, where: str, holder: str) -> str:

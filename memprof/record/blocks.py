@@ -126,8 +126,6 @@ class AllocatorHistory:
     """Call stacks, innermost frame first."""
     settings: Mapping[str, object] = field(default_factory=dict)
     """`allocator_settings` of the snapshot; {} where it has none."""
-    annotations: tuple[tuple[str, str, str, int], ...] = ()
-    """`record_function` marks: device, name, `START` or `END`, unix time in nanoseconds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,13 +6,13 @@ Source:
 
 from __future__ import annotations
 
-import gc
 import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from memprof._collection import collection_paused
 from memprof._errors import RecordingError
 from memprof.record.blocks import (
     DEFAULT_POOL,
@@ -76,10 +76,9 @@ def read_snapshot(path: str | os.PathLike[str]) -> AllocatorHistory:
         RecordingError: The file cannot be read, is damaged, is no snapshot, or asks for code to be run.
     """
     file = Path(path)
-    collecting = gc.isenabled()
-    gc.disable()  # many dictionaries, none of them garbage: collecting would look through them again and again
     try:
-        return _load(file)
+        with collection_paused():  # many dictionaries, none of them garbage: it would go through them again and again
+            return _load(file)
     except RefusedError as refused:
         raise RecordingError(
             f"{file} was not opened: it asks for {refused}, and a memory snapshot needs no code; "
@@ -89,9 +88,6 @@ def read_snapshot(path: str | os.PathLike[str]) -> AllocatorHistory:
         raise RecordingError(f"cannot read {file} ({error.strerror or error})") from error
     except _DAMAGE as error:
         raise RecordingError(f"{file} is no PyTorch memory snapshot, or a damaged one ({_brief(error)})") from error
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _load(file: Path) -> AllocatorHistory:
@@ -139,11 +135,6 @@ class _History:
             devices=tuple(devices),
             stacks=self._stacks.stacks,
             settings=_plain(settings) if isinstance(settings, dict) else {},
-            annotations=tuple(
-                (f"cuda:{mark.get('device', 0)}", str(mark.get("name", "")), str(mark.get("stage", "")), time_ns)
-                for mark in _list(data.get("external_annotations"))
-                if (time_ns := integer(mark.get("time_us", 0)) * 1000) >= 0
-            ),
         )
 
     def _trace(self, raw: Any) -> Trace:

@@ -112,31 +112,15 @@ class BlockReplay:
         return {start: abs(end) - start for start, end in self._used.items()}
 
     @property
-    def awaiting_free(self) -> frozenset[int]:
-        """Addresses of blocks that the program freed and another stream still uses."""
-        return frozenset(self._awaiting)
-
-    @property
     def free_blocks(self) -> Mapping[int, int]:
         """Address -> bytes of every free block that is known now."""
         return {start: end - start for start, end in self._free.items()}
-
-    def feed(self, events: BlockEvents) -> IntArray:
-        """Follow the next events.
-
-        Args:
-            events: Of this device, after those fed before.
-
-        Returns:
-            Size of the block each event allocates or frees, in bytes; 0 for other events.
-        """
-        return self.follow(events).block_bytes
 
     def follow(self, events: BlockEvents) -> BlockUsage:
         """Follow the next events, and say what the device held after each.
 
         Args:
-            events: Of this device, after those fed before.
+            events: Of this device, after those followed before.
 
         Returns:
             Sizes and running totals in bytes.

@@ -46,8 +46,6 @@ class ExpandableSegments:
         self.ages = ages
         self._statistics = statistics
         self.settings = settings
-        self.mapped_bytes = 0
-        """Memory in all segments, in bytes."""
         self.count = 0
         """Segments there are."""
 
@@ -122,7 +120,6 @@ class ExpandableSegments:
         pool.merge(block, block.prev)
         pool.merge(block, block.next)
         pool.insert(block)
-        self.mapped_bytes += mapped
         self._statistics.reserved_grows(pool.tally, mapped, segments=0)
         return True
 
@@ -153,7 +150,6 @@ class ExpandableSegments:
         block.address, block.nbytes, block.mapped = start, end - start, False
         pool.merge(block, block.prev)
         pool.merge(block, block.next)
-        self.mapped_bytes -= end - start
         self._statistics.reserved_shrinks(pool.tally, end - start, segments=0)
         if block.is_split:
             pool.insert_unmapped(block)

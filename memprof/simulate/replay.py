@@ -1,4 +1,4 @@
-"""Histories lived through again: block by block as it was (`BlockReplay`), or under other settings (`replay`)."""
+"""A history lived through again, under other settings or on another device."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from dataclasses import dataclass
 
 from memprof.record.blocks import BlockAction, BlockEvents, BlockState, Segment
 from memprof.simulate.allocator import CachingAllocator
-from memprof.simulate.block_replay import BlockReplay, BlockUsage
 from memprof.simulate.driver import Driver, FirstFitDriver
 from memprof.simulate.out_of_memory import SimulatedOutOfMemory
 from memprof.simulate.settings import AllocatorSettings
-
-__all__ = ["BlockReplay", "BlockUsage", "ReplayReport", "replay"]
 
 _ALLOC = int(BlockAction.ALLOC)
 _FREE_REQUESTED = int(BlockAction.FREE_REQUESTED)
@@ -30,8 +27,6 @@ class ReplayReport:
     """Times the driver was asked for memory and gave it: calls of `cudaMalloc`, or mappings of pages."""
     alloc_retries: int
     """Times everything free was given back because memory had run out."""
-    peak_inactive_split_bytes: int
-    """Most that lay free in divided segments, where the driver cannot have it back."""
     out_of_memory_event: int | None
     """Row of the allocation that found no memory, where the replay ended; None where all went well."""
     out_of_memory: str
@@ -135,7 +130,6 @@ def replay(
         peak_reserved_bytes=stats["reserved_bytes.all.peak"],
         device_allocs=stats["num_device_alloc"],
         alloc_retries=stats["num_alloc_retries"],
-        peak_inactive_split_bytes=stats["inactive_split_bytes.all.peak"],
         out_of_memory_event=failed_at,
         out_of_memory=why,
     )

@@ -49,7 +49,6 @@ def test_a_snapshot_of_any_protocol_is_read(path: Path, protocol: int) -> None:
     assert [(line.file, line.line, line.function) for line in stack] == [
         tuple(frame[key] for key in ("filename", "line", "name")) for frame in (snapshots.TORCH, snapshots.USER)
     ]
-    assert history.annotations == (("cuda:0", "step", "START", 9000),)
     assert gc.isenabled()
 
 
@@ -213,7 +212,6 @@ def test_code_is_refused_by_name_and_not_run(path: Path, tmp_path: Path) -> None
         {"device_traces": [[entry("alloc", BASE, 1, frames=[7])]]},
         {"device_traces": [[entry("alloc", BASE, 1, frames=[{"filename": 7}])]]},
         {"device_traces": {"0": []}},
-        {"external_annotations": [3]},
     ],
 )
 def test_wrong_values_are_told(path: Path, damage: dict[str, Any]) -> None:

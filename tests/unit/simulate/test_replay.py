@@ -42,7 +42,7 @@ def test_a_block_is_as_large_as_what_it_was_cut_from_where_the_rest_is_too_small
 
 
 def test_blocks_of_neighbouring_segments_stay_apart():
-    sizes = BlockReplay().feed(
+    usage = BlockReplay().follow(
         events(
             (A.SEGMENT_ALLOC, 0, 2 * MIB),
             (A.SEGMENT_ALLOC, 2 * MIB, 2 * MIB),
@@ -51,7 +51,7 @@ def test_blocks_of_neighbouring_segments_stay_apart():
             (A.ALLOC, 0, 512),
         )
     )
-    assert sizes.tolist() == [0, 0, 512, 512, 512]
+    assert usage.block_bytes.tolist() == [0, 0, 512, 512, 512]
 
 
 def test_it_starts_from_what_the_device_held():
@@ -66,15 +66,14 @@ def test_it_starts_from_what_the_device_held():
         3 * MIB + 512,
         20 * MIB,
     )
-    assert follower.awaiting_free == {MIB + 512}
-    follower.feed(events((A.FREE_COMPLETED, MIB + 512, 2 * MIB)))
+    follower.follow(events((A.FREE_COMPLETED, MIB + 512, 2 * MIB)))
     assert follower.free_blocks == {MIB + 512: 19 * MIB - 512}
     assert follower.live_blocks == {0: MIB + 512}
 
 
 def test_what_began_earlier_counts_as_its_request():
     follower = BlockReplay()
-    sizes = follower.feed(
+    usage = follower.follow(
         events(
             (A.FREE_REQUESTED, 512, 1000),
             (A.FREE_COMPLETED, 512, 1000),
@@ -82,13 +81,13 @@ def test_what_began_earlier_counts_as_its_request():
             (A.FREE_REQUESTED, 512, 700),
         )
     )
-    assert sizes.tolist() == [1024, 1024, 1024, 1024]
+    assert usage.block_bytes.tolist() == [1024, 1024, 1024, 1024]
     assert follower.allocated_bytes == -1024
 
 
 def test_no_events_change_nothing():
     follower = BlockReplay()
-    assert len(follower.feed(events())) == 0
+    assert len(follower.follow(events()).block_bytes) == 0
     assert follower.reserved_bytes == 0
 
 
@@ -137,7 +136,7 @@ def test_a_recorded_model_is_followed_exactly_chunk_by_chunk(settings, seed):
     allocator, rows = record(settings, seed)
     follower = BlockReplay(AllocatorSettings.parse(settings))
     for start in range(0, len(rows), 37):
-        follower.feed(events(*rows[start : start + 37]))
+        follower.follow(events(*rows[start : start + 37]))
     held = {block.address: block.nbytes for segment in allocator.snapshot() for block in segment.blocks if block.state}
     assert follower.live_blocks == held
     assert (follower.allocated_bytes, follower.reserved_bytes) == (allocator.allocated_bytes, allocator.reserved_bytes)
