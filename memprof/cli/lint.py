@@ -11,12 +11,12 @@ import click
 if TYPE_CHECKING:
     from memprof.lint import LintOptions, LintResult
 
-_FORMATS = ("text", "json", "sarif", "github")
+_FORMATS = ("text", "full", "json", "sarif", "github")
 _CONFIDENCES = ("low", "medium", "high")
 
 
 @click.command("lint")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(allow_dash=True))
+@click.argument("paths", nargs=-1, type=click.Path(allow_dash=True))
 @click.option(
     "--select", multiple=True, metavar="CODES", help="Report these codes only: MP101, or MP1 for all of them."
 )
@@ -27,6 +27,9 @@ _CONFIDENCES = ("low", "medium", "high")
     type=click.Choice(_CONFIDENCES),
     help="Report what is at least this sure.  [default: medium]",
 )
+@click.option("--force-exclude", is_flag=True, help="Leave out what is excluded even where it is named, as hooks do.")
+@click.option("--statistics", is_flag=True, help="Say how often each code was found instead of where.")
+@click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever was found.")
 @click.option("--output-format", type=click.Choice(_FORMATS), default="text", show_default=True)
 @click.option("--output", type=click.Path(dir_okay=False), help="File for the answer instead of the terminal.")
 @click.option("--stdin-filename", metavar="NAME", help="What standard input (PATHS is -) is called.")
@@ -41,6 +44,9 @@ def command(
     ignore: tuple[str, ...],
     exclude: tuple[str, ...],
     confidence: str | None,
+    force_exclude: bool,
+    statistics: bool,
+    exit_zero: bool,
     output_format: str,
     output: str | None,
     stdin_filename: str | None,
@@ -48,23 +54,26 @@ def command(
 ) -> None:
     """Say what will eat memory, from the source alone.
 
-    PATHS are Python files, notebooks, and folders; - is standard input. Nothing is run, and torch is not needed. What
-    only a run can show is not found: use `memprof analyze` where the script can be run.
+    PATHS are Python files, notebooks, and folders, the current one where none is given; - is standard input. Nothing
+    is run, and torch is not needed. What only a run can show is not found: use `memprof analyze` where the script can
+    be run.
 
     Exit status: 0 when nothing was found, 1 when something was or a file could not be checked, 2 for wrong usage.
     """
     from memprof.report.destination import write_output
-    from memprof.report.lint_formats import LINT_FORMATS, summary
+    from memprof.report.lint_formats import LINT_FORMATS, as_statistics, summary
 
-    options = _options(config, select, ignore, exclude, confidence)
-    result = _check(paths, options, stdin_filename)
-    text = LINT_FORMATS[output_format](result)
+    if statistics and output_format != "text":
+        raise click.UsageError("--statistics has a form of its own; leave --output-format out")
+    options = _options(config, select, ignore, exclude, confidence, force_exclude=force_exclude)
+    result = _check(paths or (".",), options, stdin_filename)
+    text = as_statistics(result) if statistics else LINT_FORMATS[output_format](result)
     if output is not None:
         write_output(Path(output), text.encode("utf-8", "backslashreplace"))
         click.echo(summary(result), err=True)
     else:
         click.echo(text.encode("utf-8", "backslashreplace") if not sys.stdout.isatty() else text, nl=False)
-    if result.findings or result.unreadable:
+    if (result.findings or result.unreadable) and not exit_zero:
         sys.exit(1)
 
 
@@ -74,6 +83,8 @@ def _options(
     ignore: tuple[str, ...],
     exclude: tuple[str, ...],
     confidence: str | None,
+    *,
+    force_exclude: bool,
 ) -> LintOptions:
     """Options of `pyproject.toml` with those of the command line; these replace or, for what is left out, add."""
     from dataclasses import replace
@@ -89,6 +100,7 @@ def _options(
         ignore=(*options.ignore, *codes_in(ignore)),
         exclude=(*options.exclude, *exclude),
         confidence=Confidence(confidence) if confidence is not None else options.confidence,
+        force_exclude=force_exclude or options.force_exclude,
     )
 
 

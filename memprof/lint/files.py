@@ -51,13 +51,16 @@ class SourceFile:
         return (line - found[-1][1] + 1, found[-1][0]) if found else (line, None)
 
 
-def find_files(paths: Sequence[str | os.PathLike[str]], exclude: Iterable[str], root: Path) -> list[Path]:
+def find_files(
+    paths: Sequence[str | os.PathLike[str]], exclude: Iterable[str], root: Path, *, force: bool = False
+) -> list[Path]:
     """Files below some paths, each once, in order of their names below each path.
 
     Args:
-        paths: Files and folders; a file that is named is taken whatever it is called.
+        paths: Files and folders; a file that is named is taken whatever it is called, unless `force`.
         exclude: Patterns of names, or of paths below `root`, that are left out.
         root: What patterns of paths are relative to.
+        force: Leave out what is excluded even where it is named.
 
     Raises:
         UsageError: There is no such path.
@@ -66,6 +69,8 @@ def find_files(paths: Sequence[str | os.PathLike[str]], exclude: Iterable[str], 
     found: dict[Path, None] = {}
     for given in paths:
         path = Path(given)
+        if force and path.exists() and _is_excluded(path, patterns, root):
+            continue
         if path.is_dir():
             found.update(dict.fromkeys(_below(path, patterns, root)))
         elif path.exists():
@@ -73,6 +78,18 @@ def find_files(paths: Sequence[str | os.PathLike[str]], exclude: Iterable[str], 
         else:
             raise UsageError(f"there is no file or folder {os.fspath(given)!r} to check")
     return list(found)
+
+
+def _is_excluded(path: Path, patterns: tuple[str, ...], root: Path) -> bool:
+    """Whether a path, or a folder it is in below the root, is left out."""
+    full = path.resolve()
+    if not full.is_relative_to(root):
+        return matches(path, patterns, root)
+    parts = [part for part in (full, *full.parents) if part.is_relative_to(root) and part != root]
+    return any(
+        matches(part, patterns, root) or (part != full and any(fnmatch(part.name, one) for one in DEFAULT_EXCLUDE))
+        for part in parts
+    )
 
 
 def _below(folder: Path, patterns: tuple[str, ...], root: Path) -> Iterator[Path]:

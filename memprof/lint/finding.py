@@ -38,6 +38,7 @@ class LintFinding:
         confidence: How sure it is.
         name: Name of the rule, such as `graph-grows-across-iterations`.
         cell: Number of the notebook's cell, from 1, and `line` counts in it; None for a script.
+        source: The first line as it is written.
     """
 
     file: str
@@ -51,6 +52,7 @@ class LintFinding:
     confidence: Confidence
     name: str = ""
     cell: int | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -12,7 +12,7 @@ from memprof._errors import UsageError
 from memprof.lint.codes import LINT_RULES
 from memprof.lint.finding import Confidence
 
-_KEYS = ("select", "ignore", "exclude", "per-file-ignores", "confidence")
+_KEYS = ("select", "ignore", "exclude", "force-exclude", "per-file-ignores", "confidence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class LintOptions:
         exclude: Patterns of names, or of paths below `root`, that are not checked.
         confidence: The least confidence that is reported.
         per_file_ignores: Pattern -> codes that are not reported in such files.
+        force_exclude: Whether `exclude` holds for files that are named, too.
         root: What patterns of paths are relative to; None: the current folder.
 
     Raises:
@@ -36,6 +37,7 @@ class LintOptions:
     exclude: tuple[str, ...] = ()
     confidence: Confidence = Confidence.MEDIUM
     per_file_ignores: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    force_exclude: bool = False
     root: Path | None = None
 
     def __post_init__(self) -> None:
@@ -99,6 +101,7 @@ def read_options(file: Path) -> LintOptions:
             exclude=_texts(file, table, "exclude"),
             per_file_ignores={pattern: _texts(file, ignores, pattern) for pattern in ignores},
             confidence=_confidence(file, table.get("confidence", options.confidence.value)),
+            force_exclude=_flag(file, table, "force-exclude"),
         )
     except UsageError as error:
         raise error if str(file) in str(error) else UsageError(f"{file}: {error}") from None
@@ -109,6 +112,13 @@ def _texts(file: Path, table: Mapping[str, object], key: str) -> tuple[str, ...]
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise UsageError(f"{file}: {key!r} of [tool.memprof.lint] must be a list of strings")
     return tuple(value)
+
+
+def _flag(file: Path, table: Mapping[str, object], key: str) -> bool:
+    value = table.get(key, False)
+    if not isinstance(value, bool):
+        raise UsageError(f"{file}: {key!r} of [tool.memprof.lint] must be true or false")
+    return value
 
 
 def _confidence(file: Path, value: object) -> Confidence:

@@ -58,7 +58,8 @@ def check_paths(paths: Sequence[str | os.PathLike[str]], options: LintOptions | 
         UsageError: There is no such path.
     """
     chosen = options or LintOptions()
-    return check_sources([read(path) for path in find_files(paths, chosen.exclude, chosen.folder)], chosen)
+    found = find_files(paths, chosen.exclude, chosen.folder, force=chosen.force_exclude)
+    return check_sources([read(path) for path in found], chosen)
 
 
 def check_sources(sources: Sequence[SourceFile | Unreadable], options: LintOptions) -> LintResult:
@@ -166,7 +167,16 @@ def _placed(finding: LintFinding, source: SourceFile) -> LintFinding:
     end = _characters(lines, finding.end_line, finding.end_column)
     line, cell = source.place(finding.line)
     shift = finding.line - line
-    return replace(finding, line=line, end_line=finding.end_line - shift, column=start, end_column=end, cell=cell)
+    text = lines[finding.line - 1] if finding.line <= len(lines) else ""
+    return replace(
+        finding,
+        line=line,
+        end_line=finding.end_line - shift,
+        column=start,
+        end_column=end,
+        cell=cell,
+        source=text.rstrip(),
+    )
 
 
 def _characters(lines: list[str], line: int, column: int) -> int:

@@ -6,14 +6,16 @@ import io
 import re
 import tokenize
 
-_NOQA = re.compile(r"#\s*noqa(?P<codes>\s*:\s*(?P<list>[A-Z]+[0-9]+(?:[,\s]+[A-Z]+[0-9]+)*))?", re.IGNORECASE)
+_CODES = r"(?P<codes>\s*:\s*(?P<list>[A-Z]+[0-9]+(?:[,\s]+[A-Z]+[0-9]+)*))?"
+_NOQA = re.compile(rf"#\s*noqa{_CODES}", re.IGNORECASE)
+_WHOLE_FILE = re.compile(rf"#\s*memprof\s*:\s*noqa{_CODES}", re.IGNORECASE)
 
 ALL = frozenset(("*",))
 """What a bare `# noqa` suppresses."""
 
 
 def suppressed(text: str) -> dict[int, frozenset[str]]:
-    """Codes that comments suppress, by line.
+    """Codes that comments suppress, by line; under line 0 those of a `# memprof: noqa`, for the whole file.
 
     A `# noqa` with codes of other tools suppresses nothing here.
     """
@@ -23,17 +25,21 @@ def suppressed(text: str) -> dict[int, frozenset[str]]:
     try:
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type == tokenize.COMMENT:
-                match = _NOQA.search(token.string)
+                whole = _WHOLE_FILE.match(token.string) if not token.line[: token.start[1]].strip() else None
+                match = whole or _NOQA.search(token.string)
                 if match is not None:
-                    codes = match["list"]
-                    found[token.start[0]] = (
-                        ALL if codes is None else frozenset(code.upper() for code in re.split(r"[,\s]+", codes))
-                    )
+                    line = 0 if whole is not None else token.start[0]
+                    found[line] = found.get(line, frozenset()) | _codes_of(match)
     except (tokenize.TokenError, SyntaxError):
         pass
     return found
 
 
+def _codes_of(match: re.Match[str]) -> frozenset[str]:
+    codes = match["list"]
+    return ALL if codes is None else frozenset(code.upper() for code in re.split(r"[,\s]+", codes))
+
+
 def is_suppressed(code: str, lines: dict[int, frozenset[str]], first: int, last: int) -> bool:
-    """Whether a comment on the first or the last line of a finding suppresses it."""
-    return any("*" in lines[line] or code in lines[line] for line in (first, last) if line in lines)
+    """Whether a comment on the first or the last line of a finding, or for the whole file, suppresses it."""
+    return any("*" in lines[line] or code in lines[line] for line in (0, first, last) if line in lines)

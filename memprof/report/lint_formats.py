@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from memprof.lint import LintFinding, LintResult, Unreadable
+from memprof.lint import LintFinding, LintResult, Unreadable, lint_rule
 from memprof.report.safe_json import dump, safe_text
 
 JSON_VERSION = 1
@@ -17,6 +18,43 @@ JSON_VERSION = 1
 def as_text(result: LintResult) -> str:
     """A line a finding, as ruff writes them, and a summary."""
     lines = [f"{place(finding)}: {finding.code} {finding.message}" for finding in result.findings]
+    lines += [f"{item.file}:{item.line}:1: error: {item.reason}" for item in result.unreadable]
+    return "".join(f"{line}\n" for line in (*lines, summary(result)))
+
+
+def as_full(result: LintResult) -> str:
+    """As text, each finding with its line of source and how sure it is."""
+    lines = []
+    for finding in result.findings:
+        number = str(finding.line)
+        margin = " " * len(number)
+        stop = finding.end_column if finding.end_line == finding.line else len(finding.source) + 1
+        marks = " " * (finding.column - 1) + "^" * max(stop - finding.column, 1)
+        lines += [
+            f"{place(finding)}: {finding.code} {finding.name}, confidence {finding.confidence.value}",
+            f"{margin} |",
+            f"{number} | {_shown(finding.source)}".rstrip(),
+            f"{margin} | {marks}",
+            f"{margin} = {finding.message}",
+            "",
+        ]
+    lines += [f"{item.file}:{item.line}:1: error: {item.reason}" for item in result.unreadable]
+    return "".join(f"{line}\n" for line in (*lines, summary(result)))
+
+
+def _shown(line: str) -> str:
+    """A line of source with one column a character: tabs, and what would move the cursor, are blanks."""
+    return "".join(character if character.isprintable() else " " for character in line)
+
+
+def as_statistics(result: LintResult) -> str:
+    """How often each code was found, the most frequent first, and a summary."""
+    counts = Counter(finding.code for finding in result.findings)
+    width = len(str(max(counts.values(), default=0)))
+    lines = [
+        f"{count:>{width}}  {code}  {lint_rule(code).summary}"
+        for code, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
     lines += [f"{item.file}:{item.line}:1: error: {item.reason}" for item in result.unreadable]
     return "".join(f"{line}\n" for line in (*lines, summary(result)))
 
@@ -112,6 +150,6 @@ def as_sarif(result: LintResult) -> str:
 
 
 LINT_FORMATS: Mapping[str, Callable[[LintResult], str]] = MappingProxyType(
-    {"text": as_text, "json": as_json, "sarif": as_sarif, "github": as_github}
+    {"text": as_text, "full": as_full, "json": as_json, "sarif": as_sarif, "github": as_github}
 )
 """Name -> what writes it."""

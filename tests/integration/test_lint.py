@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from argparse import Namespace
@@ -98,7 +99,7 @@ def test_nothing_found_is_exit_status_0() -> None:
     "arguments",
     [
         ("missing.py",),
-        (),
+        ("--statistics", "--output-format", "json", "quickstart.py"),
         ("--select", "MP999", "quickstart.py"),
         ("-", "quickstart.py"),
         ("--stdin-filename", "x.py", "quickstart.py"),
@@ -161,6 +162,32 @@ def test_standard_input(tmp_path: Path) -> None:
     assert named.returncode == unnamed.returncode == 1
     assert named.stdout.startswith("train.py:48:9: MP101 ")
     assert unnamed.stdout.startswith("stdin.py:48:9: MP101 ")
+
+
+def test_the_current_folder_without_a_path(tmp_path: Path) -> None:
+    text = (SAMPLES_DIR / "quickstart.py").read_text(encoding="utf-8")
+    (tmp_path / "train.py").write_text(text, encoding="utf-8")
+
+    plain = run(cwd=tmp_path)
+    counted = run("--statistics", "--exit-zero", cwd=tmp_path)
+    left_out = run("--exclude", "train.py", "--force-exclude", "train.py", cwd=tmp_path)
+
+    assert plain.returncode == 1
+    assert plain.stdout.startswith("train.py:32:18: MP201 ")
+    assert counted.returncode == 0
+    assert [line[:8] for line in counted.stdout.splitlines()] == ["1  MP102", "1  MP201", "Found 2 "]
+    assert (left_out.returncode, left_out.stdout) == (0, "No problem found in 0 files.\n")
+
+
+def test_the_hook_for_pre_commit_is_a_command_that_exists() -> None:
+    text = (Path(__file__).parents[2] / ".pre-commit-hooks.yaml").read_text(encoding="utf-8")
+    (entry,) = re.findall(r"entry: memprof (.*)", text)
+    (args,) = re.findall(r"args: (.*)", text)
+
+    result = run(*json.loads(args), cwd=SAMPLES_DIR)
+
+    assert entry == "lint"
+    assert (result.returncode, result.stderr) == (1, "")
 
 
 def test_an_answer_in_a_file(tmp_path: Path) -> None:

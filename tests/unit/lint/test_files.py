@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,25 @@ def test_a_file_that_is_named_is_taken_once_whatever_it_is_called(tmp_path: Path
     path = write(tmp_path, "build/script")
 
     assert find_files([path, path], (), tmp_path) == [path]
+
+
+@pytest.mark.parametrize("name", ["old/train.py", "build/train.py", "old", "src/.venv/train.py"])
+def test_what_is_excluded_is_left_out_by_force_where_it_is_named(tmp_path: Path, name: str) -> None:
+    kept = write(tmp_path, "src/train.py")
+    path = tmp_path / name
+    path.mkdir() if path.suffix == "" else write(tmp_path, name)
+
+    assert find_files([path, kept], ("old",), tmp_path, force=True) == [kept]
+    assert kept in find_files([path, kept], ("old",), tmp_path)
+    assert find_files([kept], (), tmp_path / "elsewhere", force=True) == [kept]
+
+
+def test_options_carry_the_force(tmp_path: Path) -> None:
+    path = write(tmp_path, "train.py")
+    options = LintOptions(exclude=("train.py",), root=tmp_path)
+
+    assert [item.code for item in lint_paths([path], options)] == ["MP101"]
+    assert lint_paths([path], replace(options, force_exclude=True)) == []
 
 
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:

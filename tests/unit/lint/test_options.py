@@ -112,6 +112,7 @@ def test_patterns_are_relative_to_the_configuration(script: Path, monkeypatch: p
         'per-file-ignores = ["a"]',
         'per-file-ignores = { "a.py" = "MP101" }',
         'confidence = "sure"',
+        'force-exclude = "yes"',
         "select = [",
     ],
 )
@@ -163,6 +164,24 @@ def test_a_comment_on_the_last_line_of_a_statement(script: Path) -> None:
     )
 
     assert codes(script) == ["MP207", "MP102"]
+
+
+@pytest.mark.parametrize(
+    ("comment", "expected"),
+    [
+        ("# memprof: noqa", []),
+        ("# memprof: noqa: MP101, MP2", ["MP207", "MP102"]),
+        ("#memprof:noqa:MP102", ["MP207", "MP101"]),
+        ("# memprof: noqa: MP101\n# memprof: noqa: MP102", ["MP207"]),
+        ("x = 1  # memprof: noqa", ["MP207", "MP101", "MP102"]),
+        ('"""\n# memprof: noqa\n"""', ["MP207", "MP101", "MP102"]),
+        ("# ruff: noqa", ["MP207", "MP101", "MP102"]),
+    ],
+)
+def test_a_comment_for_the_whole_file(script: Path, comment: str, expected: list[str]) -> None:
+    script.write_text(f"{comment}\n{SOURCE}", encoding="utf-8")
+
+    assert codes(script) == expected
 
 
 def test_noqa_within_a_string_is_no_comment() -> None:

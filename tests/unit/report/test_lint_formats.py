@@ -7,7 +7,15 @@ import json
 import pytest
 
 from memprof.lint import Confidence, LintFinding, LintResult, Unreadable
-from memprof.report.lint_formats import LINT_FORMATS, as_github, as_json, as_sarif, as_text
+from memprof.report.lint_formats import (
+    LINT_FORMATS,
+    as_full,
+    as_github,
+    as_json,
+    as_sarif,
+    as_statistics,
+    as_text,
+)
 
 
 def finding(**changes: object) -> LintFinding:
@@ -42,6 +50,40 @@ def test_text_is_a_line_a_finding_and_a_summary() -> None:
         "bad.py:3:1: error: cannot be parsed: invalid syntax\n"
         "Found 2 problems in 2 files; 1 could not be checked.\n"
     )
+
+
+def test_full_shows_the_line_of_each_finding() -> None:
+    one = finding(source="\t\ttotal += loss", column=3, end_column=16)
+    several = finding(source="    total += (", column=5, end_line=14, line=12)
+
+    assert as_full(result(one, several, unreadable=(BROKEN,))).splitlines() == [
+        "src/train.py:5:3: MP101 graph-grows-across-iterations, confidence high",
+        "  |",
+        "5 |   total += loss",
+        "  |   ^^^^^^^^^^^^^",
+        "  = `total` sums tensors.",
+        "",
+        "src/train.py:12:5: MP101 graph-grows-across-iterations, confidence high",
+        "   |",
+        "12 |     total += (",
+        "   |     ^^^^^^^^^^",
+        "   = `total` sums tensors.",
+        "",
+        "bad.py:3:1: error: cannot be parsed: invalid syntax",
+        "Found 2 problems in 1 file; 1 could not be checked.",
+    ]
+    assert "\x1b" not in as_full(result(finding(source="x = '\x1b[2J'", column=1, end_column=4)))
+
+
+def test_statistics_count_codes_the_most_frequent_first() -> None:
+    found = [finding(code="MP201"), *(finding(line=line) for line in range(10))]
+
+    assert as_statistics(result(*found, files=2)).splitlines() == [
+        "10  MP101  A running sum keeps the autograd graph of every iteration.",
+        " 1  MP201  A model is evaluated with autograd on.",
+        "Found 11 problems in 2 files.",
+    ]
+    assert as_statistics(result()) == "No problem found in 1 file.\n"
 
 
 def test_github_commands_are_escaped() -> None:
