@@ -27,6 +27,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "command_help",
     "gpu_table",
+    "module_list",
     "report_schema",
 ]
 source_suffix = {".md": "markdown"}

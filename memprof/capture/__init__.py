@@ -1,1 +1,1 @@
-"""Watches a live process. The only package that imports torch."""
+"""Watches a live process. Beside `oom`, the only package that imports torch."""

@@ -65,6 +65,34 @@ def test_the_version_is_written_once() -> None:
     assert assignments == ["memprof/_version.py"]
 
 
+def test_files_named_in_the_architecture_are_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:\w+/)*\w+\.py)`", text))
+    there = [f"/{path.relative_to(PACKAGE).as_posix()}" for path in SOURCES]
+
+    assert [name for name in sorted(named) if not any(path.endswith(f"/{name}") for path in there)] == []
+
+
+def test_the_architecture_says_what_each_package_owns() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = set(re.findall(r"^\| `(\w+)(?:/|\.py)` \|", text, re.MULTILINE))
+    leaves = set(re.findall(r"`(\w+)\.py`", text.partition("are leaves that all may use")[0].rpartition("\n\n")[2]))
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+
+    assert sorted(rows | leaves) == sorted(packages | modules)
+
+
+def test_the_first_line_of_a_file_says_what_it_holds() -> None:
+    # The list in docs/architecture.md is made of these lines.
+    summaries = {
+        path.relative_to(ROOT).as_posix(): ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        for path in SOURCES
+    }
+
+    assert [path for path, text in summaries.items() if not re.fullmatch(r".{10,}\.", text.partition("\n")[0])] == []
+
+
 def test_changelog_fragments_have_a_kind_that_is_published() -> None:
     fragment = re.compile(r"[a-z0-9+-]+\.(added|changed|fixed|removed)\.md")
     names = {path.name for path in (ROOT / "changelog.d").glob("*.md")} - {"README.md"}
