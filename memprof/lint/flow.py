@@ -11,7 +11,7 @@ from memprof.lint.knowledge import Knowledge
 from memprof.lint.names import base_of, inside, is_backward, local_names, parts_of, path_of, paths_in
 from memprof.lint.program import LOOPS, FunctionInfo, Loop, Program
 from memprof.lint.values import Kind, Value
-from memprof.lint.vocabulary import FRAMEWORK_STEPS
+from memprof.lint.vocabulary import FRAMEWORK_STEPS, guess
 
 _DEPTH = 4
 
@@ -122,17 +122,19 @@ class Flow:
                     kinds[loop] = "training"
         for function in self.program.functions:
             for loop in function.loops:
-                if loop not in kinds and self._evaluates(function, loop, kinds):
-                    kinds[loop] = "evaluation"
+                kind = self._evaluates(function, loop, kinds) if loop not in kinds else None
+                if kind is not None:
+                    kinds[loop] = kind
         return kinds
 
-    def _evaluates(self, function: FunctionInfo, loop: Loop, kinds: dict[Loop, str]) -> bool:
+    def _evaluates(self, function: FunctionInfo, loop: Loop, kinds: dict[Loop, str]) -> str | None:
+        """`evaluation` of a loop over a loader, `steps` of another one that runs a model, None of all others."""
         if self.in_module(function) and not self._is_lightning(function):
-            return False
+            return None
         if function in self._inside_forward or any(self.in_module(site.caller) for site in function.sites):
-            return False  # a part of some forward
+            return None  # a part of some forward
         if isinstance(loop, (ast.For, ast.AsyncFor)) and self._over_layers(loop.iter):
-            return False
+            return None
         turning = paths_in(loop.target) if isinstance(loop, (ast.For, ast.AsyncFor)) else set()
         runs = any(
             isinstance(item, ast.Call)
@@ -141,11 +143,34 @@ class Flow:
             for item in inside(loop)
         )
         if not runs:
-            return False
+            return None
         if isinstance(loop, (ast.For, ast.AsyncFor)) and self._over_loader(loop.iter):
-            return True
+            return "evaluation"
         nested = any(kinds.get(outer) == "training" for outer in function.module.loops_of(loop))
-        return not nested and function not in self.trains
+        if nested or function in self.trains:
+            return None
+        return "evaluation" if self._is_evaluation(function, loop) else "steps"
+
+    def _is_evaluation(self, function: FunctionInfo, loop: Loop) -> bool:
+        """Whether a loop goes through data with a model that is evaluated, or through batches by their name or kind."""
+        if function in self.knowledge.evaluating:
+            return True
+        if isinstance(loop, (ast.For, ast.AsyncFor)):
+            over = self.value(loop.iter)
+            named = path_of(loop.iter.func if isinstance(loop.iter, ast.Call) else loop.iter).rpartition(".")[2]
+            if guess(named).kind is Kind.LOADER:
+                return True
+            of_tensor = isinstance(loop.iter, ast.Call) and isinstance(loop.iter.func, ast.Attribute)
+            if over.kind is Kind.CONTAINER and over.tensors and not over.has_graph and not of_tensor:
+                return True
+        return any(isinstance(item, ast.Call) and self.value(item.func).evaluating for item in inside(loop))
+
+    def over_loader(self, function: FunctionInfo, node: ast.AST) -> bool:
+        """Whether the iterations around a node are those of a loader, as far as the function shows."""
+        around = self.iteration_loop(function, node)
+        if around is None or not isinstance(around[0], (ast.For, ast.AsyncFor)):
+            return True
+        return self._over_loader(around[0].iter)
 
     def _over_loader(self, node: ast.expr) -> bool:
         if self.value(node).kind is Kind.LOADER:
@@ -163,7 +188,7 @@ class Flow:
         return cls is not None and any("LightningModule" in name for name in self.program.base_names(cls))
 
     def iteration_loop(self, function: FunctionInfo, node: ast.AST) -> tuple[Loop, str] | None:
-        """The innermost loop around a node whose turns train or evaluate, and which of the two."""
+        """The innermost loop around a node whose turns train, evaluate, or are steps, and which of these."""
         for loop in function.module.loops_of(node):
             if loop in self._kinds:
                 return loop, self._kinds[loop]
@@ -193,7 +218,7 @@ class Flow:
                     around = self.iteration_loop(site.caller, site.call)
                     kind = around[1] if around is not None else found.get(site.caller)
                     if kind is not None and site.caller is not function:
-                        found[function] = "training" if "training" in (kind, found.get(function)) else kind
+                        found[function] = min(kind, found.get(function, kind), key=_KINDS.index)
             if len(found) == size:
                 break
         return found
@@ -210,7 +235,7 @@ class Flow:
             depth: Callers already gone up.
 
         Returns:
-            The kind of iteration, `training` or `evaluation`; None when it is made anew each time or when
+            The kind of iteration, `training`, `evaluation`, or `steps`; None when it is made anew each time or when
             nothing tells.
         """
         while isinstance(base_of(holder), ast.Call):  # d.setdefault(k, []).append(x)
@@ -369,6 +394,8 @@ class Flow:
 
 
 _NOTHING = Value(Kind.UNKNOWN)
+_KINDS = ("training", "evaluation", "steps")
+"""Kinds of iterations, the surest first. Steps may be those of a sequence, or chunks of one batch."""
 
 
 def _instance(call: ast.Call) -> ast.expr | None:

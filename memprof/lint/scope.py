@@ -88,7 +88,10 @@ class Scope(ABC):
         if isinstance(target, ast.Name):
             self.set_path(target.id, value)
         elif isinstance(target, (ast.Tuple, ast.List)):
-            for part, item in zip(target.elts, unpack(value, len(target.elts)), strict=True):
+            items = unpack(value, len(target.elts))
+            if value.kind is Kind.GRAPH and not value.items and _is_loss(target.elts[0]):
+                items[1:] = [UNKNOWN] * (len(items) - 1)  # what goes with a loss need have no graph
+            for part, item in zip(target.elts, items, strict=True):
                 if isinstance(part, ast.Starred):
                     self.bind(part.value, container("list", element_of(value)))
                 else:
@@ -154,3 +157,7 @@ def definition(found: FunctionInfo | ClassInfo) -> Value:
     if isinstance(found, ClassInfo):
         return Value(Kind.CLASS, cls=found)
     return Value(Kind.FUNCTION, function=found)
+
+
+def _is_loss(target: ast.expr) -> bool:
+    return isinstance(target, ast.Name) and "loss" in target.id.lower()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from memprof.lint.checks.joined import JOINING
 from memprof.lint.context import Context, shown, sure
-from memprof.lint.finding import LintFinding
+from memprof.lint.finding import Confidence, LintFinding
 from memprof.lint.names import base_of, parts_of, path_of
 from memprof.lint.program import FunctionInfo
 from memprof.lint.values import Kind, Value
@@ -37,7 +37,7 @@ def check(context: Context) -> Iterator[LintFinding]:
                 continue
             if context.flow.reaches_backward(function, found.target):
                 continue
-            finding = _finding(context, function, statement, found, value)
+            finding = _finding(context, function, statement, found, value, passing=outlives == "steps")
             if finding is not None:
                 yield finding
 
@@ -71,8 +71,10 @@ def _is_weight(context: Context, function: FunctionInfo, target: ast.expr, state
 
 
 def _finding(
-    context: Context, function: FunctionInfo, statement: ast.stmt, found: _Accumulation, value: Value
+    context: Context, function: FunctionInfo, statement: ast.stmt, found: _Accumulation, value: Value, *, passing: bool
 ) -> LintFinding | None:
+    # Steps may be those of a sequence, over which something is summed up on purpose.
+    confidence = Confidence.LOW if passing else sure(value)
     name = shown(found.target)
     in_module = context.flow.in_module(function) and isinstance(base_of(found.target), ast.Attribute)
     if value.weights or (not value.scalar and (in_module or found.stored)):
@@ -85,20 +87,20 @@ def _finding(
             f"`{name}` is updated from {what} with autograd on: each update has all earlier ones as its history, "
             "and their graph stays. Update it under `with torch.no_grad():`."
         )
-        return context.finding(function, statement, "MP112", message, "no_grad", sure(value))
+        return context.finding(function, statement, "MP112", message, "no_grad", confidence)
     if found.grows:
         message = (
             f"`{name}` grows by the outputs of every iteration, with their autograd graph. Join `.detach()` of them, "
             "or `.detach().cpu()`."
         )
-        return context.finding(function, statement, "MP102", message, "detach", sure(value))
+        return context.finding(function, statement, "MP102", message, "detach", confidence)
     item = value.scalar or not isinstance(statement, ast.AugAssign)
     source = f"`{shown(found.added, 30)}`" if isinstance(statement, ast.AugAssign) else "the tensor that is added"
     message = (
         f"`{name}` sums tensors with their autograd graph: the graph of every iteration stays until `{name}` is reset. "
         f"Add `.item()` of {source}, or `.detach()` of it."
     )
-    return context.finding(function, statement, "MP101", message, "item" if item else "detach", sure(value))
+    return context.finding(function, statement, "MP101", message, "item" if item else "detach", confidence)
 
 
 def _accumulation(context: Context, function: FunctionInfo, statement: ast.stmt) -> _Accumulation | None:

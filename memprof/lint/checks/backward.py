@@ -10,6 +10,8 @@ from memprof.lint.context import Context, shown
 from memprof.lint.finding import Confidence, LintFinding
 from memprof.lint.names import inside, is_backward, is_constant, keyword, path_of
 from memprof.lint.program import FunctionInfo, Site
+from memprof.lint.values import Kind
+from memprof.lint.vocabulary import PLAIN_FUNCTIONS
 
 _SECOND_ORDER = ("hessian", "hvp", "hutchinson", "sophia", "maml", "penalty")
 
@@ -54,7 +56,38 @@ def _retained(context: Context, function: FunctionInfo, call: ast.Call, root: as
         "`retain_graph=True` keeps every saved activation after the only backward pass that uses them, until "
         f"`{shown(root, 30)}` is rebound. Leave it out."
     )
-    yield context.finding(function, call, "MP105", message, "remove_retain_graph", Confidence.MEDIUM)
+    # Steps on one batch, again and again, may go through a graph that was made before them.
+    again = around is not None and _counts(around[0]) and _takes_over(context, function, around[0])
+    confidence = Confidence.LOW if again else Confidence.MEDIUM
+    yield context.finding(function, call, "MP105", message, "remove_retain_graph", confidence)
+
+
+def _counts(loop: ast.AST) -> bool:
+    """Whether a loop goes over numbers: `range(steps)`, `tqdm(range(steps))`."""
+    return isinstance(loop, (ast.For, ast.AsyncFor)) and any(
+        isinstance(item, ast.Name) and item.id in ("range", "trange") for item in ast.walk(loop.iter)
+    )
+
+
+def _takes_over(context: Context, function: FunctionInfo, loop: ast.AST) -> bool:
+    """Whether a loop uses objects that the loop around it makes in each turn."""
+    around = next(iter(function.module.loops_of(loop)), None)
+    if around is None:
+        return False
+    within = set(inside(loop))
+    made = {
+        item.id
+        for part in around.body
+        for item in inside(part)
+        if isinstance(item, ast.Name) and isinstance(item.ctx, ast.Store) and item not in within
+    }
+    return any(
+        isinstance(item, ast.Name)
+        and isinstance(item.ctx, ast.Load)
+        and item.id in made
+        and context.value(item).kind is not Kind.PLAIN
+        for item in within
+    )
 
 
 def _region(context: Context, site: Site) -> ast.AST:
@@ -149,6 +182,11 @@ def _used_on(function: FunctionInfo, name: str, statement: ast.stmt) -> bool:
                 if any(isinstance(one, ast.Name) and one.id == name for one in ast.walk(item.value)):
                     return True
             if isinstance(item, ast.Call) and item.lineno > statement.lineno:
-                if function.module.qualified(item.func).startswith("torch.autograd."):
+                called = function.module.qualified(item.func)
+                if called.startswith("torch.autograd."):
+                    return True
+                given = (*item.args, *(one.value for one in item.keywords))
+                followed = called in PLAIN_FUNCTIONS | {"zip", "enumerate", "sum"} or called.startswith("torch.")
+                if not followed and any(path_of(one) == name for one in given):
                     return True
     return False

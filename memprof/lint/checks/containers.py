@@ -126,7 +126,7 @@ def _judge(context: Context, stored: _Stored) -> LintFinding | None:
     outlives = flow.outlives(function, stored.holder, stored.node)
     if outlives is None or _is_limited(stored):
         return None
-    if outlives == "evaluation" and context.knowledge.grad.get(stored.node) is None and value.has_graph:
+    if outlives != "training" and context.knowledge.grad.get(stored.node) is None and value.has_graph:
         return None  # some callers switch autograd off
     around = flow.iteration_loop(function, stored.node)
     emptied = flow.emptied(function, stored.holder, around[0] if around is not None else None)
@@ -137,7 +137,7 @@ def _judge(context: Context, stored: _Stored) -> LintFinding | None:
     if value.has_graph:
         if flow.reaches_backward(function, stored.holder):
             return None
-        return _with_graph(context, stored, emptied is not None)
+        return _with_graph(context, stored, emptied is not None or outlives == "steps")
     if emptied is not None or not value.tensors:
         return None
     return _without_graph(context, stored, outlives)
@@ -156,10 +156,10 @@ def _is_limited(stored: _Stored) -> bool:
     )
 
 
-def _with_graph(context: Context, stored: _Stored, emptied: bool) -> LintFinding | None:
+def _with_graph(context: Context, stored: _Stored, passing: bool) -> LintFinding | None:
     function, name, kept = stored.function, shown(base_of(stored.holder)), shown(stored.kept, 40)
-    # What is emptied now and then, after an epoch or a rollout, may be meant to be there until then.
-    confidence = Confidence.LOW if emptied else sure(stored.value)
+    # What is emptied after an epoch or a rollout, or gathered over steps, may be meant to be there so long.
+    confidence = Confidence.LOW if passing else sure(stored.value)
     if context.value(stored.holder).shape == "queue":
         message = (
             f"`{name}` has no limit and is given `{kept}` with its autograd graph, which stays until it is taken out. "
@@ -233,23 +233,27 @@ def _without_graph(context: Context, stored: _Stored, outlives: str) -> LintFind
     name = shown(base_of(stored.holder))
     activation = any(item.activation for item in kept)
     joined = join_of(function, stored.holder)
-    if outlives == "evaluation" and joined is not None and activation:
+    if outlives != "training" and joined is not None and activation:
         where, call = joined
         message = (
             f"`{name}` gathers `{shown(stored.kept, 40)}` of the whole data set on the device, and "
             f"`{shown(call.func)}` copies it once more. Reduce each batch as it comes, or store `.cpu()` of it."
         )
         # Small outputs are gathered so on purpose, and the source does not tell their size.
-        confidence = Confidence.MEDIUM if is_reduced_later(where, call) else Confidence.LOW
+        wasted = is_reduced_later(where, call) and outlives != "steps"
+        confidence = Confidence.MEDIUM if wasted else Confidence.LOW
         return context.finding(where, call, "MP205", message, "move_to_cpu", confidence)
-    if not activation and outlives == "evaluation":
+    if not activation and outlives != "training":
         return None
     message = (
         f"`{name}` keeps `{shown(stored.kept, 40)}` of every iteration on the device, and nothing is ever taken out. "
         "Store `.cpu()` of it, or limit the container."
     )
     renewed = context.flow.renewed(function, stored.holder, stored.node)
-    confidence = Confidence.LOW if renewed and not activation else Confidence.MEDIUM
+    passing = outlives == "steps" or (
+        renewed and (not activation or not context.flow.over_loader(function, stored.node))
+    )
+    confidence = Confidence.LOW if passing else Confidence.MEDIUM
     return context.finding(function, stored.node, "MP103", message, "move_to_cpu", confidence)
 
 

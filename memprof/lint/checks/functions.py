@@ -74,12 +74,18 @@ def _stored(
                 continue
             if isinstance(value, ast.Attribute) and value.attr in ("shape", "dtype", "device"):
                 continue
+            if all(_is_detached(part) for part in parts):
+                continue  # it has no graph, on purpose
             message = (
                 f"`{ctx}.{target.attr}` keeps `{shown(value, 30)}` outside of what autograd knows: if it is an output "
                 "or has a graph, the two hold each other until the garbage collector comes. Use "
                 f"`{ctx}.save_for_backward(...)`."
             )
             yield context.finding(method, statement, "MP108", message, "save_for_backward", Confidence.MEDIUM)
+
+
+def _is_detached(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "detach"
 
 
 def _used_as_tensors(cls: ClassInfo) -> set[str]:

@@ -10,7 +10,7 @@ from memprof.lint.context import Context, shown
 from memprof.lint.finding import Confidence, LintFinding
 from memprof.lint.names import inside, is_backward, path_of
 from memprof.lint.optimizers import Optimizer, optimizers
-from memprof.lint.program import LOOPS, ClassInfo, FunctionInfo
+from memprof.lint.program import LOOPS, ClassInfo, FunctionInfo, SourceModule
 from memprof.lint.values import Kind
 
 _DETACHING = frozenset("detach item numpy tolist argmax".split())
@@ -34,7 +34,7 @@ def _untrained(context: Context, made: list[Optimizer]) -> Iterator[LintFinding]
     trained = {path.rpartition(".")[2] for optimizer in made for path in optimizer.modules}
     partly = {part for optimizer in made for path in optimizer.modules for part in path.split(".")[:-1]}
     for function in context.program.functions:
-        if context.flow.in_module(function) or context.is_test(function):
+        if context.flow.in_module(function) or context.is_test(function) or not _steps(function.module):
             continue
         for call in function.calls:
             around = context.flow.iteration_loop(function, call)
@@ -64,6 +64,15 @@ def _untrained(context: Context, made: list[Optimizer]) -> Iterator[LintFinding]
                 "`with torch.no_grad():`."
             )
             yield context.finding(function, call, "MP203", message, "no_grad", Confidence.MEDIUM)
+
+
+def _steps(module: SourceModule) -> bool:
+    """Whether a file steps an optimizer; one that only tries a forward and a backward pass trains nothing."""
+    return any(
+        isinstance(call.func, ast.Attribute) and call.func.attr == "step"
+        for function in module.every_function
+        for call in function.calls
+    )
 
 
 def _names_of(context: Context, function: FunctionInfo, path: str, depth: int = 0) -> set[str]:

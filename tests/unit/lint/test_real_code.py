@@ -343,6 +343,61 @@ CLEAN = {
                 seen.append(x)
                 model(x).sum().backward()
         """,
+    "chunks of one batch": """
+        def run(x):
+            outs, total = [], 0
+            for chunk in x.chunk(4):
+                out = model(chunk)
+                outs.append(out)
+                total += out.mean()
+            return torch.cat(outs), total
+        """,
+    "what goes with a loss": """
+        images = []
+        for x, y in loader:
+            loss, image = model(x)
+            images.append(image)
+            loss.backward()
+        """,
+    "losses of one iteration, in host memory soon": """
+        for epoch in range(10):
+            for step in range(100):
+                losses = []
+                for task in range(4):
+                    out = model(torch.randn(4, 8)).mean(dim=0)
+                    out.sum().backward()
+                    losses.append(out.detach())
+                print(torch.stack(losses).mean().item())
+        """,
+    "steps on one batch, through a graph that was made before them": """
+        for epoch in range(10):
+            policies = collect(model)
+            for step in range(5):
+                loss = 0
+                for policy in policies:
+                    loss = loss + divergence(model, policy).mean()
+                optimizer.zero_grad()
+                loss.backward(retain_graph=True)
+                optimizer.step()
+        """,
+    "gradients that update a learned optimizer": """
+        for step in range(5):
+            loss = criterion(model(x), y)
+            grads = torch.autograd.grad(loss, list(update.parameters()), create_graph=True)
+            apply_update(update, grads)
+        """,
+    "an output on the context without its graph": """
+        class Ring(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                out = x.exp()
+                ctx.out = out.detach()
+                return out
+
+            @staticmethod
+            def backward(ctx, grad):
+                return grad * ctx.out
+        """,
     "a test that runs a network once": """
         class TestLayer:
             layer = nn.Linear(8, 8)
@@ -358,6 +413,20 @@ CLEAN = {
 @pytest.mark.parametrize("name", CLEAN)
 def test_patterns_that_are_no_problem(name: str) -> None:
     assert findings(CLEAN[name]) == []
+
+
+def test_a_script_that_tries_a_forward_and_a_backward_pass() -> None:
+    text = """
+        net = nn.Linear(8, 8)
+        head = nn.Linear(8, 8)
+        optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
+        for size in range(1, 3):
+            loss = net(torch.randn(size, 8)).sum()
+            loss.backward()
+        """
+
+    assert findings(text, setup=False) == []
+    assert [item.code for item in findings(f"{text}    optimizer.step()\n", setup=False)] == ["MP203"]
 
 
 def test_files_for_other_frameworks_are_left_alone() -> None:
