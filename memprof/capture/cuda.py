@@ -64,6 +64,8 @@ class CudaWatch:
         self.awake = False
         """CUDA is initialised."""
         self.counters: list[Counter] = []
+        self.out_of_memory: Callable[[], None] | None = None
+        """Called when an allocator is about to raise."""
 
     def begin(self) -> None:
         """Wake up as soon as CUDA is initialised: now, or when the script does it."""
@@ -161,6 +163,8 @@ class CudaWatch:
             code=self._code,
         )
         self._writer.write_oom(found)
+        if self.out_of_memory is not None:
+            self._guard(self.out_of_memory)
 
 
 def _place_in_job() -> dict[str, int]:

@@ -107,6 +107,8 @@ class LoopListener:
         self._known_sites: set[int] = set()
         self._stepped: set[int] = set()
         """Optimizers, by `id`, that have stepped in this tick."""
+        self._stepping: weakref.ref[torch.optim.Optimizer] | None = None
+        """The optimizer whose step runs."""
         self._begun: dict[PassKind, tuple[int, int]] = {}
         """What `PassLog.begin` gave for the passes that run."""
         self._root_ref: weakref.ref[torch.nn.Module] | None = None
@@ -355,6 +357,7 @@ class LoopListener:
         if id(optimizer) in self._stepped:
             self._clock.at_optimizer()
         self._begun[PassKind.STEP] = self.passes.begin(PassKind.STEP)
+        self._stepping = weakref.ref(optimizer)
         self._clock.in_optimizer = True
         self._clock.enter(Phase.OPTIMIZER)
 
@@ -365,6 +368,7 @@ class LoopListener:
     def _optimizer_ends(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizers.add(optimizer)
         self._stepped.add(id(optimizer))
+        self._stepping = None
         number = self._parameters.number(optimizer)
         self._parameters.settled(number)
         begun = self._begun.pop(PassKind.STEP, None)
@@ -375,6 +379,12 @@ class LoopListener:
         if self._watch.on or (self._cuda.records_blocks and self._optimizer_log.state_due(optimizer)):
             self._optimizer_log.find_state(optimizer, self._tracker)
         self._clock.enter(Phase.OTHER)
+
+    def out_of_memory(self) -> None:
+        """A device is full: what a step that does not end has made of its state is state all the same."""
+        optimizer = None if self._stepping is None or not self._clock.in_optimizer else self._stepping()
+        if optimizer is not None and self._finds_roles:
+            self._optimizer_log.find_state(optimizer, self._tracker)
 
     def gradients_zeroed(self, owner: torch.nn.Module | torch.optim.Optimizer, *, freed: bool) -> None:
         if self.on and not self._guard.busy:

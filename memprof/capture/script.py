@@ -20,6 +20,7 @@ from typing import TextIO
 
 from memprof._errors import UsageError
 from memprof.capture.overlay import overlaid_text, show_lines
+from memprof.capture.tracebacks import without_own_frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,14 +195,10 @@ def _outcome_of_exit(leave: SystemExit) -> Outcome:
 
 
 def _print_traceback(error: BaseException) -> None:
-    """Print through `sys.excepthook`, without the frames of memprof that ran the program."""
-    trace = error.__traceback__
-    own = os.path.dirname(os.path.abspath(__file__))
-    while trace is not None and os.path.dirname(os.path.abspath(trace.tb_frame.f_code.co_filename)) == own:
-        trace = trace.tb_next
-    error.__traceback__ = trace
+    """Print through `sys.excepthook`, without the frames of memprof that ran the program or watched its ops."""
+    without_own_frames(error)
     hook: Callable[..., object] = sys.excepthook
-    hook(type(error), error, trace)
+    hook(type(error), error, error.__traceback__)
 
 
 @contextmanager

@@ -138,6 +138,7 @@ class CaptureSession:
             news=self._news,
             boundary=self._raise_if_done,
         )
+        self._cuda.out_of_memory = self._listener.out_of_memory
         self._hooks = Hooks(self._listener, self._guard, self._listener.modules)
         self._pid = os.getpid()
         self._iterations = 0

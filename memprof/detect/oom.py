@@ -10,10 +10,10 @@ import numpy as np
 from memprof.detect.evidence import counted, place, related, size
 from memprof.detect.finding import Finding, Kind, Remedy, Severity, Skipped
 from memprof.detect.rule import Rule
-from memprof.model.memory import MemoryModel, PeakLine, Source
+from memprof.model.memory import Category, MemoryModel, PeakLine, Source
 from memprof.model.peak import lines_of
 from memprof.model.storages import table_of
-from memprof.record.events import OutOfMemory
+from memprof.record.events import OutOfMemory, Phase
 from memprof.simulate.settings import DEFAULT_LARGE_SEGMENT_BYTES
 from memprof.simulate.sizes import SMALL_BUFFER_BYTES
 
@@ -28,6 +28,9 @@ _CUT_SHARE = 0.05
 
 _UNKNOWN_SHARE = 0.1
 """What is not known of the allocated memory is worth a word from this share on."""
+
+_BATCH_SHARE = 0.2
+"""Activations and inputs of less than this share, while an optimizer steps, are not what filled the device."""
 
 _RISING = 0.75
 _SHARED_SEGMENTS = (SMALL_BUFFER_BYTES, DEFAULT_LARGE_SEGMENT_BYTES)
@@ -193,6 +196,13 @@ def _held_by(model: MemoryModel, oom: OutOfMemory) -> tuple[tuple[PeakLine, ...]
     return lines_of(table, np.flatnonzero(alive)), int(lives.nbytes[alive].sum())
 
 
+def _is_of_the_batch(model: MemoryModel, oom: OutOfMemory) -> bool:
+    """Whether what a smaller batch would make smaller has a share in what filled the device."""
+    lines, known_bytes = _held_by(model, oom)
+    of_the_batch = sum(line.nbytes for line in lines if line.category in (Category.ACTIVATION, Category.INPUT))
+    return not known_bytes or of_the_batch > _BATCH_SHARE * oom.allocated_bytes
+
+
 def _cause(model: MemoryModel, oom: OutOfMemory) -> _Cause:
     """Why the device was full, the likeliest first."""
     requested, total, free = oom.requested_bytes, oom.total_bytes, oom.free_bytes
@@ -252,6 +262,20 @@ def _cause(model: MemoryModel, oom: OutOfMemory) -> _Cause:
             (
                 Remedy("smaller_batch", "bound the batch or the sequence length of the largest iteration"),
                 Remedy("checkpointing", "checkpoint the blocks that save most"),
+            ),
+        )
+    if oom.phase is Phase.OPTIMIZER and not _is_of_the_batch(model, oom):
+        return _Cause(
+            "too big",
+            "Nothing is leaked or stranded: the optimizer's step, whose needs do not depend on the batch, needs more "
+            "than the device has.",
+            (
+                Remedy(
+                    "lean_optimizer",
+                    "use an optimizer with less state: Adam in 8 bits (torchao, bitsandbytes), Adafactor, SGD",
+                ),
+                Remedy("freeze", "train fewer parameters: freeze the rest, or add adapters (LoRA)"),
+                Remedy("optimizer_foreach_off", "make the optimizer with `foreach=False`, which has smaller temporaries"),
             ),
         )
     return _Cause(

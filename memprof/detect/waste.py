@@ -33,7 +33,8 @@ class EvaluationWithAutograd(Rule):
     ## Evidence
     The root module returned a tensor with a `grad_fn`, and no backward ever reached that node. The bytes
     are those the forward left allocated apart from its outputs. Between the steps of a training loop it
-    must happen in three iterations or more, and the graph must be there when memory is highest.
+    must happen in three iterations or more, and the graph must be there when memory is highest. A single
+    forward in training mode counts where it makes the peak of the run.
 
     ## Remedy
     Put the loop under `with torch.no_grad():` (or `torch.inference_mode()`).
@@ -70,6 +71,7 @@ class EvaluationWithAutograd(Rule):
 
     code = "MP201"
     kind = Kind.WASTE
+    _LONE_SHARE = 0.2
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
         iterations = iteration_of_ticks(model)
@@ -81,7 +83,7 @@ class EvaluationWithAutograd(Rule):
             if wasted and iterations.get(tick.index) in evaluations:
                 by_call[tick.call].append(tick)
         for call, ticks in by_call.items():
-            if len(ticks) == 1 and not ticks[0].flags & TickFlag.EVAL_MODE:
+            if len(ticks) == 1 and not ticks[0].flags & TickFlag.EVAL_MODE and not self._makes_the_peak(model, ticks[0]):
                 yield Skipped(
                     self.code, f"one forward at {place(call)} built a graph that was not used; once is not a loop"
                 )
@@ -94,6 +96,15 @@ class EvaluationWithAutograd(Rule):
             first = forwards[0]
             if first.subject in evidence.trained_roots and first.location not in by_call:
                 yield self._between_steps(evidence, forwards, rows)
+
+    def _makes_the_peak(self, model: MemoryModel, tick: Tick) -> bool:
+        """Whether memory is highest in this tick for what it saved, which training needs less than."""
+        peak = main_peak(model, _device(model))
+        if peak is None or peak.iteration is None or tick.flags & TickFlag.FINAL:
+            return False
+        first, last = model.iterations[peak.iteration].ticks
+        saved = tick.forward_bytes or 0
+        return first <= tick.index <= last and saved >= max(MIB, self._LONE_SHARE * peak.allocated_bytes)
 
     def _between_steps(self, evidence: PassEvidence, forwards: list[Pass], rows: list[IntArray]) -> Finding:
         """The trained model called once more in a training iteration, for a metric or an action."""
@@ -130,7 +141,8 @@ class EvaluationWithAutograd(Rule):
         share = (
             f", {nbytes / peak.allocated_bytes:.0%} of the peak" if peak is not None and peak.allocated_bytes else ""
         )
-        where = f"`{call.function}()`" if call is not None and call.function != "<module>" else "the loop"
+        what, at = ("the loop", "around") if len(ticks) > 1 else ("the call", "at")
+        where = f"`{call.function}()`" if call is not None and call.function != "<module>" else what
         exact = bool(watched) or device != "cpu"
         frees = tuple(
             storage.id
@@ -152,7 +164,7 @@ class EvaluationWithAutograd(Rule):
             ),
             holder="the output of the model, through its autograd graph",
             remedies=(
-                Remedy("no_grad", f"run the loop around {place(call)} under `with torch.no_grad():`", frees=frees),
+                Remedy("no_grad", f"run {what} {at} {place(call)} under `with torch.no_grad():`", frees=frees),
                 Remedy("del", "if gradients are needed sometimes: `del` the output before the next forward"),
             ),
             evidence={

@@ -102,6 +102,29 @@ def test_script_sees_what_it_sees_under_python(package: Path, words: list[str]) 
     assert report["run"]["exit_status"] == 0
 
 
+@pytest.mark.parametrize("level", ["steps", "tensors"])
+def test_traceback_is_that_of_python(tmp_path: Path, level: str) -> None:
+    source = TINY + (
+        "class Wrong(torch.autograd.Function):\n"
+        "    @staticmethod\n"
+        "    def forward(ctx, x):\n"
+        "        return x * 2\n"
+        "    @staticmethod\n"
+        "    def backward(ctx, gradient):\n"
+        "        return model(torch.ones(1, 3))\n"
+        "try:\n"
+        "    Wrong.apply(step()).backward()\n"
+        "except RuntimeError:\n"
+        "    torch.ones(3) + torch.ones(4)\n"
+    )
+    write(tmp_path, "train.py", source)
+    bare = python("train.py", cwd=tmp_path)
+    watched = memprof("analyze", "--level", level, "train.py", cwd=tmp_path)
+
+    assert "During handling of the above exception" in bare.stderr
+    assert watched.stderr == bare.stderr + "recording: train.memprof\n", said(watched)
+
+
 def test_module_name_alone_takes_its_options_apart_from_memprofs(package: Path) -> None:
     result, report = analyze("--level=steps", "-o", "out.memprof", "-mpkg.__main__", "-o", "x", "--help", cwd=package)
 

@@ -33,6 +33,14 @@ kept = []
 for step in range(100):
     kept.append(torch.empty(100 << 20, dtype=torch.uint8, device="cuda"))
 """
+TOO_MUCH_STATE = """
+import torch
+
+model = torch.nn.Linear(8192, 8192, device="cuda")
+optimizer = torch.optim.Adam(model.parameters())
+model(torch.randn(8, 8192, device="cuda")).sum().backward()
+optimizer.step()
+"""
 LARGE = """
 import torch
 
@@ -73,6 +81,22 @@ def test_out_of_memory_ends_the_script_as_on_the_gpu(tmp_path: Path) -> None:
     assert "CUDA out of memory. Tried to allocate 100.00 MiB" in done.stderr
     assert [oom["source"] for oom in report["ooms"]] == ["simulated"]
     assert any(finding["code"] == "MP401" for finding in report["findings"])
+
+
+def test_out_of_memory_ends_in_the_script(tmp_path: Path) -> None:
+    done, _ = analyze(tmp_path, TOO_BIG, "--simulate", "2GiB")
+    traceback, _, error = done.stderr.partition("torch.OutOfMemoryError")
+    assert error
+    assert traceback.count("File ") == 1
+    assert "train.py" in traceback
+
+
+def test_state_of_a_step_that_did_not_end_is_state(tmp_path: Path) -> None:
+    _, report = analyze(tmp_path, TOO_MUCH_STATE, "--simulate", "1000MiB", "--dry")
+    found = next(finding for finding in report["findings"] if finding["code"] == "MP401")
+    assert "optimizer_state" in found["holder"]
+    assert found["remedies"][0]["slug"] == "lean_optimizer"
+    assert not any(finding["code"] == "MP304" and finding["device"] == "cpu" for finding in report["findings"])
 
 
 def test_the_cpu_is_not_a_gpu(tmp_path: Path) -> None:
