@@ -275,7 +275,7 @@ def _cause(model: MemoryModel, oom: OutOfMemory) -> _Cause:
                     "use an optimizer with less state: Adam in 8 bits (torchao, bitsandbytes), Adafactor, SGD",
                 ),
                 Remedy("freeze", "train fewer parameters: freeze the rest, or add adapters (LoRA)"),
-                Remedy("optimizer_foreach_off", "make the optimizer with `foreach=False`, which has smaller temporaries"),
+                Remedy("optimizer_foreach_off", "give the optimizer `foreach=False`: smaller temporaries"),
             ),
         )
     return _Cause(

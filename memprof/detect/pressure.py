@@ -10,6 +10,7 @@ from memprof.detect.finding import Finding, Kind, Remedy, Severity, Skipped
 from memprof.detect.rule import Rule
 from memprof.model.memory import Category, MemoryModel, Peak
 from memprof.record.events import Location
+from memprof.record.iterations import EVALUATE
 
 MIN_BYTES = 32 * MIB
 """Below this nobody asks what the peak is made of."""
@@ -88,7 +89,13 @@ class ActivationsDominatePeak(Rule):
                 yield Skipped(self.code, f"what the peak of {peak.device} was made of was not watched")
                 continue
             held = peak.by_category.get(Category.ACTIVATION.value, 0)
-            if held >= MIN_BYTES and held >= self._MIN_SHARE * peak.allocated_bytes:
+            if held < MIN_BYTES or held < self._MIN_SHARE * peak.allocated_bytes:
+                continue
+            if _is_in_evaluation(model, peak):
+                yield Skipped(
+                    self.code, f"the peak of {peak.device} is a forward whose graph nothing uses, which MP201 is about"
+                )
+            else:
                 yield self._finding(model, peak, held)
 
     def _finding(self, model: MemoryModel, peak: Peak, held: int) -> Finding:
@@ -361,3 +368,8 @@ def _line_with_most(peak: Peak, category: Category) -> tuple[Location, int] | No
         if line.category is category and line.location is not None:
             by_line[line.location] += line.nbytes
     return by_line.most_common(1)[0] if by_line else None
+
+
+def _is_in_evaluation(model: MemoryModel, peak: Peak) -> bool:
+    """Whether memory is highest in an iteration without a backward."""
+    return peak.iteration is not None and model.iterations[peak.iteration].kind == EVALUATE

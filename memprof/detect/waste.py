@@ -83,7 +83,11 @@ class EvaluationWithAutograd(Rule):
             if wasted and iterations.get(tick.index) in evaluations:
                 by_call[tick.call].append(tick)
         for call, ticks in by_call.items():
-            if len(ticks) == 1 and not ticks[0].flags & TickFlag.EVAL_MODE and not self._makes_the_peak(model, ticks[0]):
+            if (
+                len(ticks) == 1
+                and not ticks[0].flags & TickFlag.EVAL_MODE
+                and not self._makes_the_peak(model, ticks[0])
+            ):
                 yield Skipped(
                     self.code, f"one forward at {place(call)} built a graph that was not used; once is not a loop"
                 )
