@@ -1,4 +1,4 @@
-"""MP31x: the caching allocator holds more than it uses, or works harder than it should."""
+"""MP311, MP312 and MP313: the caching allocator holds more than it uses, or works harder than it should."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MP4xx: what ended, or nearly ended, the run."""
+"""MP401: out of memory, whether that ended the run or was caught."""
 
 from __future__ import annotations
 

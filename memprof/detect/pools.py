@@ -1,4 +1,4 @@
-"""MP31x: memory beside the default pool of the caching allocator grows."""
+"""MP314 and MP315: memory beside the default pool of the caching allocator grows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MP3xx: nothing is wrong, but the peak has one large cause."""
+"""MP301, MP302 and MP303: nothing is wrong, but the peak has one large cause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MP2xx: memory that is freed in time but need not have been taken."""
+"""MP201 and MP202: memory that is freed in time but need not have been taken."""
 
 from __future__ import annotations
 
