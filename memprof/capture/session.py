@@ -16,6 +16,7 @@ import torch
 from memprof._errors import UsageError
 from memprof.capture import ticks
 from memprof.capture.census import CensusTaker
+from memprof.capture.contents import ContentBooks
 from memprof.capture.counters import Counter, cpu_counter
 from memprof.capture.cuda import CudaWatch
 from memprof.capture.failures import describe
@@ -101,8 +102,9 @@ class CaptureSession:
             placed=None if simulated is None else simulated.placed,
             simulated=None if simulated is None else simulated.tensor_type,
         )
+        self._contents = ContentBooks(self._tracker, lambda: list(self._listener.optimizers))
         self._watch = StorageWatch(
-            self._tracker, self._guard.note, below=0 if simulated is None else simulated.dispatch_modes
+            self._tracker, self._contents, self._guard.note, below=0 if simulated is None else simulated.dispatch_modes
         )
         self._census = CensusTaker(
             self._tracker,
@@ -188,6 +190,7 @@ class CaptureSession:
         self._guard.run(self._note_simulation)
         self._unwatch()
         self._watch.silence()
+        self._guard.run(self._note_contents)
         _active[:] = [item for item in _active if item() not in (None, self)]
         self.run.exit_status = exit_status
         self.run.exception = exception
@@ -202,10 +205,14 @@ class CaptureSession:
         for sentence in () if self._simulated is None else self._simulated.notes():
             self._guard.note(sentence)
 
+    def _note_contents(self) -> None:
+        self.run.equal_storages = self._contents.finish()
+
     def fall_silent(self) -> None:
         """In a forked child: profile nothing, and never write the recording."""
         self._listener.on = False
         self._hooks.thread = -1
+        self._contents.abandon()
         self._unwatch()
         self._watch.silence()
 
@@ -314,6 +321,8 @@ class CaptureSession:
         self._clock.watched = self._watch.on
         if ended:
             self._iterations += 1
+            if self._iterations & (self._iterations - 1) == 0:
+                self._guard.run(self._contents.check)
             self._iteration_tick = tick.index + 1
             self._listener.iteration_ended()
             self._report_progress()

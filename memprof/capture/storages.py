@@ -105,6 +105,8 @@ class StorageTracker:
         self.deaths: list[int] = []
         self.roles: list[RoleFact] = []
         self.last_uses: list[int] = []
+        self.on_death: Callable[[LiveStorage], None] | None = None
+        """Told of each storage that is freed."""
         self.next_id = 0
         """Id that the next storage gets; ids rise with time."""
         self._known = code.known
@@ -257,6 +259,8 @@ class StorageTracker:
         self.deaths.extend((live.id, perf_counter_ns(), self.tick, self.phase))
         if live.nbytes >= LAST_USE_FROM_BYTES:
             self.last_uses.extend((live.id, live.used_ns))
+            if self.on_death is not None:
+                self.on_death(live)
 
     def used(self, arguments: Iterable[Any], now: int) -> None:
         """Note that an op was given tensors; who steps parameters reads them all, which tells nothing."""

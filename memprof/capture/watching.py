@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from memprof.capture.contents import ContentBooks
 from memprof.capture.storages import FORWARD, OPTIMIZER, StorageTracker
 
 _FRESH_ALTHOUGH_ALIAS = ("aten::lift_fresh", "aten::lift")
@@ -22,12 +23,16 @@ class StorageWatch:
 
     Args:
         tracker: The books to keep.
+        contents: Told what each op wrote and copied.
         note: Takes a sentence about what could not be watched.
         below: Dispatch modes that lie below ours all the time (those of a simulated GPU).
     """
 
-    def __init__(self, tracker: StorageTracker, note: Callable[[str], None], *, below: int) -> None:
-        self._mode = WatchingMode(tracker)
+    def __init__(
+        self, tracker: StorageTracker, contents: ContentBooks, note: Callable[[str], None], *, below: int
+    ) -> None:
+        self._mode = WatchingMode(tracker, contents)
+        self._contents = contents
         self._note = note
         self._below = below
         self.on = False
@@ -59,6 +64,7 @@ class StorageWatch:
                 return False  # not on top: leave it until it is
             self._mode.__exit__(None, None, None)
         self.on = on
+        self._contents.watch(on)
         return True
 
     def silence(self) -> None:
@@ -71,9 +77,10 @@ class WatchingMode(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
-    def __init__(self, tracker: StorageTracker) -> None:
+    def __init__(self, tracker: StorageTracker, contents: ContentBooks) -> None:
         super().__init__()
         self._tracker = tracker
+        self._contents = contents
         self.silent = False
         """Pass everything through; for a mode that outlives its session or was copied by a fork."""
         self._alias_kinds: dict[Any, int] = {}
@@ -99,6 +106,7 @@ class WatchingMode(TorchDispatchMode):
                 if kwargs:
                     self._tracker.used(kwargs.values(), perf_counter_ns())
             self._book(func, output)
+            self._contents.after(func, args, kwargs, output)
         except Exception as error:  # the user's op has run, and its result is what matters
             self._tracker.gave_up(func, error)
         return output

@@ -9,6 +9,7 @@ from memprof.detect.anomaly_mode import AnomalyModeOn
 from memprof.detect.caches import CacheKeyedByTensors
 from memprof.detect.callbacks import DatasetKeepsTensors, HookStoresActivations, TensorStoredOnContext
 from memprof.detect.containers import OutputsKeptWithGraph, TensorsKeptInContainer
+from memprof.detect.copies import EqualContentKeptTwice
 from memprof.detect.cycles import TensorsInReferenceCycle
 from memprof.detect.devices import MemoryOnForeignDevice
 from memprof.detect.discarded_gradients import GeneratorGraphInDiscriminatorStep
@@ -73,6 +74,7 @@ RULES: tuple[type[Rule], ...] = (
     ParametersUnused,
     OptimizerTemporariesAtPeak,
     TensorOutlivesLastUse,
+    EqualContentKeptTwice,
     ActivationsDominatePeak,
     OptimizerStateDominatesPeak,
     GradientsDominatePeak,

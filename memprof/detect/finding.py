@@ -38,7 +38,7 @@ REMEDY_SLUGS = frozenset(
     "mixed_precision allocator_settings optimizer_foreach_off ddp map_location set_device "
     "remove_hook remove_create_graph build_once "
     "lean_optimizer step_in_backward sparse_gradients chunk to_device split_evenly loss_in_forward "
-    "anomaly_off drop_module reduce_per_batch bucket_by_length pack_sequences".split()
+    "anomaly_off drop_module reduce_per_batch bucket_by_length pack_sequences share_tensor".split()
 )
 
 

@@ -19,6 +19,7 @@ from memprof.record.census import (
 )
 from memprof.record.events import DeviceState, Location, ModuleRef, OutOfMemory, ParameterProfile, ParameterShare, Phase
 from memprof.record.run_info import (
+    EqualSpan,
     Failure,
     GatheredOutputs,
     HiddenParameters,
@@ -63,6 +64,10 @@ def load_run(text: str) -> RunInfo:
     )
     run.padded_batches = tuple(
         PaddedBatch(**{**item, "location": _location(item["location"])}) for item in data.get("padded_batches", ())
+    )
+    run.equal_storages = tuple(
+        tuple(EqualSpan(int(storage), str(device), int(since), int(until)) for storage, device, since, until in spans)
+        for spans in data.get("equal_storages", ())
     )
     return run
 

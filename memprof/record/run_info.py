@@ -136,6 +136,16 @@ class PaddedBatch:
     """Of the elements of the rows that were looked at."""
 
 
+class EqualSpan(NamedTuple):
+    """How long a storage had a content that another storage of its device had as well."""
+
+    storage: int
+    device: str
+    since_ns: int
+    until_ns: int
+    """When it was freed, or when it was last certain that nobody had written to it."""
+
+
 @dataclass(slots=True)
 class RunInfo:
     """Facts about the run as a whole."""
@@ -175,4 +185,7 @@ class RunInfo:
     gathered: tuple[GatheredOutputs, ...] = ()
     padded_batches: tuple[PaddedBatch, ...] = ()
     """Of the first batches of each loader that came while storages were watched."""
+    equal_storages: tuple[tuple[EqualSpan, ...], ...] = ()
+    """Storages of one content, copied from one another and not written to, as far as each was watched; a tuple for each
+    content."""
     extra: dict[str, Any] = field(default_factory=dict)

@@ -38,6 +38,7 @@ from memprof.record.events import (
     TickFlag,
 )
 from memprof.record.run_info import (
+    EqualSpan,
     Failure,
     GatheredOutputs,
     HiddenParameters,
@@ -118,6 +119,7 @@ RUN = RunInfo(
     model_parts=(ModelPart("Net", "cuda:0", 4096, ("a", "b")), ModelPart("Net", "cuda:1", 8, ())),
     gathered=(GatheredOutputs(Location("/home/jürgen/训练.py", 31, "main"), "cuda:0", 2, 512, 7),),
     padded_batches=(PaddedBatch(Location("/home/jürgen/训练.py", 9, "main"), 3, 0, 32, 128, 7, 120, 0.5),),
+    equal_storages=((EqualSpan(0, "cuda:0", 1, 1 << 62), EqualSpan(1, "cuda:0", 2, 9)),),
     extra={"k": [1, None]},
 )
 TICKS = (
