@@ -77,6 +77,8 @@ class CallReader(TorchReader):
                 self._keep(func.value, name, arguments)
                 if base.kind is Kind.CONTAINER:
                     return PLAIN
+        if base.kind is Kind.UNKNOWN and name in _OF_TENSORS_ONLY:
+            return PLAIN
         if base.kind is Kind.CONTAINER:
             return self._container_method(func.value, base, name, arguments)
         if base.kind is Kind.MODULE and not name.startswith("register_"):
@@ -351,3 +353,5 @@ class CallReader(TorchReader):
 
 _MOVING = frozenset("to cuda cpu half float double bfloat16 train eval".split())
 _COLLECTING = frozenset("list tuple set dict sorted reversed iter next".split())
+_OF_TENSORS_ONLY = frozenset("size numel item tolist ndimension nelement".split())
+"""Methods that give numbers, whatever they are called on."""

@@ -80,7 +80,7 @@ class Emptying:
             ):
                 return "iteration"
             else:
-                later = later or attribute
+                later = later or attribute or (where is function.outer and isinstance(node, ast.Call))
         return "later" if later else None
 
     def _of_another_class(self, function: FunctionInfo, path: str, where: FunctionInfo, other: str) -> bool:

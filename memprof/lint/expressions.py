@@ -80,6 +80,8 @@ class ExpressionReader(Scope):
                 return Value(Kind.FUNCTION, function=method)
         if base.kind is Kind.MODULE:
             return self._module_attribute(base, node.attr)
+        if base.kind is Kind.UNKNOWN and node.attr in ("shape", "ndim", "dtype"):
+            return PLAIN
         if base.kind is Kind.UNKNOWN:
             found = self.program.find(self.module.qualified(node), self.module)
             if found is not None:
@@ -238,6 +240,8 @@ class ExpressionReader(Scope):
             if is_constant_text(node.slice, "loss") and element.is_tensor:
                 return replace(element, scalar=True)
             return base if isinstance(node.slice, ast.Slice) else element
+        if base.kind is Kind.PLAIN and getattr(node.value, "attr", "") == "shape":
+            return PLAIN
         if base.is_tensor and is_constant(node.slice, 0) and getattr(node.value, "attr", "") == "data":
             return PLAIN  # `loss.data[0]`, a number before PyTorch 0.4
         if base.is_tensor:

@@ -82,10 +82,7 @@ def check_sources(sources: Sequence[SourceFile | Unreadable], options: LintOptio
     program = Program(_concerned(modules, files))
     context = Context(program, interpret(program))
     found = {finding for check in CHECKS for finding in check(context)}
-    untrained = {(item.file, item.line, item.column) for item in found if item.code == "MP203"}
-    found = {
-        item for item in found if item.code != "MP201" or (item.file, item.line, item.column) not in untrained
-    }  # a network that nothing trains says more than that it is not in training mode
+    found = _without_what_another_says(found)
     kept = [finding for finding in found if _is_reported(finding, options)]
     comments = {path: suppressed(files[path].text) for path in {finding.file for finding in kept}}
     findings = [
@@ -96,6 +93,18 @@ def check_sources(sources: Sequence[SourceFile | Unreadable], options: LintOptio
     order = {path: number for number, path in enumerate(files)}
     findings.sort(key=lambda item: (order[item.file], item.cell or 0, item.line, item.column, item.code))
     return LintResult(tuple(findings), tuple(sorted(unreadable)), len(modules))
+
+
+def _without_what_another_says(found: set[LintFinding]) -> set[LintFinding]:
+    """Findings without those that another one at the same place makes needless.
+
+    A network that nothing trains says more than that it is not in training mode; where autograd is turned off for an
+    evaluation, the state that is carried through it has no history.
+    """
+    untrained = {(item.file, item.line, item.column) for item in found if item.code == "MP203"}
+    found = {item for item in found if item.code != "MP201" or (item.file, item.line, item.column) not in untrained}
+    evaluated = {(item.file, item.line) for item in found if item.code == "MP201"}
+    return {item for item in found if item.code != "MP104" or (item.file, item.line) not in evaluated}
 
 
 def _parse(source: SourceFile) -> SourceModule | Unreadable | None:

@@ -17,7 +17,8 @@ _MEMORY_ERRORS = frozenset(("torch.cuda.OutOfMemoryError", "torch.OutOfMemoryErr
 def check(context: Context) -> Iterator[LintFinding]:
     """Find them."""
     for function in context.program.functions:
-        yield from _checkpoints(context, function)
+        if not context.is_test(function):
+            yield from _checkpoints(context, function)
         yield from _exceptions(context, function)
     yield from _datasets(context)
 

@@ -35,6 +35,8 @@ def carried_state(context: Context, function: FunctionInfo, statement: ast.Assig
     called = context.value(call.func)
     if called.kind not in (Kind.MODULE, Kind.FUNCTION):
         return None
+    if called.function is not None and not called.function.makes_graphs:
+        return None  # it computes from what it is given, and runs no model
     given = {_key(item): item for item in _parts_of([*call.args, *(item.value for item in call.keywords)])}
     made = {_key(item) for item in _parts_of(statement.targets)}
     around = context.flow.iteration_loop(function, statement)

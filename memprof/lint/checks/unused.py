@@ -19,6 +19,9 @@ _BY_NAME = frozenset(
 """What reaches layers without naming them."""
 
 
+_CONTAINERS = frozenset("Sequential ModuleList ModuleDict".split())
+
+
 def check(context: Context) -> Iterator[LintFinding]:
     """Find them."""
     candidates = [cls for cls in context.program.classes if _is_whole(context, cls)]
@@ -65,6 +68,9 @@ def _mentions(module: SourceModule) -> Iterator[str]:
 
 
 def _is_layer(context: Context, node: ast.expr) -> bool:
-    """A new layer with parameters, or a container of such."""
+    """A new layer with parameters, or a container of such; one of layers that come from elsewhere only lists them."""
     value = context.value(node)
+    if isinstance(node, ast.Call) and path_of(node.func).rpartition(".")[2] in _CONTAINERS:
+        inner = [item for argument in node.args for item in ast.walk(argument) if isinstance(item, ast.Call)]
+        return any(is_new_layer(context, item) for item in inner)
     return value.kind is Kind.MODULE and not value.loss and is_new_layer(context, node)

@@ -398,6 +398,53 @@ CLEAN = {
             def backward(ctx, grad):
                 return grad * ctx.out
         """,
+    "a share of sizes that a model returns": """
+        class Pooled(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.pool = Pool(8)
+
+            def forward(self, data):
+                x, index = self.pool(data.x)
+                return x.mean(), x.size(0) / data.x.shape[0]
+
+        net = Pooled().eval()
+        total = 0
+        with torch.no_grad():
+            net(data)
+        for data in loader:
+            out, share = net(data)
+            out.backward()
+            total += share
+        """,
+    "a hook's store that is emptied where the hook is made": """
+        def features(net, images):
+            kept = []
+
+            def hook(module, inputs, output):
+                kept.append(output)
+
+            net[0].register_forward_hook(hook)
+            with torch.no_grad():
+                for image in images:
+                    kept.clear()
+                    net(image)
+                    print(kept[0].mean())
+
+        features(model, loader)
+        """,
+    "layers that are registered under another name": """
+        class Agents(nn.Module):
+            def __init__(self, policies):
+                super().__init__()
+                self.policies = policies
+                self.registered = nn.ModuleList(policies.values())
+
+            def forward(self, x):
+                return {name: policy(x) for name, policy in self.policies.items()}
+
+        Agents({"a": nn.Linear(8, 8)})
+        """,
     "a test that runs a network once": """
         class TestLayer:
             layer = nn.Linear(8, 8)
@@ -413,6 +460,34 @@ CLEAN = {
 @pytest.mark.parametrize("name", CLEAN)
 def test_patterns_that_are_no_problem(name: str) -> None:
     assert findings(CLEAN[name]) == []
+
+
+def test_a_function_that_computes_from_what_it_is_given_carries_no_state() -> None:
+    text = """
+        def undirected(index, values):
+            return torch.cat([index, index.flip(0)], dim=1), values
+
+        index = model(first)
+        for store in range(3):
+            index, values = undirected(index, [])
+            print(model(index))
+        """
+
+    assert "MP104" not in [item.code for item in findings(text)]
+
+
+def test_a_state_in_an_evaluation_is_told_once() -> None:
+    text = """
+        cell = nn.LSTMCell(8, 8)
+
+        def evaluate(words):
+            h, c = torch.zeros(1, 8), torch.zeros(1, 8)
+            for word in words:
+                h, c = cell(word, (h, c))
+            return h.argmax()
+        """
+
+    assert [item.code for item in findings(text)] == ["MP201"]
 
 
 def test_a_script_that_tries_a_forward_and_a_backward_pass() -> None:
