@@ -12,7 +12,7 @@ import click
 
 from memprof._errors import MemprofError
 from memprof.cli import Interrupted
-from memprof.cli.program_command import ProgramCommand
+from memprof.cli.program_command import device_option, level_option, program_command
 from memprof.cli.run import load_program, record, simulated_gpu
 from memprof.cli.show import check_writable, exceeds, report_options, show
 
@@ -20,18 +20,10 @@ if TYPE_CHECKING:
     from memprof.advise.diagnosis import Diagnosis
 
 
-@click.command(
-    "analyze",
-    cls=ProgramCommand,
-    context_settings={"allow_interspersed_args": False},
-    options_metavar="[OPTIONS]",
-)
-@click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does, instead of a script.")
-@click.option(
-    "--level",
-    type=click.Choice(("auto", "steps", "blocks", "tensors")),
-    help="How closely to watch: counters only, the CUDA allocator's own history too, every storage too, or "
-    "(auto) counters with every storage for a few iterations. [default: auto; tensors with --simulate]",
+@program_command("analyze")
+@level_option(
+    "How closely to watch: counters only, the CUDA allocator's own history too, every storage too, or "
+    "(auto) counters with every storage for a few iterations."
 )
 @click.option(
     "-o", "recording", type=click.Path(dir_okay=False), help="File for the recording. [default: SCRIPT.memprof]"
@@ -39,13 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--max-iterations", type=click.IntRange(min=1), metavar="N", help="Stop the run cleanly after N iterations."
 )
-@click.option(
-    "--device",
-    type=click.Choice(("auto", "cpu", "cuda")),
-    default="auto",
-    show_default=True,
-    help="Whose memory to read.",
-)
+@device_option
 @click.option(
     "--simulate",
     "gpu",
@@ -60,8 +46,6 @@ if TYPE_CHECKING:
 )
 @click.option("--fix", is_flag=True, help="Also show edits for what was found; `memprof fix` tries and writes them.")
 @report_options
-@click.argument("script", required=False)
-@click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def command(
     module: str | None,
     level: str | None,

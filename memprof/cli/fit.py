@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from memprof.cli.fit_runs import ScriptRuns, parameter_name
-from memprof.cli.show import FORMATS, check_writable, show_table
+from memprof.cli.show import answer_options, check_writable, show_table
 
 
 @click.command("fit", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -48,8 +48,7 @@ from memprof.cli.show import FORMATS, check_writable, show_table
     help="Let each run come to its end instead: evaluations, the last batch, the longest sequence. With --dry, quick.",
 )
 @click.option("--dry", is_flag=True, help="Compute nothing: quick, and large values need no memory here.")
-@click.option("--format", "fit_format", type=click.Choice(FORMATS), default="rich", show_default=True, help="Form.")
-@click.option("--output", type=click.Path(dir_okay=False), help="File for the answer instead of the terminal.")
+@answer_options
 @click.argument("script", type=click.Path(exists=True, dir_okay=False))
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def command(
@@ -63,7 +62,7 @@ def command(
     safety: float,
     whole_run: bool,
     dry: bool,
-    fit_format: str,
+    answer_format: str,
     output: str | None,
     script: str,
     args: tuple[str, ...],
@@ -106,6 +105,6 @@ def command(
                 runs=runs,
             )
         )
-    show_table(lambda _: fit_table(found, name), lambda: fit_text(found, name), form=fit_format, output=output)
+    show_table(lambda _: fit_table(found, name), lambda: fit_text(found, name), form=answer_format, output=output)
     if any(fit.largest is None for fit in found):
         raise click.exceptions.Exit(1)

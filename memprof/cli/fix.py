@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memprof.cli.program_command import ProgramCommand
-from memprof.cli.show import FORMATS, check_writable, show_table
+from memprof.cli.program_command import device_option, level_option, program_command
+from memprof.cli.show import answer_options, check_writable, show_table
 from memprof.cli.trials import Trials
 
 if TYPE_CHECKING:
@@ -20,13 +20,7 @@ if TYPE_CHECKING:
     from memprof.advise.verify import Fix
 
 
-@click.command(
-    "fix",
-    cls=ProgramCommand,
-    context_settings={"allow_interspersed_args": False},
-    options_metavar="[OPTIONS]",
-)
-@click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does, instead of a script.")
+@program_command("fix")
 @click.option("--select", metavar="CODES", default="", help="Only these rules, by code or its beginning: MP101,MP2.")
 @click.option(
     "--verify/--no-verify",
@@ -36,26 +30,11 @@ if TYPE_CHECKING:
 )
 @click.option("--apply", is_flag=True, help="Write the edits; files must be committed in git, or use --backup.")
 @click.option("--backup", is_flag=True, help="With --apply: keep each file as FILE.orig.")
-@click.option(
-    "--level",
-    type=click.Choice(("auto", "steps", "blocks", "tensors")),
-    help="How closely to watch, as for analyze. [default: auto; tensors with --simulate]",
-)
-@click.option(
-    "--device",
-    type=click.Choice(("auto", "cpu", "cuda")),
-    default="auto",
-    show_default=True,
-    help="Whose memory to read.",
-)
+@level_option("How closely to watch, as for analyze.")
+@device_option
 @click.option("--simulate", "gpu", metavar="GPU", help="Run on the CPU as on this GPU: a name or a size.")
 @click.option("--max-iterations", type=click.IntRange(min=1), metavar="N", help="Stop each run after N iterations.")
-@click.option(
-    "--format", "fix_format", type=click.Choice(FORMATS), default="rich", show_default=True, help="Form of the answer."
-)
-@click.option("--output", type=click.Path(dir_okay=False), help="File for the answer instead of the terminal.")
-@click.argument("script", required=False)
-@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@answer_options
 def command(
     module: str | None,
     select: str,
@@ -66,7 +45,7 @@ def command(
     device: str,
     gpu: str | None,
     max_iterations: int | None,
-    fix_format: str,
+    answer_format: str,
     output: str | None,
     script: str | None,
     args: tuple[str, ...],
@@ -99,7 +78,7 @@ def command(
         before = trials.run({})
         fix = _fix(trials, before, codes, verify=verify, apply=apply, backup=backup)
     written = write_files(fix.edited, backup=backup) if apply else ()
-    _show(fix, name, written, form=fix_format, output=output)
+    _show(fix, name, written, form=answer_format, output=output)
     if before.exit_status:
         how = before.exception or f"exit status {before.exit_status}"
         click.echo(f"memprof: {name} did not end well without edits: {how}", err=True)

@@ -23,7 +23,6 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 FORMATS = ("rich", "json")
 SEVERITIES = ("info", "warning", "error")
-PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def report_options(command: _F) -> _F:
@@ -47,6 +46,24 @@ def report_options(command: _F) -> _F:
             help="Exit with status 1 when a finding is at least this severe.",
         ),
         click.option("-v", "--verbose", is_flag=True, help="Also say which rules could not decide, and why."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def answer_options(command: _F) -> _F:
+    """Add the options of an answer that is one table: its form, and where it goes."""
+    options = (
+        click.option(
+            "--format",
+            "answer_format",
+            type=click.Choice(FORMATS),
+            default="rich",
+            show_default=True,
+            help="Form of the answer.",
+        ),
+        click.option("--output", type=click.Path(dir_okay=False), help="File for the answer instead of the terminal."),
     )
     for option in reversed(options):
         command = option(command)
@@ -103,9 +120,12 @@ def check_writable(output: str | None, plot: str | None) -> None:
             raise OutputError(f"cannot write {path!r}: there is no folder {folder!r}; create it first")
         if not os.access(path if os.path.exists(path) else folder, os.W_OK):
             raise OutputError(f"cannot write {path!r}: permission denied; choose another place")
+    from memprof.report.destination import PLOT_FORMATS
+
     suffix = os.path.splitext(plot)[1].lower() if plot is not None else ""
-    if suffix and suffix not in PLOT_SUFFIXES:
-        raise OutputError(f"cannot write a plot to {plot!r}: use a name that ends in {', '.join(PLOT_SUFFIXES)}")
+    if suffix and suffix[1:] not in PLOT_FORMATS:
+        suffixes = ", ".join(f".{name}" for name in PLOT_FORMATS)
+        raise OutputError(f"cannot write a plot to {plot!r}: use a name that ends in {suffixes}")
 
 
 def show(

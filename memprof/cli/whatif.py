@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from memprof.cli.show import FORMATS, check_writable, show_table
+from memprof.cli.show import answer_options, check_writable, show_table
 
 
 @click.command("whatif")
@@ -17,21 +17,13 @@ from memprof.cli.show import FORMATS, check_writable, show_table
 )
 @click.option("--gpu", metavar="GPU", help="Replay on this GPU: a name (RTX 4090) or a size (24GiB).")
 @click.option("--advise", is_flag=True, help="Try the settings that make sense, rank them, and say which to set.")
-@click.option(
-    "--format",
-    "what_if_format",
-    type=click.Choice(FORMATS),
-    default="rich",
-    show_default=True,
-    help="Form of the answer.",
-)
-@click.option("--output", type=click.Path(dir_okay=False), help="File for the answer instead of the terminal.")
+@answer_options
 @click.argument("recording", type=click.Path())
 def command(
     settings: tuple[str, ...],
     gpu: str | None,
     advise: bool,
-    what_if_format: str,
+    answer_format: str,
     output: str | None,
     recording: str,
 ) -> None:
@@ -55,6 +47,6 @@ def command(
     show_table(
         lambda console: what_if_table(found, console, advise=advise),
         lambda: what_if_text(found),
-        form=what_if_format,
+        form=answer_format,
         output=output,
     )

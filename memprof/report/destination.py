@@ -7,6 +7,9 @@ from pathlib import Path
 
 from memprof._errors import OutputError
 
+PLOT_FORMATS = ("png", "svg", "pdf")
+"""What a plot can be written as; a file's suffix chooses."""
+
 
 def write_output(path: str | os.PathLike[str], content: bytes) -> Path:
     """Write a report to a file.

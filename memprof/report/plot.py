@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from memprof._errors import OutputError, UsageError
 from memprof.detect.finding import Severity
-from memprof.report.destination import write_output
+from memprof.report.destination import PLOT_FORMATS, write_output
 from memprof.report.plot_composition import draw_composition
 from memprof.report.plot_memory import draw_memory, say_nothing
 from memprof.report.plot_style import INK, MUTED, drawable, plain_texts, shorten, style_axes
@@ -27,9 +27,6 @@ from memprof.report.wording import headline, is_empty, known_devices, script_nam
 if TYPE_CHECKING:
     from memprof.advise.diagnosis import Diagnosis
     from memprof.model.memory import MemoryModel
-
-FORMATS = ("png", "svg", "pdf")
-"""What a plot can be written as; a file's suffix chooses."""
 
 _VERDICT_COLOURS = {
     Severity.ERROR: "#b2182b",
@@ -55,8 +52,8 @@ class PlotOptions:
     """Pixels an inch; more makes text larger on the same picture."""
 
     def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise UsageError(f"a plot cannot be written as {self.format!r}; known: {', '.join(FORMATS)}")
+        if self.format not in PLOT_FORMATS:
+            raise UsageError(f"a plot cannot be written as {self.format!r}; known: {', '.join(PLOT_FORMATS)}")
         if min(self.width_px, self.height_px, self.dpi) < 1:
             raise UsageError("width, height and dpi of a plot must be positive")
 
@@ -65,7 +62,7 @@ class PlotReporter:
     """Draws a diagnosis with matplotlib."""
 
     name: ClassVar[str] = "png"
-    suffixes: ClassVar[tuple[str, ...]] = tuple(f".{name}" for name in FORMATS)
+    suffixes: ClassVar[tuple[str, ...]] = tuple(f".{name}" for name in PLOT_FORMATS)
 
     def __init__(self, options: PlotOptions | None = None) -> None:
         self.options = options or PlotOptions()
