@@ -74,8 +74,10 @@ def command(
         raise click.UsageError("--simulate is about the memory of a GPU: leave out --device cpu")
     if dry and gpu is None:
         raise click.UsageError("--dry leaves out the arithmetic of a simulated GPU: name one with --simulate")
-    if fix and (report_format == "json" or output is not None):
-        raise click.UsageError("--fix shows edits on the terminal; for JSON or a file use `memprof fix --no-verify`")
+    if fix and (report_format != "rich" or output is not None):
+        raise click.UsageError(
+            "--fix shows edits on the terminal; for JSON, a page or a file use `memprof fix --no-verify`"
+        )
     program = load_program(module, script, args)
     check_writable(output, plot)
     path = Path(recording) if recording is not None else Path(f"{program.stem}.memprof")
@@ -110,7 +112,7 @@ def command(
             file=sys.stderr,
         )
         status = status or 2
-    _say_where(path, plot, in_memory=session.writer.in_memory, quiet=report_format == "json" and output is None)
+    _say_where(path, plot, in_memory=session.writer.in_memory, quiet=report_format != "rich" and output is None)
     if outcome.interrupted:
         raise Interrupted
     sys.exit(status)

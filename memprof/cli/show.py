@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 FORMATS = ("rich", "json")
+REPORT_FORMATS = (*FORMATS, "html")
 SEVERITIES = ("info", "warning", "error")
 
 
@@ -31,10 +32,11 @@ def report_options(command: _F) -> _F:
         click.option(
             "--format",
             "report_format",
-            type=click.Choice(FORMATS),
+            type=click.Choice(REPORT_FORMATS),
             default="rich",
             show_default=True,
-            help="json without --output follows what a script prints on standard output; use --output to parse it.",
+            help="html is one page with the picture in it. json or html without --output follows what a script prints "
+            "on standard output; use --output to parse or open it.",
         ),
         click.option("--output", type=click.Path(dir_okay=False), help="File for the report instead of the terminal."),
         click.option(
@@ -141,7 +143,7 @@ def show(
 
     Args:
         diagnosis: What to show.
-        report_format: `rich` or `json`.
+        report_format: One of `REPORT_FORMATS`.
         output: File for the report, or None for standard output.
         plot: File for a plot, or None.
         verbose: Also say why rules could not decide.
@@ -155,11 +157,9 @@ def show(
     terminal = TerminalReporter(TerminalOptions(verbose=verbose, cwd=cwd))
     try:
         if output is not None:
-            _write(diagnosis, terminal, report_format, output)
-        elif report_format == "json":
-            from memprof.report.json_report import JsonReporter
-
-            click.echo(JsonReporter().to_text(diagnosis), nl=False)
+            _write(diagnosis, terminal, report_format, output, cwd)
+        elif report_format != "rich":
+            click.echo(_content(diagnosis, report_format, cwd).decode("utf-8"), nl=False)
         else:
             terminal.print(diagnosis, make_console())
     except OutputError:
@@ -173,15 +173,22 @@ def show(
         PlotReporter().save(diagnosis, plot)
 
 
-def _write(diagnosis: Diagnosis, terminal: TerminalReporter, report_format: str, output: str) -> None:
+def _write(diagnosis: Diagnosis, terminal: TerminalReporter, report_format: str, output: str, cwd: str | None) -> None:
     from memprof.report.destination import write_output
 
-    if report_format == "json":
-        from memprof.report.json_report import JsonReporter
+    content = terminal.render(diagnosis) if report_format == "rich" else _content(diagnosis, report_format, cwd)
+    write_output(Path(output), content)
 
-        write_output(Path(output), JsonReporter().render(diagnosis))
-    else:
-        write_output(Path(output), terminal.render(diagnosis))
+
+def _content(diagnosis: Diagnosis, report_format: str, cwd: str | None) -> bytes:
+    """A report that is not for the terminal."""
+    if report_format == "html":
+        from memprof.report.html_report import HtmlOptions, HtmlReporter
+
+        return HtmlReporter(HtmlOptions(cwd=cwd)).render(diagnosis)
+    from memprof.report.json_report import JsonReporter
+
+    return JsonReporter().render(diagnosis)
 
 
 def exceeds(diagnosis: Diagnosis, fail_on: str | None) -> bool:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from memprof._version import __version__
 from memprof.report.safe_json import dump
-from memprof.units import format_bytes
 
 if TYPE_CHECKING:
     from memprof.advise.diagnosis import Diagnosis
@@ -81,14 +80,10 @@ def _json(tests: Sequence[WatchedTest]) -> str:
 
 
 def _html(tests: Sequence[WatchedTest]) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from memprof.report.html_report import pages
 
-    environment = Environment(
-        loader=PackageLoader("memprof.integrations", "templates"), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters["bytes"] = format_bytes
     highest_first = sorted(tests, key=lambda test: -max(test.peak_bytes.values(), default=0))
-    page = environment.get_template("session_report.html")
+    page = pages("memprof.integrations").get_template("session_report.html")
     return page.render(tests=highest_first, version=__version__, created=_now())
 
 

@@ -1,4 +1,4 @@
-"""Reports: what a diagnosis looks like in a terminal, as JSON and as a picture.
+"""Reports: what a diagnosis looks like in a terminal, as JSON, as a page and as a picture.
 
 A reporter is chosen by name from `REPORTERS`; nothing heavy (rich, matplotlib) is imported before
 one is loaded. A reporter keeps its options in a frozen dataclass of its own, so the protocol has none.
@@ -62,6 +62,12 @@ def _json() -> type[Reporter]:
     return JsonReporter
 
 
+def _html() -> type[Reporter]:
+    from memprof.report.html_report import HtmlReporter
+
+    return HtmlReporter
+
+
 def _plot() -> type[Reporter]:
     from memprof.report.plot import PlotReporter
 
@@ -81,7 +87,7 @@ def _perfetto() -> type[Reporter]:
 
 
 REPORTERS: Mapping[str, Callable[[], type[Reporter]]] = MappingProxyType(
-    {"rich": _terminal, "json": _json, "png": _plot, "snapshot": _snapshot, "perfetto": _perfetto}
+    {"rich": _terminal, "json": _json, "html": _html, "png": _plot, "snapshot": _snapshot, "perfetto": _perfetto}
 )
 """Name -> loader of a reporter's class, so that choosing one imports only what it needs."""
 

@@ -45,10 +45,16 @@ def finding_block(finding: Finding, page: Page) -> Iterator[RenderableType]:
     first.add_column(ratio=1)
     first.add_row(label, page.text(finding.message, "bold"))
     yield first
-    yield page.facts(list(_facts(finding, page)), indent=_INDENT)
+    yield page.facts(list(finding_facts(finding, page)), indent=_INDENT)
 
 
-def _facts(finding: Finding, page: Page) -> Iterator[tuple[str, Text]]:
+def finding_facts(finding: Finding, page: Page) -> Iterator[tuple[str, Text]]:
+    """What stands below a finding's message: pairs of a label and what is said.
+
+    Args:
+        finding: What a rule found.
+        page: Makes the texts and places.
+    """
     if finding.location is not None:
         yield "at", page.text(page.place(finding.location), "cyan")
         line = source_line(finding.location)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _INDENT = 2
 _LABEL = 10
 _MAX_SPARK = 60
+NUMBERS = frozenset({"#", "start", "end", "peak", "time"})
+"""Columns whose cells are set to the right."""
 
 
 def iteration_block(
@@ -41,7 +43,7 @@ def iteration_block(
     common = next(iter(sources)) if len(sources) == 1 else None
     yield page.heading(f"{counted(len(model.iterations), 'iteration')}, memory of {main}{source_suffix(common)}")
     peak = model.peaks.get(main)
-    rows = _chosen(model.iterations, edge, None if peak is None else peak.iteration)
+    rows = chosen_iterations(model.iterations, edge, None if peak is None else peak.iteration)
     yield indented(_table(rows, main, page, show_source=len(sources) > 1), _INDENT)
     yield indented(page.text("allocated at the end of each iteration", "dim"), _INDENT)
     for device in devices:
@@ -52,10 +54,19 @@ def iteration_block(
             yield indented(line.append_text(page.text(trend_sentence(trend), "not dim")), _INDENT)
 
 
-def _chosen(
+def chosen_iterations(
     iterations: Sequence[IterationMemory], edge: int, peak_iteration: int | None
 ) -> list[IterationMemory | int]:
-    """Pick the rows to show; a number stands for that many iterations left out."""
+    """Pick the rows to show.
+
+    Args:
+        iterations: All of a run.
+        edge: How many of the first and of the last to show.
+        peak_iteration: The index of one more to show.
+
+    Returns:
+        Iterations in order; a number stands for that many left out.
+    """
     last = len(iterations)
     keep = {*range(min(edge, last)), *range(max(last - edge, 0), last)}
     keep |= {n for n, iteration in enumerate(iterations) if iteration.index == peak_iteration}
@@ -75,23 +86,27 @@ def _chosen(
 
 def _table(rows: Sequence[IterationMemory | int], device: str, page: Page, *, show_source: bool) -> Table:
     table = Table(box=box.ASCII if page.ascii_only else box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("kind", overflow="fold")
-    for title in ("start", "end", "peak"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("peak in", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
-    if show_source:
-        table.add_column("source", no_wrap=True)
+    for title in iteration_columns(show_source=show_source):
+        if title == "kind":
+            table.add_column(title, overflow="fold")
+        else:
+            table.add_column(title, justify="right" if title in NUMBERS else "left", no_wrap=True)
     for row in rows:
         if isinstance(row, int):
             table.add_row(page.ellipsis, page.text(f"{row:,} more", "dim"))
         else:
-            table.add_row(*_cells(row, device, page, show_source=show_source))
+            table.add_row(*map(page.text, iteration_cells(row, device, show_source=show_source)))
     return table
 
 
-def _cells(row: IterationMemory, device: str, page: Page, *, show_source: bool) -> list[Text]:
+def iteration_columns(*, show_source: bool) -> list[str]:
+    """The titles of what `iteration_cells` gives."""
+    titles = ["#", "kind", "start", "end", "peak", "peak in", "time"]
+    return [*titles, "source"] if show_source else titles
+
+
+def iteration_cells(row: IterationMemory, device: str, *, show_source: bool) -> list[str]:
+    """The row of one iteration: number, kind, memory at its start, its end and at most, phase, time, source."""
     memory = row.devices.get(device, _NOTHING_KNOWN)
     sizes = (memory.allocated_bytes_start, memory.allocated_bytes_end, memory.peak_allocated_bytes)
     cells = [str(row.index), row.kind if row.complete else f"{row.kind}, cut off"]
@@ -99,7 +114,7 @@ def _cells(row: IterationMemory, device: str, page: Page, *, show_source: bool) 
     cells += ["-" if memory.peak_phase is None else memory.peak_phase.label, duration(row.duration_ns)]
     if show_source:
         cells.append(memory.source.value if device in row.devices else "-")
-    return [page.text(cell) for cell in cells]
+    return cells
 
 
 _NOTHING_KNOWN = DeviceIteration(

@@ -156,3 +156,15 @@ def test_report_that_cannot_be_written_is_refused(recorded: Path, options: list[
     assert result.returncode == 2, said(result)
     assert message in result.stderr
     assert result.stdout == ""
+
+
+def test_report_as_a_page(recorded: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    result = memprof("report", "train.memprof", "--format", "html", "--output", str(page), cwd=recorded)
+
+    assert result.returncode == 0, said(result)
+    assert result.stdout == ""
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>")
+    assert "MP102" in text
+    assert "<code>train.py:18" in text

@@ -14,7 +14,14 @@ from memprof.report import REPORTERS, Reporter, load_reporter, text_report, writ
 from tests import factories
 
 SCENARIOS = sorted(factories.SCENARIOS)
-MAGIC = {"rich": b"", "json": b"{", "png": b"\x89PNG\r\n", "snapshot": b"\x80\x04", "perfetto": b"{"}
+MAGIC = {
+    "rich": b"",
+    "json": b"{",
+    "html": b"<!doctype html>",
+    "png": b"\x89PNG\r\n",
+    "snapshot": b"\x80\x04",
+    "perfetto": b"{",
+}
 
 
 @pytest.mark.parametrize("name", sorted(REPORTERS))
@@ -39,7 +46,7 @@ def test_reporter_renders_every_scenario_the_same_way_twice(name: str, scenario:
     assert reporter.render(factories.SCENARIOS[scenario]()) == first
 
 
-@pytest.mark.parametrize("name", ["rich", "json", "perfetto"])
+@pytest.mark.parametrize("name", ["rich", "json", "html", "perfetto"])
 def test_text_never_holds_raw_control_characters(name: str) -> None:
     text = load_reporter(name)().render(factories.hostile()).decode("utf-8")
 
@@ -48,7 +55,7 @@ def test_text_never_holds_raw_control_characters(name: str) -> None:
     assert raw == set()
 
 
-@pytest.mark.parametrize("name", ["rich", "json", "perfetto"])
+@pytest.mark.parametrize("name", ["rich", "json", "html", "perfetto"])
 @pytest.mark.parametrize("scenario", ["simulated", "steps_only"])
 def test_text_shows_sources_that_are_not_measurements(name: str, scenario: str) -> None:
     text = load_reporter(name)().render(factories.SCENARIOS[scenario]()).decode()
@@ -57,8 +64,8 @@ def test_text_shows_sources_that_are_not_measurements(name: str, scenario: str) 
 
 
 def test_unknown_reporter_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"no reporter named 'html'; known: rich, json, png, snapshot, perfetto"):
-        load_reporter("html")
+    with pytest.raises(UsageError, match=r"no reporter named 'docx'; known: rich, json, html, png, snapshot, perfetto"):
+        load_reporter("docx")
 
 
 def test_reporter_of_another_distribution_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
