@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from memprof.capture.block_trace import COLUMN, TracePacker
+from memprof.capture.block_trace import COLUMN, TracePacker, kinds
 from memprof.capture.module_regions import ENDED, EVERY_DEVICE, Regions
 from memprof.record.blocks import BlockAction, IntArray
 from memprof.record.schema import NONE
@@ -100,8 +100,8 @@ class BlockPlaces:
 
     def _learn(self, found: Sequence[Allocations], regions: Regions) -> None:
         """Remember the modules and lines of regions, for a backward that may come later."""
-        pairs = [np.stack((part.region, part.line), axis=1)[part.forward] for part in found]
-        lines = np.unique(np.concatenate([np.zeros((0, 2), np.int64), *pairs]), axis=0)
+        pairs = [(part.region[part.forward], part.line[part.forward]) for part in found]
+        lines, _ = kinds(*(np.concatenate(column) for column in zip(*pairs, strict=True)))
         region, first, count = np.unique(lines[:, 0], return_index=True, return_counts=True)
         only = dict(zip(region[count == 1].tolist(), lines[first[count == 1], 1].tolist(), strict=True))
         for number, module in zip(regions.region.tolist(), regions.module.tolist(), strict=True):
@@ -112,11 +112,11 @@ class BlockPlaces:
 
     def _assign(self, allocations: Allocations, module: IntArray, line: IntArray) -> None:
         wanted = np.flatnonzero((module != NONE) | (line != NONE))
-        stack = allocations.rows[allocations.index, COLUMN["stack"]]
-        kinds, kind = np.unique(np.stack((stack, module, line), axis=1)[wanted], axis=0, return_inverse=True)
-        refined = np.array([self._packer.refined(*row) for row in kinds.tolist()], np.int64)
         if len(wanted):
-            allocations.rows[allocations.index[wanted], COLUMN["stack"]] = refined[kind.reshape(-1)]
+            stack = allocations.rows[allocations.index[wanted], COLUMN["stack"]]
+            wishes, wish = kinds(stack, module[wanted], line[wanted])
+            refined = np.array([self._packer.refined(*row) for row in wishes.tolist()], np.int64)
+            allocations.rows[allocations.index[wanted], COLUMN["stack"]] = refined[wish]
 
 
 class Allocations:

@@ -19,7 +19,7 @@ import torch
 
 from memprof._collection import collection_paused
 from memprof.capture.block_places import BlockPlaces
-from memprof.capture.block_trace import COLUMN, TickEnd, TracePacker, counted, places_in_ticks
+from memprof.capture.block_trace import COLUMN, TickEnd, TracePacker, counted, kinds, places_in_ticks
 from memprof.capture.counters import AllocatorStats
 from memprof.capture.frames import UserCode
 from memprof.capture.module_regions import ModuleRegions
@@ -197,12 +197,11 @@ class AllocatorWatch:
         chosen = np.flatnonzero(rows[:, COLUMN["stack"]] != NONE)
         begins, stacks = np.array(self._backwards, np.int64).T
         backward = stacks[np.searchsorted(begins, rows[chosen, COLUMN["time_ns"]], side="right") - 1]
-        pairs = np.stack((rows[chosen, COLUMN["stack"]], backward), axis=1)
-        kinds, kind = np.unique(pairs, axis=0, return_inverse=True)
-        found = np.array([self._packer.called_by(*pair) for pair in kinds.tolist()], np.int64).reshape(-1, 2)
-        rows[chosen, COLUMN["stack"]] = found[kind.reshape(-1), 0]
+        pairs, kind = kinds(rows[chosen, COLUMN["stack"]], backward)
+        found = np.array([self._packer.called_by(*pair) for pair in pairs.tolist()], np.int64).reshape(-1, 2)
+        rows[chosen, COLUMN["stack"]] = found[kind, 0]
         by_engine = np.zeros(len(rows), np.bool_)
-        by_engine[chosen] = found[kind.reshape(-1), 1] != 0
+        by_engine[chosen] = found[kind, 1] != 0
         return by_engine
 
     def end(self) -> None:
