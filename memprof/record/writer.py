@@ -6,6 +6,8 @@ import sqlite3
 import threading
 from array import array
 from collections.abc import Callable, Iterable
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +28,8 @@ from memprof.record.events import (
 from memprof.record.run_info import RunInfo
 
 _K = TypeVar("_K")
+_SQL, _ROW = itemgetter(0), itemgetter(1)
+"""Of a statement."""
 
 
 class RecordingWriter:
@@ -262,8 +266,8 @@ class RecordingWriter:
             return
         execute("BEGIN")
         try:
-            for sql, row in statements:
-                execute(sql, row)
+            for sql, alike in groupby(statements, _SQL):
+                self._connection.executemany(sql, map(_ROW, alike))
             execute("COMMIT")
         except sqlite3.Error:
             if self._connection.in_transaction:
