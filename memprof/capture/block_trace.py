@@ -103,7 +103,7 @@ class TracePacker:
 
     def _stacks(self, trace: Sequence[Mapping[str, Any]]) -> list[int]:
         known: dict[tuple[int, ...], int] = {}
-        stacks = []
+        stacks: list[int] = []
         add, get = stacks.append, known.get
         for entry in trace:
             frames = entry.get("frames")

@@ -33,6 +33,7 @@ from memprof.record.events import (
     Tick,
     TickFlag,
 )
+from memprof.record.journal import META_KEY, TickRow, read_journal
 from memprof.record.run_info import RunInfo
 from memprof.record.writer import is_recording
 
@@ -59,10 +60,14 @@ class Recording:
 
     history: None = None
 
-    def __init__(self, connection: sqlite3.Connection, path: Path | None) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, path: Path | None, journal: tuple[str, tuple[TickRow, ...]] = ("", ())
+    ) -> None:
         self.path = path
         self._connection = connection
         with _Reading(path):
+            (self._version,) = connection.execute("PRAGMA user_version").fetchone()
+            rows = self._tick_rows(*journal)
             self._names: dict[int, str] = dict(connection.execute("SELECT id, text FROM name"))
             self._locations = {
                 row[0]: Location(str(row[1]), int(row[2]), str(row[3]))
@@ -74,7 +79,7 @@ class Recording:
             }
             row = connection.execute("SELECT value FROM meta WHERE key = 'run'").fetchone()
             self.run: RunInfo = codec.load_run(row[0]) if row else RunInfo()
-            self.ticks: tuple[Tick, ...] = tuple(self._read_ticks())
+            self.ticks: tuple[Tick, ...] = tuple(self._read_ticks(rows))
             self.censuses: tuple[Census, ...] = tuple(
                 codec.load_census(text) for (text,) in connection.execute("SELECT data FROM census ORDER BY id")
             )
@@ -84,8 +89,7 @@ class Recording:
             self.ooms: tuple[OutOfMemory, ...] = tuple(
                 codec.load_oom(text) for (text,) in connection.execute("SELECT data FROM oom ORDER BY id")
             )
-            (self._version,) = connection.execute("PRAGMA user_version").fetchone()
-            self.passes: tuple[Pass, ...] = tuple(self._read_passes())
+            self.passes: tuple[Pass, ...] = tuple(self._read_passes(rows))
             self.parameters: tuple[ParameterProfile, ...] = tuple(self._read_parameters())
 
     def births(self) -> Iterator[Birth]:
@@ -166,11 +170,19 @@ class Recording:
     ) -> None:
         self.close()
 
-    def _read_ticks(self) -> Iterator[Tick]:
-        query = (
-            "SELECT id, start_ns, end_ns, flags, epoch, call, forward_bytes, consumed, samples FROM tick ORDER BY id"
-        )
-        for index, start, end, flags, epoch, call, forward_bytes, consumed, samples in self._connection.execute(query):
+    def _tick_rows(self, name: str, journal: tuple[TickRow, ...]) -> list[TickRow]:
+        """The table `tick`, and what only the journal of that name knows of it yet."""
+        columns = "id, start_ns, end_ns, flags, epoch, call, forward_bytes, consumed, samples, "
+        columns += "passes, uses" if self._version >= _PASSES_SINCE else "NULL, NULL"
+        rows: list[TickRow] = self._connection.execute(f"SELECT {columns} FROM tick ORDER BY id").fetchall()
+        own = self._connection.execute("SELECT value FROM meta WHERE key = ?", (META_KEY,)).fetchone()
+        if own is not None and own[0] == name:
+            last = rows[-1][0] if rows else -1
+            rows += (row for row in journal if row[0] > last)
+        return rows
+
+    def _read_ticks(self, rows: list[TickRow]) -> Iterator[Tick]:
+        for index, start, end, flags, epoch, call, forward_bytes, consumed, samples, *_ in rows:
             yield Tick(
                 index=int(index),
                 start_ns=int(start),
@@ -195,12 +207,10 @@ class Recording:
                 call=self._locations.get(call),
             )
 
-    def _read_passes(self) -> Iterator[Pass]:
-        if self._version < _PASSES_SINCE:
-            return
+    def _read_passes(self, ticks: list[TickRow]) -> Iterator[Pass]:
         rows: list[tuple[int, tuple[int, ...]]] = []
         uses: dict[int, list[int]] = {}
-        for tick, data, used in self._connection.execute("SELECT id, passes, uses FROM tick ORDER BY id"):
+        for tick, *_, data, used in ticks:
             rows += ((int(tick), row) for row in _split(_integers(data or b""), len(schema.PASS_COLUMNS)))
             for backward, forward in _split(_integers(used or b""), len(schema.USE_COLUMNS)):
                 uses.setdefault(backward, []).append(forward)
@@ -258,6 +268,7 @@ def open_recording(path: str | os.PathLike[str]) -> Recording:
         raise RecordingError(f"there is no recording at {file}; `memprof analyze SCRIPT` writes one")
     if not is_recording(file) or not file.stat().st_size:
         raise RecordingError(f"{file} is not a memprof recording")
+    journal = read_journal(file)  # before the database, of which a run that goes on may write more meanwhile
     connection = _connect(file)
     with _Reading(file):
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -265,7 +276,7 @@ def open_recording(path: str | os.PathLike[str]) -> Recording:
         connection.close()
         raise RecordingVersionError(str(file), version, schema.FORMAT_VERSION)
     try:
-        return Recording(connection, file)
+        return Recording(connection, file, journal)
     except RecordingError:
         connection.close()
         raise

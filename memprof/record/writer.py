@@ -25,9 +25,11 @@ from memprof.record.events import (
     Tick,
     TickFlag,
 )
+from memprof.record.journal import META_KEY, SUFFIX, TickJournal, TickRow
 from memprof.record.run_info import RunInfo
 
 _K = TypeVar("_K")
+_INSERT_TICK = "INSERT INTO tick VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SQL, _ROW = itemgetter(0), itemgetter(1)
 """Of a statement."""
 
@@ -35,7 +37,7 @@ _SQL, _ROW = itemgetter(0), itemgetter(1)
 class RecordingWriter:
     """One recording being written.
 
-    Every call that ends with a commit is durable against the death of the process. Where the disk
+    Every call that writes a tick or ends with a commit is durable against the death of the process. Where the disk
     fails in mid-run, the recording moves to memory, `on_failure` is told once, and writing goes on.
 
     Args:
@@ -57,6 +59,7 @@ class RecordingWriter:
         self._stacks: dict[tuple[tuple[int, ...], int, int, int], int] = {}
         self._pending: list[tuple[str, tuple[object, ...]]] = []
         self._connection = self._create(path)
+        self._journal = self._begin_journal(path)
         self.write_run(run)
 
     def _create(self, path: Path) -> sqlite3.Connection:
@@ -64,7 +67,7 @@ class RecordingWriter:
             if not is_recording(path):
                 raise RecordingError(f"{path} exists and is not a memprof recording; choose another file with -o")
         try:
-            for old in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+            for old in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", SUFFIX))):
                 old.unlink(missing_ok=True)
             connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
@@ -77,6 +80,14 @@ class RecordingWriter:
                 f"cannot write the recording to {path} ({error}); choose a writable place with -o"
             ) from error
         return connection
+
+    def _begin_journal(self, path: Path) -> TickJournal | None:
+        try:
+            journal = TickJournal(path)
+        except OSError:  # each tick is a transaction then
+            return None
+        self._pending.append(("INSERT INTO meta VALUES (?, ?)", (META_KEY, journal.name)))
+        return journal
 
     # ---- small tables ------------------------------------------------------------------
 
@@ -149,7 +160,7 @@ class RecordingWriter:
             passes: Packed rows of `schema.PASS_COLUMNS` and of `schema.USE_COLUMNS`.
             last_uses: Packed rows of `schema.LAST_USE_COLUMNS`.
         """
-        row = (
+        row: TickRow = (
             tick.index,
             tick.start_ns,
             tick.end_ns,
@@ -162,15 +173,20 @@ class RecordingWriter:
             passes[0].tobytes() if passes is not None and passes[0] else None,
             passes[1].tobytes() if passes is not None and passes[1] else None,
         )
-        statements: list[tuple[str, tuple[object, ...]]] = [
-            ("INSERT INTO tick VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-        ]
+        statements: list[tuple[str, tuple[object, ...]]] = [(_INSERT_TICK, row)]
         if births or deaths or last_uses:
             packed = tuple(column.tobytes() if column else b"" for column in (births, deaths, last_uses))
             statements.append(("INSERT INTO storages (births, deaths, last_uses) VALUES (?, ?, ?)", packed))
         statements.extend(("INSERT INTO role VALUES (?, ?, ?)", (f.storage, int(f.role), f.name)) for f in roles)
         statements.extend(("INSERT INTO device_state (data) VALUES (?)", (codec.dump(state),)) for state in states)
-        self._commit(statements)
+        if len(statements) > 1 or self._pending or not self._put_off(row):
+            self._commit(statements)
+
+    def _put_off(self, row: TickRow) -> bool:
+        """Leave a tick to the journal, if there is room; returns whether it is safe there."""
+        with self._lock:
+            journal = self._journal
+            return journal is not None and not journal.full and journal.take(row)
 
     def write_blocks(self, events: Iterable[tuple[int, bytes]]) -> None:
         """Commit what the caching allocators did in finished ticks, and mark these as known to the last event.
@@ -233,6 +249,9 @@ class RecordingWriter:
                 self._connection.execute("PRAGMA journal_mode = DELETE")
             except sqlite3.Error:
                 pass  # the log stays beside the file; readers replay it
+            journal, self._journal = self._journal, None
+            if journal is not None:
+                journal.close(delete=True)
             if not self.in_memory:
                 self._connection.close()
 
@@ -250,14 +269,18 @@ class RecordingWriter:
 
     def _commit(self, statements: list[tuple[str, tuple[object, ...]]]) -> None:
         with self._lock:
-            if self._pending:
-                statements = self._pending + statements
+            journal = self._journal
+            waiting = [] if journal is None else journal.waiting
+            if self._pending or waiting:
+                statements = [*((_INSERT_TICK, row) for row in waiting), *self._pending, *statements]
                 self._pending = []
             try:
                 self._execute(statements)
             except sqlite3.Error as error:
                 self._move_to_memory(error)
                 self._execute(statements)
+            if waiting and self._journal is not None:
+                self._journal.empty()
 
     def _execute(self, statements: list[tuple[str, tuple[object, ...]]]) -> None:
         execute = self._connection.execute
@@ -277,6 +300,9 @@ class RecordingWriter:
     def _move_to_memory(self, error: sqlite3.Error) -> None:
         if self._memory is not None:
             raise RecordingError(f"the recording cannot be kept in memory either ({error})") from error
+        journal, self._journal = self._journal, None
+        if journal is not None:  # the file goes on telling of the ticks that the disk has no room for
+            journal.close(delete=False)
         memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         self._connection.backup(memory)
         self._connection.close()

@@ -159,7 +159,7 @@ def test_a_running_recording_can_be_read(path: Path) -> None:
 def test_run_facts_of_a_newer_version_are_passed_over(path: Path) -> None:
     all_events.write_all(path)
     with sqlite3.connect(path) as connection:
-        connection.execute("""UPDATE meta SET value = json_set(value, '$.invented', 1)""")
+        connection.execute("""UPDATE meta SET value = json_set(value, '$.invented', 1) WHERE key = 'run'""")
     connection.close()
     with open_recording(path) as recording:
         assert recording.run == all_events.RUN
