@@ -11,6 +11,8 @@ import ctypes
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
+from memprof.record.schema import NONE
+
 GLIBC = "glibc malloc"
 RESIDENT = "resident set size"
 ALLOCATOR = "caching allocator"
@@ -18,14 +20,9 @@ ALLOCATOR = "caching allocator"
 _PROBE_BYTES = 4 << 20
 
 
-class Reading(NamedTuple):
-    """What a counter says, in bytes; None is unknown."""
-
-    allocated_bytes: int
-    reserved_bytes: int | None
-    peak_allocated_bytes: int | None
-    operations: int | None = None
-    """Blocks allocated and freed since the process started."""
+Reading = tuple[int, int, int, int]
+"""What a counter says: allocated bytes, reserved bytes, peak of allocated bytes, and blocks allocated and freed since
+the process started. `NONE` is unknown, as in the packed columns of a sample."""
 
 
 class Counter(NamedTuple):
@@ -59,7 +56,7 @@ class AllocatorStats:
         """Ask the allocator."""
         stats = self.latest = self._ask(self.index)
         allocated, blocks = stats["allocated_bytes"]["all"], stats["allocation"]["all"]
-        return Reading(
+        return (
             allocated["current"],
             stats["reserved_bytes"]["all"]["current"],
             allocated["peak"],
@@ -82,7 +79,7 @@ def cpu_counter() -> Counter:
     import psutil
 
     process = psutil.Process()
-    return Counter("cpu", RESIDENT, lambda: Reading(process.memory_info().rss, None, None))
+    return Counter("cpu", RESIDENT, lambda: (process.memory_info().rss, NONE, NONE, NONE))
 
 
 def _glibc_reader() -> Callable[[], Reading] | None:
@@ -96,11 +93,11 @@ def _glibc_reader() -> Callable[[], Reading] | None:
 
     def read() -> Reading:
         info = mallinfo2()
-        return Reading(info.uordblks + info.hblkhd, None, None)
+        return info.uordblks + info.hblkhd, NONE, NONE, NONE
 
-    before = read().allocated_bytes
+    before = read()[0]
     probe = bytearray(_PROBE_BYTES)
-    seen = read().allocated_bytes - before
+    seen = read()[0] - before
     del probe
     return read if seen >= _PROBE_BYTES else None
 
@@ -111,6 +108,6 @@ def cuda_counters(torch: Any, known: Collection[str] = ()) -> list[Counter]:
     for index in range(torch.cuda.device_count()):
         if f"cuda:{index}" not in known:
             stats = AllocatorStats(torch, index)
-            if stats.read().reserved_bytes or index == torch.cuda.current_device():
+            if stats.read()[1] or index == torch.cuda.current_device():
                 found.append(Counter(f"cuda:{index}", ALLOCATOR, stats.read, stats))
     return found

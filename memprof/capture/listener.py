@@ -147,8 +147,8 @@ class LoopListener(OptimizerListener):
         clock = self._clock
         site = stack_key(frame)
         stepped = len(self._stepped)
-        if not self._fetching:
-            clock.at_call(site, all_stepped=stepped > 0 and 0 < len(self.optimizers) <= stepped)
+        all_stepped = stepped > 0 and 0 < len(self.optimizers) <= stepped
+        began = not self._fetching and clock.at_call(site, all_stepped=all_stepped)
         if site not in self._known_sites:
             self._known_sites.add(site)
             self._news()
@@ -159,7 +159,7 @@ class LoopListener(OptimizerListener):
         elif clock.flags & ticks.EVAL_MODE and next(module.parameters(), None) is not None:
             clock.flags &= ~ticks.EVAL_MODE  # a loss module, which nobody puts into eval mode, does not count
         clock.flags |= ticks.FORWARD
-        clock.enter(Phase.FORWARD)
+        clock.enter(Phase.FORWARD, just_read=began)
         self._tracker.in_forward = True
         if self.first_loop_tick is None:
             self.first_loop_tick = clock.index

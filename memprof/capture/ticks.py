@@ -62,8 +62,8 @@ class TickClock:
         self._inner_readers: tuple[_Reader, ...] = ()
         """Those that are read between the boundaries of ticks."""
         self._one_device = False
-        self._last: dict[int, tuple[int, int, int, int]] = {}
-        """Device -> what its counter said at the end of the last tick."""
+        self._last: dict[int, Reading] = {}
+        """Device -> what its counter said when it was last read at an end of a tick or of a forward."""
         self.index = 0
         self.phase = Phase.OTHER
         self.flags = 0
@@ -82,19 +82,24 @@ class TickClock:
 
     # ---- boundaries --------------------------------------------------------------------
 
-    def at_call(self, site: int, *, all_stepped: bool = False) -> None:
+    def at_call(self, site: int, *, all_stepped: bool = False) -> bool:
         """A root module is about to be called from a position in the code.
 
         Args:
             site: The position.
             all_stepped: Every optimizer there is has stepped in this tick.
+
+        Returns:
+            Whether a tick began, whose counters have just been read.
         """
+        began = self.index
         if not self.explicit and self._phase_allows_boundary():
             again = site in self._sites or all_stepped
             if not self._loop_began or (again and not self._loader_drives()):
                 self.turn()
         self._loop_began = True
         self._sites.add(site)
+        return self.index > began
 
     def at_optimizer(self) -> None:
         """An optimizer that has stepped in this tick is about to step again (with a closure that calls the model)."""
@@ -160,15 +165,21 @@ class TickClock:
 
     # ---- phases ------------------------------------------------------------------------
 
-    def enter(self, phase: Phase) -> None:
-        """Change the phase, reading the counters on both sides of the change."""
+    def enter(self, phase: Phase, *, just_read: bool = False) -> None:
+        """Change the phase, with what the counters say on both sides of the change.
+
+        Args:
+            phase: The phase that begins.
+            just_read: A tick has just begun: nothing but memprof ran since the counters were read for it.
+        """
         if phase == self.phase:
             return
         now = perf_counter_ns()
         before, self.phase = self.phase, phase
         self._phase_changed(phase)
+        last = self._last
         for device, read in self._inner_readers:
-            values = self._noted(read())
+            values = last[device] if just_read and device in last else self._noted(read())
             self._samples.extend((now, before, 1, device, *values, now, phase, 0, device, *values))
 
     def forward_ended(self, *, on_device: bool) -> None:
@@ -197,9 +208,8 @@ class TickClock:
         for device, read in self._readers:
             values = self._last.get(device)
             if values is None or (values[1] == NONE and self._inner_readers is self._readers):
-                values = self._noted(read())
-            else:
-                self._remember(values[0])
+                values = self._last[device] = read()
+            self._noted(values)
             self._samples.extend((now, self.phase, 0, device, *values))
         return now
 
@@ -216,22 +226,14 @@ class TickClock:
         self._inner_readers = self._readers
         self._one_device = len(counters) == 1
 
-    def _noted(self, reading: Reading) -> tuple[int, int, int, int]:
-        """A reading as packed columns, remembered where it is the first counter's."""
-        allocated, reserved, peak, operations = reading
-        if self._one_device or reserved is not None:
-            self.allocated_bytes = allocated  # `_remember`, without the call
+    def _noted(self, values: Reading) -> Reading:
+        """A reading, remembered where it is the first counter's."""
+        if self._one_device or values[1] != NONE:
+            allocated = self.allocated_bytes = values[0]
             highest = self.highest_bytes
             if highest is None or allocated > highest:
                 self.highest_bytes = allocated
-        if reserved is None:
-            return allocated, NONE, NONE, NONE
-        return allocated, reserved, NONE if peak is None else peak, NONE if operations is None else operations
-
-    def _remember(self, allocated: int) -> None:
-        self.allocated_bytes = allocated
-        if self.highest_bytes is None or allocated > self.highest_bytes:
-            self.highest_bytes = allocated
+        return values
 
     def consumer(self, also: Callable[[], None]) -> Callable[[Any], None]:
         """A hook for a node of this tick's graph that reports its use to whichever tick is then running.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from memprof.capture.counters import Counter, Reading
+from memprof.capture.counters import Counter
 from memprof.capture.ticks import TickClock
 from memprof.capture.windows import Level, WatchPlan
 from memprof.record.events import Phase, Tick, TickFlag
+from memprof.record.schema import NONE
 
 F, B, S = TickFlag.FORWARD, TickFlag.BACKWARD, TickFlag.OPTIMIZER_STEP
 
@@ -146,13 +147,31 @@ def test_the_hook_of_a_graph_reports_to_the_tick_that_uses_it() -> None:
 def test_counters_are_read_on_both_sides_of_a_phase() -> None:
     story = Story()
     values = iter(range(100, 200))
-    counter = Counter("cpu", "fake", lambda: Reading(next(values), None, None))
+    counter = Counter("cpu", "fake", lambda: (next(values), NONE, NONE, NONE))
     story.clock.read_from((counter,), lambda device: 0)
     story.clock.enter(Phase.FORWARD)
     story.clock.enter(Phase.FORWARD)  # no change
     story.clock.turn()
     assert next(values) == 104  # each change of phase once, both ends of a tick once
     assert story.phases == [Phase.FORWARD, Phase.OTHER]
+
+
+def test_counters_that_were_read_for_a_new_tick_are_not_read_again_for_its_first_phase() -> None:
+    story = Story()
+    values = iter(range(100, 200))
+    counter = Counter("cpu", "fake", lambda: (next(values), NONE, NONE, NONE))
+    story.clock.read_from((counter,), lambda device: 0)
+    assert story.clock.at_call(1)  # begins a tick
+    story.clock.enter(Phase.FORWARD, just_read=True)
+    assert story.clock.allocated_bytes == 101  # read at the end of the last tick and at the start of this one
+    assert not story.clock.at_call(2)
+    packed = story.clock.packed_samples().tolist()
+    assert [(packed[at + 1], packed[at + 4]) for at in range(0, len(packed), 8)] == [
+        (Phase.OTHER, 101),
+        (Phase.OTHER, 101),
+        (Phase.FORWARD, 101),
+    ]
+    assert next(values) == 102
 
 
 def test_forward_bytes_are_unknown_until_counted_and_never_negative() -> None:
