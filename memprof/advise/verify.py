@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from memprof.advise.edits import Recipe
 from memprof.advise.edits.changes import CannotEdit
+from memprof.advise.edits.no_grad import autograd_is_off
 from memprof.advise.edits.plan import Candidate, EditedFiles, candidates_of, edit
 from memprof.advise.trial import Results, SeenFinding, Trial, compare
 from memprof.detect.finding import Finding, Kind
@@ -154,6 +155,8 @@ class Verifier:
         self._attempts: dict[int, list[Attempt]] = {}
         self._rejected: dict[Recipe, dict[int, Candidate]] = {}
         """Recipes that failed when they were tried for one finding at a time."""
+        self._needless: set[int] = set()
+        """Findings that the edit of another one mends."""
         self._runs = 1
 
     def verify(self, findings: Sequence[Finding]) -> Fix:
@@ -175,11 +178,15 @@ class Verifier:
         for number in other:
             self._settle([number], queues)
         self._retry_together()
+        self._drop_needless(findings)
         outcomes = []
         for number, finding in enumerate(findings):
             accepted = next((item for item in self._accepted if item.finding is finding), None)
             attempts = tuple(dict.fromkeys(self._attempts[number]))
-            if accepted is not None:
+            if number in self._needless:
+                results, note = self._results[number]
+                outcomes.append(Outcome(finding, Status.VERIFIED, None, results, note, attempts))
+            elif accepted is not None:
                 results, note = self._results[number]
                 alone = _alone(accepted)
                 outcomes.append(Outcome(finding, Status.VERIFIED, accepted, results, note, attempts, alone))
@@ -229,6 +236,29 @@ class Verifier:
             except CannotEdit:
                 continue
             self._try(group)
+
+    def _drop_needless(self, findings: Sequence[Finding]) -> None:
+        """Take back `.detach()` where another edit turns autograd off around it, if a run misses nothing."""
+        edited = edit(self._accepted)
+        needless = [candidate for candidate in self._accepted if _detaches_for_nothing(candidate, edited)]
+        rest = [candidate for candidate in self._accepted if candidate not in needless]
+        if not needless or not rest:
+            return
+        less = edit(rest)
+        self._runs += 1
+        after = self._run(less.texts)
+        results, note = self._compare(after)
+        if _ended(after) != self._ends or results is Results.CHANGED or _peak_above(self._before, after):
+            return
+        left = {id(candidate.finding): _left_over(candidate, after, less) for candidate in self._accepted}
+        if any(text is not None and not text.startswith(_LESS) for text in left.values()):
+            return
+        self._accepted, self._after = rest, after
+        for number, finding in enumerate(findings):
+            if any(candidate.finding is finding for candidate in needless):
+                told = "no edit of its own: autograd is turned off around it by another one"
+                self._results[number] = (results, "; ".join(part for part in (told, note, left[id(finding)]) if part))
+                self._needless.add(number)
 
     def _try(self, group: Mapping[int, Candidate]) -> str | None:
         """Run with a group on top of what was accepted; accept it, or say why not."""
@@ -302,6 +332,15 @@ def _changes_results(candidates: Sequence[Candidate]) -> bool:
 
 
 # ---- verdicts --------------------------------------------------------------------------------
+
+
+def _detaches_for_nothing(candidate: Candidate, edited: EditedFiles) -> bool:
+    """Whether an edit only cuts a graph off where there is none any more."""
+    file = edited.files.get(os.path.realpath(candidate.problem.file))
+    if candidate.remedy.slug != "detach" or candidate.recipe.changes_results or file is None:
+        return False
+    line = file.line.get(candidate.problem.line, candidate.problem.line)
+    return autograd_is_off(file.edited, line) and not autograd_is_off(file.original, candidate.problem.line)
 
 
 def _left_over(candidate: Candidate, after: Trial, edited: EditedFiles) -> str | None:

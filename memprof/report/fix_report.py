@@ -86,6 +86,8 @@ def _status(outcome: Outcome) -> str:
     slug = "" if outcome.candidate is None else outcome.candidate.remedy.slug
     if outcome.status is Status.VERIFIED:
         results = (outcome.results or Results.IDENTICAL).value
+        if outcome.candidate is None:
+            return f"none needed, verified: the script was run without one; results {results}"
         return f"{slug}, verified: the script was run with it; results {results}"
     if outcome.status is Status.UNVERIFIED:
         return f"{slug}, not verified: nobody has run the script with it"

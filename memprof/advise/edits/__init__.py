@@ -26,6 +26,7 @@ from memprof.advise.edits.exceptions import drop_traceback
 from memprof.advise.edits.freeze import freeze
 from memprof.advise.edits.generator import detach_input
 from memprof.advise.edits.hidden_state import detach_at_once, detach_other, detach_state
+from memprof.advise.edits.joined import store_all_parts_on_host, store_parts_on_host
 from memprof.advise.edits.kept import (
     store_detached,
     store_detached_if_tensor,
@@ -37,7 +38,7 @@ from memprof.advise.edits.kept import (
     store_on_host,
     store_on_host_if_tensor,
 )
-from memprof.advise.edits.modules import register
+from memprof.advise.edits.modules import drop, register
 from memprof.advise.edits.no_grad import statement_without_autograd, without_autograd, without_autograd_in_eval
 from memprof.advise.edits.problem import Problem
 from memprof.advise.edits.release import delete_after_last_use, delete_all_at_end_of_loop, delete_at_end_of_loop
@@ -81,6 +82,8 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("move_to_cpu", store_on_host),
     Recipe("move_to_cpu", store_on_host_if_tensor, only_after="no attribute"),
     Recipe("move_to_cpu", store_neighbours_on_host, only_after="device"),
+    Recipe("move_to_cpu", store_parts_on_host, ("MP205",)),
+    Recipe("move_to_cpu", store_all_parts_on_host, ("MP205",), only_after="device"),
     Recipe("no_grad", without_autograd),
     Recipe("no_grad", statement_without_autograd),
     Recipe("no_grad", without_autograd_in_eval),
@@ -104,6 +107,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("gc", collect_each_turn, ("MP109",)),
     Recipe("save_for_backward", save_for_backward),
     Recipe("register_module", register, (), "parameters that were hidden are trained now"),
+    Recipe("drop_module", drop, ("MP212",), "layers that are built after it begin with other random values"),
     Recipe("fix_shape", resize_linear, ("MP402",), "the layer has another size"),
 )
 

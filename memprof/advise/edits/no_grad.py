@@ -50,6 +50,14 @@ def without_autograd_in_eval(source: SourceFile, problem: Problem) -> tuple[Chan
     return (*imports, *_under(source, statement, f"with {torch}.set_grad_enabled({model}.training):"))
 
 
+def autograd_is_off(source: SourceFile, line: int) -> bool:
+    """Whether a line stands under `torch.no_grad()` or the like, in a block or by a decorator of its function."""
+    try:
+        return _is_under_context(source, source.statement(line), off=True)
+    except CannotEdit:
+        return False
+
+
 def model_called(source: SourceFile, statement: cst.CSTNode) -> str:
     """The expression that a statement calls as a model: `model`, `self.net`.
 
@@ -86,12 +94,17 @@ def _is_context(source: SourceFile, node: cst.BaseExpression) -> bool:
     return any(context in text for context in _CONTEXTS) or text.endswith((".no_grad", ".inference_mode"))
 
 
-def _is_under_context(source: SourceFile, node: cst.CSTNode) -> bool:
+def _is_under_context(source: SourceFile, node: cst.CSTNode, *, off: bool = False) -> bool:
+    """Whether autograd is set around a node; with `off`, whether it is off there for certain."""
     for above in source.ancestors(node):
+        contexts: list[cst.BaseExpression] = []
         if isinstance(above, cst.FunctionDef):
-            return any(_is_context(source, item.decorator) for item in above.decorators)
-        if isinstance(above, cst.With) and any(_is_context(source, item.item) for item in above.items):
-            return True
+            contexts = [item.decorator for item in above.decorators]
+        elif isinstance(above, cst.With):
+            contexts = [item.item for item in above.items]
+        found = [item for item in contexts if _is_context(source, item)]
+        if found or isinstance(above, cst.FunctionDef):
+            return bool(found) and not (off and any("set_grad_enabled" in source.code(item) for item in found))
     return False
 
 

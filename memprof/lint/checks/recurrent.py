@@ -35,8 +35,9 @@ def carried_state(context: Context, function: FunctionInfo, statement: ast.Assig
     called = context.value(call.func)
     if called.kind not in (Kind.MODULE, Kind.FUNCTION):
         return None
-    if called.function is not None and not called.function.makes_graphs:
-        return None  # it computes from what it is given, and runs no model
+    runs = called.function is None or called.function in context.flow.applies or context.flow.in_module(called.function)
+    if not runs:
+        return None  # it computes from what it is given
     given = {_key(item): item for item in _parts_of([*call.args, *(item.value for item in call.keywords)])}
     made = {_key(item) for item in _parts_of(statement.targets)}
     around = context.flow.iteration_loop(function, statement)

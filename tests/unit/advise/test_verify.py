@@ -146,6 +146,44 @@ def test_edits_that_pass_together_take_one_run(script: Path) -> None:
     assert "out.detach()" in run.texts[0]
 
 
+EVALUATION = "import torch\ndef evaluate():\n    for x in loader:\n        out = model(x)\n        kept.append(out)\n"
+
+
+@pytest.mark.parametrize("missed", [False, True])
+def test_a_detach_under_no_grad_is_taken_back_if_nothing_is_missed(script: Path, missed: bool) -> None:
+    script.write_text(EVALUATION, encoding="utf-8")
+    found = [finding(script, 5, "MP102", "detach"), finding(script, 4, "MP201", "no_grad")]
+
+    def answer(text: str) -> Trial:
+        line = 2 + text.splitlines().index("def evaluate():")
+        bare = missed and ".detach()" not in text
+        return trial(findings=(seen(found[0], line=line + 2),) if bare else ())
+
+    run = Script(script, answer)
+    fix = Verifier(run, trial(findings=tuple(map(seen, found)))).verify(found)
+
+    assert [outcome.status for outcome in fix.outcomes] == [Status.VERIFIED] * 2
+    assert (fix.runs, fix.complete) == (3, True)
+    assert [".detach()" in text for text in run.texts] == [True, False]
+    (text,) = fix.edited.texts.values()
+    assert (b".detach()" in text) is missed
+    assert b"@torch.no_grad()" in text
+    if not missed:
+        assert fix.outcomes[0].candidate is None
+        assert "autograd is turned off around it" in fix.outcomes[0].note
+        assert fix.after is not None
+
+
+def test_a_detach_elsewhere_takes_no_run_of_its_own(script: Path) -> None:
+    script.write_text(EVALUATION + "for x in loader:\n    history.append(model(x))\n", encoding="utf-8")
+    found = [finding(script, 7, "MP102", "detach"), finding(script, 4, "MP201", "no_grad")]
+
+    fix = Verifier(Script(script, lambda text: trial()), trial()).verify(found)
+
+    assert fix.runs == 2
+    assert all(outcome.candidate is not None for outcome in fix.outcomes)
+
+
 def test_an_edit_that_changes_results_is_not_offered_and_spoils_no_other(script: Path) -> None:
     found = [finding(script, 3, "MP101", "item"), finding(script, 4, "MP102", "detach")]
     run = Script(script, lambda text: trial(losses=(1.0, 0.7 if ".detach()" in text else 0.5)))

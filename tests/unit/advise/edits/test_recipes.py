@@ -453,6 +453,120 @@ def test_hidden_modules_are_registered(tmp_path: Path, imports: str, before: str
     assert rows == [f"-self.layers = {before}", f"+self.layers = {after}"]
 
 
+UNUSED = """
+    import torch.nn as nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(8, 8)
+            {line}
+            self.head = nn.Linear(8, 1)
+
+        def forward(self, x):
+            return {result}
+    """
+
+
+@pytest.mark.parametrize(
+    ("line", "gone"),
+    [
+        ("self.extra = nn.Linear(8, 8)  # once used  #<", ["self.extra = nn.Linear(8, 8)  # once used"]),
+        ("self.extra = Block(8)  #<", ["self.extra = Block(8)"]),
+        (
+            "self.extra = nn.Sequential(  #<\n                nn.Linear(8, 8),\n            )",
+            ["self.extra = nn.Sequential(", "    nn.Linear(8, 8),", ")"],
+        ),
+    ],
+)
+def test_a_layer_that_nothing_uses_is_not_built(tmp_path: Path, line: str, gone: list[str]) -> None:
+    text = UNUSED.format(line=line, result="self.head(self.body(x))")
+    assert edited(tmp_path, text, "MP212", "drop_module") == [f"-        {row}" for row in gone]
+
+
+@pytest.mark.parametrize(
+    ("line", "result", "reason"),
+    [
+        ("self.extra = nn.Linear(8, 8)  #<", "self.extra(x)", "named elsewhere"),
+        ("self.extra = nn.Linear(8, 8)  #<", "getattr(self, 'extra')(x)", "a string"),
+        ("self.extra = nn.Linear(8, 8)  #<", "self.get(f'extra{x}')", "a string"),
+        ("self.extra = given  #<", "x", "from elsewhere"),
+        ("self.extra, self.other = pair()  #<", "x", "one layer"),
+        ("self.extra = self.other = nn.Linear(8, 8)  #<", "x", "one layer"),
+        ("if wide:\n                self.extra = nn.Linear(8, 8)  #<", "x", "empty"),
+    ],
+)
+def test_a_layer_that_something_may_use_is_left(tmp_path: Path, line: str, result: str, reason: str) -> None:
+    assert reason in refusal(tmp_path, UNUSED.format(line=line, result=result), "MP212", "drop_module")
+
+
+GATHERED = """
+    import torch
+
+    def evaluate(model, loader):
+        {start}
+        for x, y in loader:
+            {store}
+            labels.append(y)
+        {joined}  #<
+        return logits, torch.cat(labels)
+    """
+
+
+@pytest.mark.parametrize(
+    ("store", "joined", "after"),
+    [
+        ("kept.append(model(x))", "logits = torch.cat(kept)", ["kept.append(model(x).cpu())"]),
+        ("kept += [model(x)]", "logits = torch.stack(kept, dim=0)", ["kept += [model(x).cpu()]"]),
+        ("kept.extend((model(x), x))", "logits = torch.cat(kept)", ["kept.extend((model(x).cpu(), x.cpu()))"]),
+        ("kept.append(a + b)", "logits = torch.cat(kept).argmax(1)", ["kept.append((a + b).cpu())"]),
+    ],
+)
+def test_parts_are_moved_before_they_are_joined(tmp_path: Path, store: str, joined: str, after: list[str]) -> None:
+    text = GATHERED.format(start="kept, labels = [], []", store=store, joined=joined)
+    rows = edited(tmp_path, text, "MP205", "move_to_cpu")
+    assert rows == [f"-        {store}", *(f"+        {row}" for row in after)]
+    rows = edited(tmp_path, text, "MP205", "move_to_cpu", recipe=1)
+    assert rows == [
+        f"-        {store}",
+        "-        labels.append(y)",
+        f"+        {after[0]}",
+        "+        labels.append(y.cpu())",
+    ]
+
+
+def test_an_attribute_is_filled_by_other_methods(tmp_path: Path) -> None:
+    text = """
+        import torch
+
+        class Metric:
+            def update(self, x):
+                self.kept.append(x)
+
+            def compute(self):
+                return torch.cat(self.kept)  #<
+
+        class Other:
+            def update(self, x):
+                self.kept.append(x)
+        """
+    rows = edited(tmp_path, text, "MP205", "move_to_cpu")
+    assert rows == ["-        self.kept.append(x)", "+        self.kept.append(x.cpu())"]
+
+
+@pytest.mark.parametrize(
+    ("store", "joined", "reason"),
+    [
+        ("kept.append(x)", "logits = torch.cat([a, b])", "no list that has a name"),
+        ("kept[i] = x", "logits = torch.cat(kept)", "where `kept` is added to"),
+        ("kept.extend(found)", "logits = torch.cat(kept)", "any number"),
+    ],
+)
+def test_parts_whose_store_is_not_clear_are_left(tmp_path: Path, store: str, joined: str, reason: str) -> None:
+    text = GATHERED.format(start="kept, labels = [], []", store=store, joined=joined)
+    assert reason in refusal(tmp_path, text, "MP205", "move_to_cpu")
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
