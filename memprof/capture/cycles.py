@@ -13,7 +13,8 @@ from memprof.capture.holder_words import CONTAINERS, attributes_of, is_plumbing
 def cycle_class(above: dict[int, Any], target: object) -> str:
     """Class of an object through which things keep only each other alive, or ''.
 
-    The collector's own test: no object has more references than the others have to it.
+    The collector's own test: no object has more references than the others have to it. Each has one, or it is kept by
+    nothing but this search: another thread let go of it in the meantime.
 
     Args:
         above: All objects from which the target can be reached, by id.
@@ -36,7 +37,7 @@ def cycle_class(above: dict[int, Any], target: object) -> str:
     ours = 3  # `above`, the variable, the argument of getrefcount
     for mark, references in inside.items():
         item = above[mark]  # an iterator over `above` would hold a reference of its own
-        if sys.getrefcount(item) - ours > references:
+        if not references or sys.getrefcount(item) - ours > references:
             return ""
     silent = (*CONTAINERS, types.CellType, types.MethodType)
     instances = [

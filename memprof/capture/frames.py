@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import sysconfig
+import threading
 from collections.abc import Iterator
 from types import CodeType, FrameType
 
@@ -87,12 +88,32 @@ class UserCode:
 
     def live_frames(self) -> Iterator[tuple[int, FrameType]]:
         """Frames of the user that are running, innermost first, each with the `ident` of its thread."""
-        for ident, top in sys._current_frames().items():
-            frame: FrameType | None = top
+        for ident, frame in _callers().items():
             while frame is not None:
                 if self.owns(frame.f_code):
                     yield ident, frame
                 frame = frame.f_back
+
+
+def is_running(frame: FrameType) -> bool:
+    """Whether a frame's function has not ended; that of the function that asks does not count."""
+    for current in _callers().values():
+        while current is not None:
+            if current is frame:
+                return True
+            current = current.f_back
+    return False
+
+
+def _callers() -> dict[int, FrameType | None]:
+    """The frame in which each thread runs, by its `ident`; of this one, that which called the caller.
+
+    A variable that holds the frame it belongs to is a cycle: it would keep that frame, all frames below it and what
+    their variables held when it ended, until the collector runs.
+    """
+    tops: dict[int, FrameType | None] = dict(sys._current_frames())
+    tops[threading.get_ident()] = sys._getframe(2)
+    return tops
 
 
 def function_name(code: CodeType) -> str:

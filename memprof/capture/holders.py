@@ -20,7 +20,7 @@ import torch
 
 from memprof.capture.callbacks import Callbacks
 from memprof.capture.cycles import cycle_class
-from memprof.capture.frames import UserCode, frame_locals, function_name, location_of, module_globals
+from memprof.capture.frames import UserCode, frame_locals, function_name, is_running, location_of, module_globals
 from memprof.capture.holder_words import (
     CONTAINERS,
     Trail,
@@ -298,7 +298,7 @@ class HolderSearch:
         if name is None:
             return None, False
         owner = function_name(top.f_code)
-        if _is_running(top):
+        if is_running(top):
             return named("local", name, below, where=location_of(top), owner=owner), True
         # The function has returned: something keeps its frame, most often an exception's traceback.
         trail.via = through_traceback(name, owner, below)
@@ -358,13 +358,3 @@ def _is_output_cache(name: object, namespace: Mapping[str, object]) -> bool:
     if "_ih" not in namespace or not isinstance(name, str):
         return False
     return name in ("Out", "_oh") or not name.strip("_") or (name[0] == "_" and name[1:].isdigit())
-
-
-def _is_running(frame: types.FrameType) -> bool:
-    for top in sys._current_frames().values():
-        current: types.FrameType | None = top
-        while current is not None:
-            if current is frame:
-                return True
-            current = current.f_back
-    return False

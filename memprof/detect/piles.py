@@ -171,13 +171,21 @@ def _all(model: MemoryModel) -> Iterator[Pile]:
         census.roots or any(group.has_graph and group.holder.kind != "unknown" for group in census.groups)
         for census in model.censuses
     )
+    named = {
+        (group.location, group.op, group.has_graph)
+        for census in model.censuses
+        for group in census.groups
+        if group.holder.kind != "unknown"
+    }
     latest: dict[tuple[str, str, str, bool], Pile] = {}
     oldest: dict[tuple[str, str, str, bool], list[int]] = {}
     for census in model.censuses:
         here: dict[tuple[str, str, str, bool], Pile] = {}
         for group in census.groups:
-            if graphs_known and group.holder.kind == "unknown":
-                continue  # what nobody in Python holds is part of a graph that somebody does
+            if group.holder.kind == "unknown" and (
+                graphs_known or (group.location, group.op, group.has_graph) in named
+            ):
+                continue  # part of a graph that somebody holds, or another census has found out who holds it
             made_in = {iterations[tick] for tick in group.birth_ticks if tick in iterations}
             made_in.discard(iterations.get(census.tick, -1))
             where = "" if group.holder.name else repr(group.location)

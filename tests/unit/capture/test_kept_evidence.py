@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import gc
 import queue
+import sys
 import threading
+import types
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -15,6 +17,7 @@ import pytest
 import torch
 
 from memprof.capture.callbacks import Callbacks
+from memprof.capture.cycles import cycle_class
 from memprof.capture.frames import UserCode
 from memprof.capture.graph import parameter_behind
 from memprof.capture.holders import HolderSearch
@@ -50,6 +53,44 @@ def uncollected() -> Iterator[None]:
 
 
 # ---- holders -----------------------------------------------------------------------------------
+
+
+def frame_that_ended(mine: torch.Tensor) -> types.FrameType:
+    """The frame of a function that has run in another thread, with a tensor as its variable."""
+    frames: list[types.FrameType] = []
+
+    def work(given: torch.Tensor) -> None:
+        frames.append(sys._getframe())
+
+    thread = threading.Thread(target=work, args=(mine,))
+    thread.start()
+    thread.join()
+    return frames.pop()
+
+
+def test_a_search_keeps_nothing_of_those_who_called_it_alive() -> None:
+    def step() -> weakref.ref[torch.Tensor]:
+        mine = fresh()
+        kept = frame_that_ended(mine)
+        HolderSearch(UserCode()).find([mine], [True])
+        assert kept.f_locals["given"] is mine
+        return weakref.ref(mine)
+
+    with uncollected():
+        assert step()() is None
+
+
+def test_what_a_thread_lets_go_of_during_the_search_is_no_cycle() -> None:
+    class Work:
+        """Something a thread is through with."""
+
+        def __init__(self) -> None:
+            self.arguments = [fresh()]
+
+    above = {id(item): item for item in [Work()]}
+    above |= {id(item.arguments): item.arguments for item in above.values()}
+    target = next(item[0] for item in above.values() if isinstance(item, list))
+    assert cycle_class(above, target) == ""
 
 
 def test_a_queue_is_named_by_its_variable() -> None:

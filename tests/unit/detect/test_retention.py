@@ -84,6 +84,13 @@ def grown(holder: Holder = LIST, *, graph: bool = False, nbytes: int = 64 * KIB,
     return run
 
 
+def test_what_one_census_could_not_name_and_another_could_is_one_pile() -> None:
+    run = grown(replace(LIST, kind="future"))
+    run.iterate(64 * KIB, times=2)
+    run.census(run.group(Holder(kind="unknown", text="something outside Python's reach")))
+    assert run.codes() == ["MP116"]
+
+
 # ---- one pile, one code ------------------------------------------------------------------------
 
 
