@@ -51,10 +51,12 @@ class TickJournal:
     def __init__(self, path: Path) -> None:
         self.name = secrets.token_hex(_NAME_BYTES // 2)
         """What the recording must call it, so that nobody else's is taken for it."""
-        self.waiting: list[TickRow] = []
-        """Ticks that are in the file only."""
+        self.waiting = 0
+        """Ticks that are in the file only. They are not kept in memory: that would grow from one to the next."""
         self._path = journal_of(path)
         self._nbytes = 0
+        self._whole = True
+        """Nothing but the ticks that wait is in the file."""
         self._file = os.open(self._path, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0))
         self._close = weakref.finalize(self, os.close, self._file)
         os.write(self._file, self.name.encode())
@@ -62,7 +64,7 @@ class TickJournal:
     @property
     def full(self) -> bool:
         """Whether it is time to write the ticks to the database."""
-        return len(self.waiting) >= _MOST_TICKS or self._nbytes >= _MOST_BYTES
+        return self.waiting >= _MOST_TICKS or self._nbytes >= _MOST_BYTES
 
     def take(self, row: TickRow) -> bool:
         """Write a tick down.
@@ -90,20 +92,37 @@ class TickJournal:
             return False
         record = _RECORD.pack(len(payload), zlib.crc32(payload)) + payload
         try:
-            whole = os.write(self._file, record) == len(record)
+            self._whole = self._whole and os.write(self._file, record) == len(record)
         except OSError:  # the database will say why
-            whole = False
-        if whole:
-            self.waiting.append(row)
+            self._whole = False
+        if self._whole:
+            self.waiting += 1
             self._nbytes += len(record)
-        return whole
+        return self._whole
+
+    def ticks(self) -> Iterator[TickRow]:
+        """Read the ticks that wait.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        left = _NAME_BYTES + self._nbytes if self.waiting else 0
+        pieces = []
+        os.lseek(self._file, 0, os.SEEK_SET)  # what is written goes to the end all the same
+        while left and (piece := os.read(self._file, left)):
+            pieces.append(piece)
+            left -= len(piece)
+        return _rows(b"".join(pieces))
 
     def empty(self) -> None:
         """The ticks are in the database now."""
-        self.waiting = []
+        self.waiting = 0
         self._nbytes = 0
-        with suppress(OSError):  # readers pass over what the database knows
+        try:
             os.ftruncate(self._file, _NAME_BYTES)
+            self._whole = True
+        except OSError:  # readers pass over what the database knows
+            self._whole = False
 
     def close(self, *, delete: bool) -> None:
         """Close the file.

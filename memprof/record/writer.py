@@ -29,6 +29,8 @@ from memprof.record.journal import META_KEY, SUFFIX, TickJournal, TickRow
 from memprof.record.run_info import RunInfo
 
 _K = TypeVar("_K")
+_CACHE_KIB = 64
+"""What SQLite may keep of the file in memory, where it would show as the program's; nothing of it is read again."""
 _INSERT_TICK = "INSERT INTO tick VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SQL, _ROW = itemgetter(0), itemgetter(1)
 """Of a statement."""
@@ -74,6 +76,7 @@ class RecordingWriter:
             connection.execute(f"PRAGMA user_version = {schema.FORMAT_VERSION}")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = OFF")
+            connection.execute(f"PRAGMA cache_size = {-_CACHE_KIB}")
             connection.executescript(schema.TABLES)
         except (sqlite3.Error, OSError) as error:
             raise RecordingError(
@@ -270,9 +273,10 @@ class RecordingWriter:
     def _commit(self, statements: list[tuple[str, tuple[object, ...]]]) -> None:
         with self._lock:
             journal = self._journal
-            waiting = [] if journal is None else journal.waiting
+            waiting = 0 if journal is None else journal.waiting
             if self._pending or waiting:
-                statements = [*((_INSERT_TICK, row) for row in waiting), *self._pending, *statements]
+                ticks = () if journal is None else journal.ticks()
+                statements = [*((_INSERT_TICK, row) for row in ticks), *self._pending, *statements]
                 self._pending = []
             try:
                 self._execute(statements)

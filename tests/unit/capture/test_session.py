@@ -7,11 +7,13 @@ import gc
 import os
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 import memprof
+from memprof.capture.counters import GLIBC
 from memprof.model.memory import Category
 
 
@@ -119,6 +121,23 @@ def test_six_iterations_are_found(program: Callable[[], object], level: str) -> 
     assert kinds.count("train") == 6
     assert "evaluate" not in kinds
     assert not prof.recording.run.notes
+
+
+def test_what_is_written_down_does_not_show_in_the_memory_of_the_host(tmp_path: Path) -> None:
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batch = torch.ones(8, 4)
+    with memprof.Profiler("steps", output=tmp_path / "run.memprof") as prof:
+        for _ in range(600):
+            optimizer.zero_grad()
+            model(batch).sum().backward()
+            optimizer.step()
+    run = prof.recording.run
+    if run.counter != {"cpu": GLIBC}:
+        pytest.skip(f"needs a counter that tells each byte, not {run.counter}")
+    ends = [tick.samples[-1].allocated_bytes for tick in prof.recording.ticks]
+    assert len(ends) > 600
+    assert ends[-2] - ends[200] < 100_000  # it would be a megabyte where each iteration stayed in memory
 
 
 @pytest.mark.parametrize("level", ["auto", "steps", "tensors"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from memprof._errors import RecordingError
 from memprof.record import journal as journals
 from memprof.record import writer as writers
 from memprof.record.events import Location, Phase, Tick, TickFlag
@@ -167,6 +168,18 @@ def test_a_journal_is_read_as_far_as_it_is_sound(path: Path) -> None:
     assert read_journal(path) == ("", ())
 
 
+def test_a_sound_journal_of_nonsense_is_an_error(path: Path) -> None:
+    writer = RecordingWriter(path, RunInfo())
+    write(writer, 0)
+    name = journal_of(path).read_bytes()
+    other = TickJournal(path)  # over the first one's file
+    assert other.take((1, 0, 9, 1, 0, None, None, None, b"seven b", None, None))
+    journal_of(path).write_bytes(name + journal_of(path).read_bytes()[len(name) :])
+    with pytest.raises(RecordingError, match="is damaged and cannot be read"):
+        open_recording(path)
+    other.close(delete=True)
+
+
 def test_without_a_journal_each_tick_is_a_transaction(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(_: Path) -> TickJournal:
         raise PermissionError
@@ -192,6 +205,14 @@ def test_a_journal_that_cannot_be_written_leaves_the_tick_to_the_database(
     write(writer, 2)
     assert in_database(path) == [0, 1, 2]
     monkeypatch.undo()
-    write(writer, 3)
-    assert indices(path) == [0, 1, 2, 3]
+    write(writer, 3, 4)
+    assert in_database(path) == [0, 1, 2]
+    assert indices(path) == [0, 1, 2, 3, 4]
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: real(file, data[:9]))
+    write(writer, 5)
+    assert in_database(path) == indices(path) == [0, 1, 2, 3, 4, 5]
+    monkeypatch.undo()
+    write(writer, 6)
+    assert indices(path) == [0, 1, 2, 3, 4, 5, 6]
     writer.finish(RunInfo())
