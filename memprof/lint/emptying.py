@@ -87,7 +87,8 @@ class Emptying:
         """Whether both are attributes of `self`, of classes that have nothing to do with each other."""
         if function.cls is None or where.cls is None or function.cls is where.cls:
             return False
-        if path.partition(".")[0] != function.self_name or other.partition(".")[0] != where.self_name:
+        owners = path.rpartition(".")[0], other.rpartition(".")[0]
+        if owners != (function.self_name, where.self_name):
             return False
         return where.cls not in self._flow.program.bases(function.cls) and function.cls not in self._flow.program.bases(
             where.cls

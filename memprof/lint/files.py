@@ -37,7 +37,8 @@ class SourceFile:
         path: As it is shown.
         text: Python source; of a notebook, its code cells one after the other.
         cells: For a notebook, number of each code cell and the line of `text` it begins at.
-        broken: For a notebook, cells that could not be parsed; `text` has blank lines in their place.
+        broken: For a notebook, the first cell that could not be parsed, if there is one; `text` has blank lines in
+            place of each.
     """
 
     path: str
@@ -141,10 +142,10 @@ def from_bytes(data: bytes, path: str) -> SourceFile | Unreadable:
 
 def _notebook(path: str, data: bytes) -> SourceFile | Unreadable:
     found = read_notebook(data)
-    broken = tuple(
-        Unreadable(
-            path, cell.line, f"cannot be parsed: cell {cell.number}: {cell.reason}; the other cells were checked"
-        )
-        for cell in found.broken
-    )
+    broken: tuple[Unreadable, ...] = ()
+    if found.broken:
+        cell = found.broken[0]
+        several = f", and {len(found.broken) - 1} more" if len(found.broken) > 1 else ""
+        reason = f"cannot be parsed: cell {cell.number}: {cell.reason}{several}; the other cells were checked"
+        broken = (Unreadable(path, cell.line, reason),)
     return SourceFile(path, found.text, found.starts, broken)

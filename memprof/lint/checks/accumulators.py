@@ -35,7 +35,7 @@ def check(context: Context) -> Iterator[LintFinding]:
             outlives = context.flow.outlives(function, found.target, statement)
             if outlives is None and not _is_weight(context, function, found.target, statement):
                 continue
-            if context.flow.reaches_backward(function, found.target):
+            if context.flow.reaches_backward(function, found.target) or _is_cut(context, function, statement, found):
                 continue
             finding = _finding(context, function, statement, found, value, passing=outlives == "steps")
             if finding is not None:
@@ -57,6 +57,27 @@ class _Accumulation:
     added: ast.expr
     stored: bool = False
     grows: bool = False
+
+
+def _is_cut(context: Context, function: FunctionInfo, statement: ast.stmt, found: _Accumulation) -> bool:
+    """Whether a later statement of the same block rebinds the target without its graph: `k = k.detach()`."""
+    path = path_of(found.target)
+    parent = function.module.parents.get(statement)
+    block = next((body for body in _blocks(parent) if statement in body), [])
+    return bool(path) and any(
+        isinstance(item, ast.Assign)
+        and item.lineno > statement.lineno
+        and any(path_of(target) == path for target in item.targets)
+        and context.value(item.value).kind in (Kind.PLAIN, Kind.TENSOR)
+        for item in block
+    )
+
+
+def _blocks(node: ast.AST | None) -> Iterator[list[ast.stmt]]:
+    for name in ("body", "orelse", "finalbody"):
+        body = getattr(node, name, None)
+        if isinstance(body, list):
+            yield body
 
 
 def _is_weight(context: Context, function: FunctionInfo, target: ast.expr, statement: ast.stmt) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from memprof.lint.context import Context, sure
 from memprof.lint.finding import LintFinding
-from memprof.lint.names import inside, path_of
+from memprof.lint.names import inside, path_of, paths_in
 from memprof.lint.program import FunctionInfo, Loop
 from memprof.lint.values import Kind
 
@@ -52,7 +52,7 @@ def carried_state(context: Context, function: FunctionInfo, statement: ast.Assig
         if context.flow.outlives(function, argument, statement) is None and not _is_carried(around, path, argument):
             continue
         training = around is not None and around[1] == "training"
-        if around is not None and not training and _over_sequence(context, around[0]):
+        if around is not None and not training and _over_sequence(context, around[0], call):
             continue
         in_training = training or context.flow.every_iteration.get(function) == "training"
         if context.knowledge.grad.get(statement) is None and not in_training:
@@ -62,10 +62,14 @@ def carried_state(context: Context, function: FunctionInfo, statement: ast.Assig
     return None
 
 
-def _over_sequence(context: Context, loop: Loop) -> bool:
-    """Whether a loop goes through a tensor, step by step: `for x in inputs`, `for t in range(inputs.size(1))`."""
+def _over_sequence(context: Context, loop: Loop, call: ast.Call) -> bool:
+    """Whether a loop goes through a tensor, step by step: `for x in inputs`, `cell(inputs[t], state)`."""
     if not isinstance(loop, (ast.For, ast.AsyncFor)):
         return False
+    turning = paths_in(loop.target)
+    for item in (part for argument in call.args for part in ast.walk(argument)):
+        if isinstance(item, ast.Subscript) and turning & paths_in(item.slice) and context.value(item.value).is_tensor:
+            return True
     return any(
         context.value(item).is_tensor for item in ast.walk(loop.iter) if isinstance(item, (ast.Name, ast.Attribute))
     )

@@ -58,6 +58,16 @@ def test_a_broken_cell_does_not_stop_the_others(tmp_path: Path) -> None:
     assert "cell 2" in error.reason
 
 
+def test_a_notebook_with_several_broken_cells_is_told_of_once(tmp_path: Path) -> None:
+    path = tmp_path / "n.ipynb"
+    path.write_bytes(notebook("import torch", "x = <YOUR CODE>", "y = <YOUR CODE>", "def f(:"))
+
+    (error,) = check_paths([path]).unreadable
+
+    assert "cell 2: " in error.reason
+    assert "and 2 more; the other cells were checked" in error.reason
+
+
 @pytest.mark.parametrize("data", [b"{}", b"[]", b"nothing", b'{"cells": 3}'])
 def test_what_is_no_notebook(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"notebook|Expecting"):

@@ -445,6 +445,47 @@ CLEAN = {
 
         Agents({"a": nn.Linear(8, 8)})
         """,
+    "a buffer that its own class empties": """
+        class Buffer:
+            def __init__(self):
+                self.values = []
+
+            def clear(self):
+                del self.values[:]
+
+        class Agent:
+            def __init__(self):
+                self.buffer = Buffer()
+
+            def act(self, x):
+                with torch.no_grad():
+                    out = model(x)
+                self.buffer.values.append(out)
+                return out
+
+            def update(self):
+                criterion(model(x0), self.buffer.values[0]).backward()
+                self.buffer.clear()
+
+        agent = Agent()
+        for episode in range(100):
+            for x, y in loader:
+                agent.act(x)
+            agent.update()
+        """,
+    "a number that is made of it at once": """
+        k = 0
+        for x, y in loader:
+            criterion(model(x), y).backward()
+            k = k + 0.1 * model(x).mean()
+            k = k.item()
+        """,
+    "a sequence, by its index": """
+        cell = nn.RNNCell(8, 8)
+        x, h = torch.randn(6, 4, 8), torch.zeros(4, 8)
+        for t in range(6):
+            h = cell(x[t], h)
+        """,
     "a test that runs a network once": """
         class TestLayer:
             layer = nn.Linear(8, 8)
