@@ -35,8 +35,9 @@ from memprof.record.events import DeviceState, Tick
 from memprof.record.run_info import RunInfo
 from memprof.record.writer import RecordingWriter
 
-_NEVER_STEPS = 4
-"""After so many backwards an optimizer that has not stepped yet is taken for one that is not used."""
+_NEVER_STEPS = 128
+"""After so many backwards an optimizer that has not stepped yet is taken for one that is not used; some programs
+accumulate the gradients of dozens of batches before the first step."""
 
 _active: list[weakref.ref[CaptureSession]] = []
 

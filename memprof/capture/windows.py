@@ -18,6 +18,9 @@ from memprof.record.events import Tick, TickFlag
 
 _FIRST_ITERATIONS = 4
 _MOST_TICKS_A_WINDOW = 64
+_MOST_TICKS_TO_A_STEP = 256
+"""An iteration that has begun in a window is watched to its end, up to so many more ticks: gradients of many batches
+may be accumulated before the optimizer steps."""
 _AFTER_NEWS = 4
 _CENSUSES_AFTER_NEWS = 2
 _LONGEST_FIRST = 32
@@ -102,7 +105,8 @@ class WatchPlan:
                 self._open(self._news)
             self._news = 0
         lasting = self._suspicious and self._iterations <= _LONGEST_FIRST
-        if self.watching and ((self._left <= 0 and not lasting) or self._ticks_left <= 0):
+        used_up = self._ticks_left <= 0 and (iteration_ended or self._ticks_left <= -_MOST_TICKS_TO_A_STEP)
+        if self.watching and ((self._left <= 0 and not lasting) or used_up):
             self.watching = False
             self._recheck_at = max(_RECHECK_FIRST, 2 * self._iterations)
         elif not self.watching and self._iterations >= self._recheck_at:

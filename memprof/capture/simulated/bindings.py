@@ -12,6 +12,7 @@ import torch
 from memprof._errors import UsageError
 from memprof.capture.simulated.communication import communication_functions
 from memprof.capture.simulated.devices import History, OomObserver, SimulatedDevice
+from memprof.capture.simulated.pinned import PinnedMemory
 from memprof.capture.simulated.streams import CurrentStreams, QuietNvtx, no_graphs, stream_classes
 from memprof.simulate.gpus import Gpu
 from memprof.simulate.settings import NO_DIVISIONS, UNLIMITED, AllocatorSettings
@@ -86,7 +87,7 @@ class Runtime:
         self.current = CurrentStreams(count)
         self.devices = [SimulatedDevice(index, gpu, settings, self.history, self.observers) for index in range(count)]
         self.gpu = gpu
-        self.pinned_bytes = self.peak_pinned_bytes = 0
+        self.pinned = PinnedMemory()
         self._conf = ""
         self._sync_mode = 0
 
@@ -156,28 +157,6 @@ class Runtime:
         device = self.devices[index]
         return device.free_bytes, device.gpu.total_bytes
 
-    def _host_statistics(self) -> dict[str, Any]:
-        def counter(value: int, peak: int) -> dict[str, int]:
-            return {"current": value, "peak": peak, "allocated": peak, "freed": peak - value}
-
-        held = counter(self.pinned_bytes, self.peak_pinned_bytes)
-        none = {"total": 0, "max": 0, "min": 0, "count": 0, "avg": 0}
-        return {
-            "num_host_alloc": 0,
-            "num_host_free": 0,
-            "allocations": counter(0, 0),
-            "active_requests": counter(0, 0),
-            "allocated_bytes": held,
-            "active_bytes": held,
-            "host_alloc_time": none,
-            "host_free_time": none,
-        }
-
-    def pinned(self, nbytes: int) -> None:
-        """Count pinned host memory that came; the caching host allocator keeps it."""
-        self.pinned_bytes += nbytes
-        self.peak_pinned_bytes = max(self.peak_pinned_bytes, self.pinned_bytes)
-
     def _empty_cache(self, *_: Any) -> None:
         for device in self.devices:
             device.empty_cache()
@@ -237,7 +216,7 @@ class Runtime:
             "getAllocatorBackend": lambda: "native",
             "cudaCachingAllocator_set_allocator_settings": self._set_settings,
             "setMemorySettings": self._set_settings,
-            "hostMemoryStats": self._host_statistics,
+            "hostMemoryStats": self.pinned.statistics,
             "resetPeakHostMemoryStats": lambda: None,
             "resetAccumulatedHostMemoryStats": lambda: None,
             "set_sync_debug_mode": self._sync,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-import weakref
 from typing import Any
 
 import torch
@@ -75,7 +74,6 @@ class Dispatcher:
         self._host = _CPU if dry is None else dry.meta
         """Where tensors of the simulated devices really are."""
         self._placement = placement
-        self._pinned: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
         self._special = {
             _aten._to_copy.default: self._to_copy,
             _aten.is_pinned.default: self._is_pinned,
@@ -306,7 +304,7 @@ class Dispatcher:
 
     def _is_pinned(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         tensor = args[0]
-        return not isinstance(tensor, SimulatedTensor) and tensor.untyped_storage() in self._pinned
+        return not isinstance(tensor, SimulatedTensor) and tensor.untyped_storage() in self._runtime.pinned
 
     def _pin_memory(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tensor = args[0]
@@ -316,9 +314,7 @@ class Dispatcher:
 
     def _pin(self, tensor: torch.Tensor) -> torch.Tensor:
         """Count a CPU tensor's storage as pinned; its pages are ordinary ones."""
-        storage = tensor.untyped_storage()
-        self._pinned.add(storage)
-        self._runtime.pinned(1 << max(storage.nbytes() - 1, 0).bit_length() if storage.nbytes() else 0)
+        self._runtime.pinned.pin(tensor.untyped_storage())
         return tensor
 
 

@@ -233,6 +233,24 @@ def test_level_auto_comes_back_after_a_suspicious_census() -> None:
     assert any(run(plan, 40, start=4))
 
 
+def test_level_auto_watches_a_long_accumulation_to_its_step() -> None:
+    plan = WatchPlan(Level.AUTO)
+    watched = []
+    for index in range(400):
+        watched.append(plan.watching)
+        steps = index % 100 == 99
+        plan.tick_ended(Tick(index, 0, 1, F | B | (S if steps else 0)), 10_000_000, iteration_ended=steps)
+    assert all(watched[:100])
+    assert not any(watched[100:])
+
+
+def test_level_auto_does_not_wait_for_a_step_for_ever() -> None:
+    plan = WatchPlan(Level.AUTO)
+    for index in range(400):
+        plan.tick_ended(Tick(index, 0, 1, F | B), 10_000_000, iteration_ended=False)
+    assert not plan.watching
+
+
 def test_level_auto_watches_what_is_new() -> None:
     plan = WatchPlan(Level.AUTO)
     run(plan, 30)

@@ -314,3 +314,22 @@ def test_data_parallel_on_one_gpu_runs(simulated: SimulatedCuda) -> None:
 def test_sparse_tensors_are_refused(simulated: SimulatedCuda) -> None:
     with pytest.raises(NotImplementedError, match="holds no tensors of layout torch.sparse_coo"):
         torch.eye(2, device="cuda").to_sparse()
+
+
+@pytest.mark.usefixtures("simulated")
+def test_pinned_memory_is_used_again() -> None:
+    def held() -> tuple[int, int]:
+        stats = torch.cuda.host_memory_stats()
+        return stats["allocated_bytes.current"], stats["active_bytes.current"]
+
+    for _ in range(5):
+        rows = torch.empty(300, 1000).pin_memory()
+        assert rows.is_pinned()
+        assert not torch.empty(300, 1000).is_pinned()
+        del rows
+    kept = torch.empty(300, 1000, pin_memory=True)
+    assert held() == (2 * MIB, 2 * MIB)
+    more = torch.empty(300, 1000, pin_memory=True)
+    assert held() == (4 * MIB, 4 * MIB)
+    del kept, more
+    assert held() == (4 * MIB, 0)
