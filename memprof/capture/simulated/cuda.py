@@ -21,6 +21,7 @@ from memprof.capture.simulated.convolution import pretend_cudnn
 from memprof.capture.simulated.dispatch import Dispatcher, SimulationMode, in_threads
 from memprof.capture.simulated.dry import DryRun
 from memprof.capture.simulated.guard import ensure_guard, see_accelerator
+from memprof.capture.simulated.legacy_types import cuda_tensor_types, type_method
 from memprof.capture.simulated.losses import ctc_with_lists
 from memprof.capture.simulated.placement import Placement
 from memprof.units import format_bytes
@@ -71,6 +72,9 @@ class SimulatedCuda:
             patches = install(runtime)
             stack.callback(patches.undo)
             patches.put(torch.Tensor, "data", tensors.data_property())
+            patches.put(torch.Tensor, "type", type_method(torch.Tensor.type))
+            for name, stand_in in cuda_tensor_types():
+                patches.put(torch.cuda, name, stand_in)
             patches.put(threading.Thread, "start", in_threads(dispatcher))
             self._attention(patches)
             patches.put(torch, "ctc_loss", ctc_with_lists(torch.ctc_loss))

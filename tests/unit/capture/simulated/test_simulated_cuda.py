@@ -333,3 +333,21 @@ def test_pinned_memory_is_used_again() -> None:
     assert held() == (4 * MIB, 4 * MIB)
     del kept, more
     assert held() == (4 * MIB, 0)
+
+
+def test_legacy_tensor_types() -> None:
+    before = torch.Tensor.type, torch.cuda.FloatTensor
+    with memprof.simulate_gpu("8GiB"):
+        Tensor = torch.cuda.FloatTensor if torch.cuda.is_available() else torch.FloatTensor
+        made = Tensor([[1.0, 2.0]])
+        assert made.is_cuda
+        assert made.tolist() == [[1.0, 2.0]]
+        assert Tensor(2, 3).fill_(1.0).sum().item() == 6.0
+        assert torch.ones(3, dtype=torch.int64).type(Tensor).dtype is torch.float32
+        assert torch.ones(3).type("torch.cuda.LongTensor").is_cuda
+        assert torch.ones(3).type(torch.float64).device.type == "cpu"
+        assert not made.type(torch.DoubleTensor).is_cuda
+        assert made.type() == "torch.cuda.FloatTensor"
+        assert isinstance(made, Tensor)
+        assert not isinstance(made, torch.cuda.LongTensor)
+    assert (torch.Tensor.type, torch.cuda.FloatTensor) == before
