@@ -12,7 +12,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from memprof._version import __version__
 from memprof.report.account_block import account_rows
 from memprof.report.finding_block import finding_facts
-from memprof.report.iteration_table import NUMBERS, chosen_iterations, iteration_cells, iteration_columns
+from memprof.report.iteration_table import NUMBERS, chosen_iterations, cut_off, iteration_cells, iteration_columns
 from memprof.report.page import Page
 from memprof.report.peak_block import composition_rows, line_words, peak_summary
 from memprof.report.plot import PlotReporter
@@ -132,7 +132,7 @@ class HtmlReporter:
         main = main_device(model) if not model.snapshot else None
         if main is None or not model.iterations:
             return None
-        peak = model.peaks.get(main)
+        peak, cut = model.peaks.get(main), cut_off(model)
         rows = chosen_iterations(
             model.iterations, self.options.edge_iterations, None if peak is None else peak.iteration
         )
@@ -144,7 +144,7 @@ class HtmlReporter:
             ],
             "columns": iteration_columns(show_source=True),
             "rows": [
-                f"{row:,} more" if isinstance(row, int) else iteration_cells(row, main, show_source=True)
+                f"{row:,} more" if isinstance(row, int) else iteration_cells(row, main, cut, show_source=True)
                 for row in rows
             ],
         }

@@ -44,7 +44,8 @@ def iteration_block(
     yield page.heading(f"{counted(len(model.iterations), 'iteration')}, memory of {main}{source_suffix(common)}")
     peak = model.peaks.get(main)
     rows = chosen_iterations(model.iterations, edge, None if peak is None else peak.iteration)
-    yield indented(_table(rows, main, page, show_source=len(sources) > 1), _INDENT)
+    cut = cut_off(model)
+    yield indented(_table(rows, main, page, cut, show_source=len(sources) > 1), _INDENT)
     yield indented(page.text("allocated at the end of each iteration", "dim"), _INDENT)
     for device in devices:
         yield indented(_curve(model.iterations, device, page), _INDENT)
@@ -84,7 +85,9 @@ def chosen_iterations(
     return rows
 
 
-def _table(rows: Sequence[IterationMemory | int], device: str, page: Page, *, show_source: bool) -> Table:
+def _table(
+    rows: Sequence[IterationMemory | int], device: str, page: Page, cut: frozenset[int], *, show_source: bool
+) -> Table:
     table = Table(box=box.ASCII if page.ascii_only else box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for title in iteration_columns(show_source=show_source):
         if title == "kind":
@@ -95,7 +98,7 @@ def _table(rows: Sequence[IterationMemory | int], device: str, page: Page, *, sh
         if isinstance(row, int):
             table.add_row(page.ellipsis, page.text(f"{row:,} more", "dim"))
         else:
-            table.add_row(*map(page.text, iteration_cells(row, device, show_source=show_source)))
+            table.add_row(*map(page.text, iteration_cells(row, device, cut, show_source=show_source)))
     return table
 
 
@@ -105,11 +108,21 @@ def iteration_columns(*, show_source: bool) -> list[str]:
     return [*titles, "source"] if show_source else titles
 
 
-def iteration_cells(row: IterationMemory, device: str, *, show_source: bool) -> list[str]:
+def cut_off(model: MemoryModel) -> frozenset[int]:
+    """Numbers of the iterations that an error or the end of the run broke off.
+
+    Every run ends inside one; where the script came to its end, that is nothing to point at.
+    """
+    ended = model.run.finished and model.run.exit_status in (0, None) and not model.run.exception
+    whole = model.iterations[-1:] if ended else ()
+    return frozenset(row.index for row in model.iterations if not row.complete and row not in whole)
+
+
+def iteration_cells(row: IterationMemory, device: str, cut: frozenset[int], *, show_source: bool) -> list[str]:
     """The row of one iteration: number, kind, memory at its start, its end and at most, phase, time, source."""
     memory = row.devices.get(device, _NOTHING_KNOWN)
     sizes = (memory.allocated_bytes_start, memory.allocated_bytes_end, memory.peak_allocated_bytes)
-    cells = [str(row.index), row.kind if row.complete else f"{row.kind}, cut off"]
+    cells = [str(row.index), f"{row.kind}, cut off" if row.index in cut else row.kind]
     cells += ["-" if nbytes is None else format_bytes(nbytes) for nbytes in sizes]
     cells += ["-" if memory.peak_phase is None else memory.peak_phase.label, duration(row.duration_ns)]
     if show_source:

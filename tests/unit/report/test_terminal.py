@@ -276,3 +276,13 @@ def test_what_remedies_save_together_is_said_of_several() -> None:
         "The first remedies of 2 leaks and wastes together save about 1.42 GiB of the peak on cpu "
         "and end +38.2 MiB/iteration (simulated)." in words(text_of(replace(leaking, combined=both)))
     )
+
+
+def test_where_a_script_came_to_its_end_nothing_was_cut_off() -> None:
+    killed = factories.steps_only()
+    ended = replace(killed, model=replace(killed.model, run=replace(killed.model.run, finished=True, exit_status=0)))
+    failed = replace(killed, model=replace(killed.model, run=replace(killed.model.run, finished=True, exit_status=1)))
+
+    assert "train, cut off" in text_of(killed)
+    assert "train, cut off" in text_of(failed)
+    assert "cut off" not in text_of(ended)
