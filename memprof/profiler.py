@@ -50,8 +50,8 @@ class Profiler:
     recorded so far.
 
     Args:
-        level: `auto` (watch closely for a few iterations, counters otherwise), `steps` (counters only)
-            or `tensors` (every storage, all the time).
+        level: `auto` (watch closely for a few iterations, counters otherwise), `steps` (counters only), `blocks` (the
+            CUDA allocator's own history too) or `tensors` (every storage too, all the time).
         output: File for the recording; by default a temporary one that goes with the profiler.
         device: `auto`, `cpu` or `cuda`: whose memory is read.
         max_iterations: End the `with` block cleanly after so many iterations.

@@ -8,10 +8,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 import torch
 
 import memprof
+from memprof.capture.windows import Level
+from memprof.cli import analyze, fix
+from memprof.profiler import DEVICES, LEVELS
 from memprof.record.events import TickFlag
 
 PUBLIC = [
@@ -97,6 +101,13 @@ def test_importing_capture_changes_nothing_in_torch() -> None:
 def test_options_that_are_not_offered(options: dict[str, object], message: str) -> None:
     with pytest.raises(memprof.UsageError, match=message):
         memprof.Profiler(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("command", [analyze.command, fix.command])
+def test_commands_offer_what_the_profiler_knows(command: click.Command) -> None:
+    offered = {option.name: tuple(option.type.choices) for option in command.params if hasattr(option.type, "choices")}
+    assert (offered["level"], offered["device"]) == (LEVELS, DEVICES)
+    assert sorted(LEVELS) == sorted(level.value for level in Level)
 
 
 def test_results_before_the_run_are_a_usage_error() -> None:
