@@ -273,9 +273,12 @@ class CallReader(TorchReader):
             kept[function, key] = value if known is None else join(known, value)
         self._take_attributes(function, node)
         self.makes_graphs = self.makes_graphs or function.makes_graphs
+        returned = self.without_graph(function.returns) if self.grad is False else function.returns
         given = [*arguments, *keywords.values()]
-        bare = not function.makes_graphs and any(item.tensors for item in given) and all(item.is_bare for item in given)
-        return self.without_graph(function.returns) if self.grad is False or bare else function.returns
+        if function.makes_graphs or not returned.has_graph or not given or any(map(_may_bring, given)):
+            return returned
+        bare = any(item.tensors for item in given) and all(item.is_bare for item in given)
+        return self.without_graph(returned) if bare else UNKNOWN  # the graph is that of other callers
 
     def _take_attributes(self, function: FunctionInfo, node: ast.Call) -> None:
         """After `self.reset()` the attributes are as `reset` leaves them."""
@@ -353,5 +356,12 @@ class CallReader(TorchReader):
 
 _MOVING = frozenset("to cuda cpu half float double bfloat16 train eval".split())
 _COLLECTING = frozenset("list tuple set dict sorted reversed iter next".split())
+
+
+def _may_bring(value: Value) -> bool:
+    """Whether what a function is given brings a graph, or something that makes one."""
+    return value.has_graph or value.kind in (Kind.PARAMETER, Kind.MODULE, Kind.OBJECT)
+
+
 _OF_TENSORS_ONLY = frozenset("size numel item tolist ndimension nelement".split())
 """Methods that give numbers, whatever they are called on."""

@@ -143,6 +143,23 @@ def _judge(context: Context, stored: _Stored) -> LintFinding | None:
     return _without_graph(context, stored, outlives)
 
 
+def _is_read(stored: _Stored) -> bool:
+    """Whether anything but its length is asked of a container; of an attribute anybody may ask."""
+    holder = base_of(stored.holder)
+    if not isinstance(holder, ast.Name):
+        return True
+    parents = stored.function.module.parents
+    for item in ast.walk(stored.function.node):
+        if not isinstance(item, ast.Name) or item.id != holder.id or not isinstance(item.ctx, ast.Load):
+            continue
+        user = parents.get(item)
+        stores = isinstance(user, ast.Attribute) and user.attr in STORING_METHODS | EXTENDING_METHODS
+        counts = isinstance(user, ast.Call) and is_name(user.func, "len")
+        if not stores and not counts:
+            return True
+    return False
+
+
 def _is_limited(stored: _Stored) -> bool:
     """Whether it is stored only where a container is not too long: `if len(self.data) < self.limit`."""
     path = path_of(base_of(stored.holder))
@@ -249,10 +266,10 @@ def _without_graph(context: Context, stored: _Stored, outlives: str) -> LintFind
         f"`{name}` keeps `{shown(stored.kept, 40)}` of every iteration on the device, and nothing is ever taken out. "
         "Store `.cpu()` of it, or limit the container."
     )
+    # What an evaluation gathers for later ends with the data, and the source does not tell how much it is.
     renewed = context.flow.renewed(function, stored.holder, stored.node)
-    passing = outlives == "steps" or (
-        renewed and (not activation or not context.flow.over_loader(function, stored.node))
-    )
+    gathered = outlives == "steps" or (outlives == "evaluation" and _is_read(stored))
+    passing = gathered or (renewed and (not activation or not context.flow.over_loader(function, stored.node)))
     confidence = Confidence.LOW if passing else Confidence.MEDIUM
     return context.finding(function, stored.node, "MP103", message, "move_to_cpu", confidence)
 

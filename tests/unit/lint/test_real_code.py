@@ -486,6 +486,32 @@ CLEAN = {
         for t in range(6):
             h = cell(x[t], h)
         """,
+    "outputs of chunks, gathered on purpose": """
+        @torch.no_grad()
+        def batched_inference(rays, chunk):
+            results = defaultdict(list)
+            for i in range(0, len(rays), chunk):
+                for name, value in {"rgb": model(rays[i : i + chunk])}.items():
+                    results[name] += [value]
+            return {name: torch.cat(value) for name, value in results.items()}
+        """,
+    "a function that other callers give a graph": """
+        def log_probabilities(logits, labels):
+            return logits.log_softmax(-1).gather(-1, labels)
+
+        def train(batch):
+            loss = log_probabilities(model(batch), batch).mean()
+            loss.backward()
+
+        def collect(batches):
+            kept = []
+            for batch in batches:
+                train(batch)
+                with torch.no_grad():
+                    logits, *rest = sampler(batch)
+                kept.append(log_probabilities(logits, batch))
+            return kept
+        """,
     "a test that runs a network once": """
         class TestLayer:
             layer = nn.Linear(8, 8)
