@@ -118,7 +118,7 @@ def saving(remedy: Remedy) -> str:
         return ""
     source = remedy.source.value if remedy.source is not None else "source unknown"
     if remedy.saves_bytes == 0:
-        return f"saves nothing ({source})"
+        return f"leaves the peak as it is ({source})"
     if remedy.saves_bytes < 0:
         return f"costs about {format_bytes(-remedy.saves_bytes)} more ({source})"
     return f"saves about {format_bytes(remedy.saves_bytes)} of the peak ({source})"

@@ -74,7 +74,7 @@ def test_savings_show_their_source_and_unknown_ones_are_left_out() -> None:
 
 @pytest.mark.parametrize(
     ("saves_bytes", "said"),
-    [(0, "saves nothing (estimated)"), (-2048, "costs about 2 KiB more (estimated)"), (None, None)],
+    [(0, "leaves the peak as it is (estimated)"), (-2048, "costs about 2 KiB more (estimated)"), (None, None)],
 )
 def test_a_saving_of_zero_is_not_an_unknown_one(saves_bytes: int | None, said: str | None) -> None:
     source = None if saves_bytes is None else Source.ESTIMATED
