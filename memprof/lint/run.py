@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import os
+import re
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -117,11 +119,29 @@ def _parse(source: SourceFile) -> SourceModule | Unreadable | None:
         line = getattr(error, "lineno", None) or 1
         place, cell = source.place(line)
         where = f"cell {cell}: " if cell is not None else ""
-        return Unreadable(source.path, place, f"cannot be parsed: {where}{getattr(error, 'msg', None) or error}")
+        reason = f"cannot be parsed: {where}{getattr(error, 'msg', None) or error}"
+        return Unreadable(source.path, place, reason + _newer_syntax(source.text, line))
     try:
         return SourceModule(source.path, _dotted(source.path), tree)
     except RecursionError as error:
         return Unreadable(source.path, 1, f"cannot be checked: {error}") if "torch" in source.text else None
+
+
+def _newer_syntax(text: str, line: int) -> str:
+    """What to say of a line that a newer Python may understand: `type X = int`, `def first[T](items)`."""
+    lines = text.splitlines()
+    if sys.version_info >= (3, 12) or not 0 < line <= len(lines) or not _NEW_IN_3_12.match(lines[line - 1]):
+        return ""
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return f"; it looks like Python 3.12, and memprof runs on {running}, whose parser it uses"
+
+
+_NEW_IN_3_12 = re.compile(r"\s*(?:type\s+\w+(?:\[.*\])?\s*=|(?:async\s+)?def\s+\w+\[|class\s+\w+\[)")
+"""Type parameters and type aliases.
+
+Source:
+    PEP 695.
+"""
 
 
 def _dotted(path: str) -> str:

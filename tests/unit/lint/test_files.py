@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,6 +114,20 @@ def test_one_bad_file_does_not_stop_the_rest(tmp_path: Path) -> None:
     assert all(item.reason.startswith("cannot be ") for item in result.unreadable)
     assert result.files == 1
     assert lint_paths([tmp_path]) == list(result.findings)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="this Python knows the syntax")
+@pytest.mark.parametrize("line", ["type X = int", "def first[T](items): pass", "    class Box[T]: pass"])
+def test_newer_syntax_is_told_of(tmp_path: Path, line: str) -> None:
+    text = f"import torch\nif True:\n{line}\n" if line.startswith(" ") else f"import torch\n\n{line}\n"
+    write(tmp_path, "new.py", text)
+    write(tmp_path, "old.py", "import torch\n\nprint 'x'\n")
+
+    new, old = check_paths([tmp_path]).unreadable
+
+    assert new.line == 3
+    assert "looks like Python 3.12" in new.reason
+    assert "3.12" not in old.reason
 
 
 def test_no_file_and_files_without_torch(tmp_path: Path) -> None:
