@@ -40,6 +40,9 @@ class TorchReader(ExpressionReader):
         first = arguments[0] if arguments else UNKNOWN
         if name in PASSING_FUNCTIONS:
             return replace(first, copied=True) if first.kind is Kind.STATE_DICT else first
+        if name == "torch.autograd.Variable":  # its argument, since PyTorch 0.4
+            wanted = is_constant(keyword(node, "requires_grad"), True) and first.kind is not Kind.GRAPH
+            return self.brought(PARAMETER) if wanted else first
         if name.startswith("torchvision.models."):
             return MODULE
         if name.startswith("torch.optim."):

@@ -481,8 +481,10 @@ CLEAN = {
             k = k.item()
         """,
     "a sequence, by its index": """
+        from torch.autograd import Variable
+
         cell = nn.RNNCell(8, 8)
-        x, h = torch.randn(6, 4, 8), torch.zeros(4, 8)
+        x, h = Variable(torch.randn(6, 4, 8)), Variable(torch.zeros(4, 8))
         for t in range(6):
             h = cell(x[t], h)
         """,
