@@ -12,10 +12,10 @@ def unroll(cell, readout, signal, state):
 
 
 def train(signal, chunk, epochs, device):
-    cell, readout = torch.nn.RNNCell(4, 48).to(device), torch.nn.Linear(48, 4).to(device)
+    cell, readout = torch.nn.RNNCell(4, 96).to(device), torch.nn.Linear(96, 4).to(device)
     optimizer = torch.optim.SGD([*cell.parameters(), *readout.parameters()], lr=0.05)
     for _ in range(epochs):
-        state = torch.zeros(signal.shape[1], 48, device=device)
+        state = torch.zeros(signal.shape[1], 96, device=device)
         for start in range(0, len(signal) - 1, chunk):
             part = signal[start : start + chunk + 1]
             predictions, state = unroll(cell, readout, part[:-1], state.detach())
@@ -29,5 +29,5 @@ def train(signal, chunk, epochs, device):
 if __name__ == "__main__":
     torch.manual_seed(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    signal = torch.sin(torch.arange(301.0).view(-1, 1, 1) / 7 + torch.rand(1, 96, 4)).to(device)
+    signal = torch.sin(torch.arange(301.0).view(-1, 1, 1) / 7 + torch.rand(1, 128, 4)).to(device)
     train(signal, chunk=300, epochs=4, device=device)
