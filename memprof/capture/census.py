@@ -19,7 +19,7 @@ from memprof._collection import collection_paused
 from memprof.capture.callbacks import Callbacks
 from memprof.capture.contexts import context_tensors
 from memprof.capture.frames import UserCode
-from memprof.capture.graph import GraphWalk, parameter_behind, sequence_nr, walk
+from memprof.capture.graph import GraphWalk, holds_parts_of, parameter_behind, sequence_nr, walk
 from memprof.capture.holders import BUDGET_NS, UNKNOWN, HolderSearch
 from memprof.capture.kept_graphs import KeptGraphs
 from memprof.capture.populations import Populations
@@ -250,6 +250,7 @@ class CensusTaker:
             call=call,
             parameter=None if source is None else source.id,
             written_at=None if live is None else live.written_at,
+            holds_parts=holds_parts_of(tensor.grad_fn, found.met),
         )
 
     # ---- what is told of them ----------------------------------------------------------

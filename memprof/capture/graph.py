@@ -126,6 +126,40 @@ def parameter_behind(tensor: torch.Tensor) -> torch.Tensor | None:
     return None
 
 
+_COPYING = frozenset(
+    "Cat Stack CopySlices Copy IndexPut IndexPutImpl IndexCopy IndexFill MaskedFill MaskedScatter Scatter Roll Flip "
+    "Clone ToCopy Slice Select Narrow Split Unbind Index IndexSelect View UnsafeView ReshapeAlias Alias AsStrided "
+    "Transpose T Permute Unsqueeze Squeeze Expand".split()
+)
+"""Operations whose output has elements of their inputs, as they were."""
+_MOST_COPYING_NODES = 256
+
+
+def holds_parts_of(root: Any, numbers: Collection[int]) -> bool:
+    """Whether a tensor has elements of earlier ones in it, as they were: a bank or a queue that is updated in part.
+
+    A recurrent state has none: it is computed from the one before.
+
+    Args:
+        root: The tensor's `grad_fn`.
+        numbers: Sequence numbers of the `grad_fn` of the earlier ones.
+    """
+    seen = {root}
+    stack = [root]
+    while stack and len(seen) < _MOST_COPYING_NODES:
+        node = stack.pop()
+        if node is not root and sequence_nr(node) in numbers:
+            return True
+        operation = type(node).__name__.partition("Backward")[0]
+        if operation not in _COPYING:
+            continue
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                stack.append(following)
+    return False
+
+
 def sequence_nr(node: Any) -> int:
     """Number of a node in the order nodes were made by its thread; -1 where torch does not tell."""
     number = getattr(node, "_sequence_nr", None)

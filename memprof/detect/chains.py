@@ -119,7 +119,9 @@ def is_weight_average(chain: Chain, model: MemoryModel) -> bool:
         return False
     if root.parameter is not None:
         return True
-    return root.grad_fn in _WRITES_INTO and len(root.shape) > 1 and len(set(chain.elements)) == 1
+    if root.grad_fn not in _WRITES_INTO or root.holds_parts is False:
+        return False  # a state that is put together of new parts is computed from the one before
+    return len(root.shape) > 1 and len(set(chain.elements)) == 1
 
 
 def is_collection(chain: Chain) -> bool:

@@ -149,6 +149,8 @@ class GraphRoot:
     """Storage of the parameter of the same shape that it is made from element by element, if it is."""
     written_at: Location | None = None
     """The line that last changed it in place, where that links the iterations."""
+    holds_parts: bool | None = None
+    """It has elements of what it was an iteration earlier, as they were; None where that was not looked at."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import torch
 from memprof.capture.callbacks import Callbacks
 from memprof.capture.cycles import cycle_class
 from memprof.capture.frames import UserCode
-from memprof.capture.graph import parameter_behind
+from memprof.capture.graph import holds_parts_of, parameter_behind, sequence_nr
 from memprof.capture.holders import HolderSearch
 from memprof.capture.kept_graphs import KeptGraphs
 from memprof.capture.populations import Populations
@@ -326,3 +326,28 @@ def test_an_average_of_weights_is_told_from_a_running_loss() -> None:
     assert parameter_behind(average) is model.weight
     assert parameter_behind(model(torch.ones(4, 4)) + 0) is None
     assert parameter_behind(model.weight.sum() + 0) is None
+
+
+# ---- banks and states ----------------------------------------------------------------------------
+
+
+def test_a_bank_or_a_queue_has_parts_of_what_it_was_in_it() -> None:
+    features = torch.ones(2, 4, requires_grad=True) * 2
+    queue = torch.cat([features, torch.zeros(6, 4)])
+    before = {sequence_nr(queue.grad_fn)}
+    assert holds_parts_of(torch.cat([features, queue])[:8].grad_fn, before)
+    assert holds_parts_of(torch.cat([queue[2:].clone(), features]).grad_fn, before)
+    bank = torch.zeros(8, 4)
+    bank[:2] = features
+    before = {sequence_nr(bank.grad_fn)}
+    bank[2:4] = features
+    assert holds_parts_of(bank.grad_fn, before)
+
+
+def test_a_state_is_computed_from_the_one_before() -> None:
+    cell = torch.nn.LSTMCell(4, 4)
+    state = torch.stack(cell(torch.ones(1, 4)))
+    before = {sequence_nr(state.grad_fn)}
+    state = torch.stack(cell(torch.ones(1, 4), (state[0], state[1])))
+    assert not holds_parts_of(state.grad_fn, before)
+    assert not holds_parts_of(state.grad_fn, {sequence_nr(state.grad_fn)})

@@ -334,6 +334,8 @@ def chained(holder: Holder = LIST, *, grad_fn: str = "AddBackward0", grows: bool
         ({"grad_fn": "CopySlices"}, "MP112"),
         ({"grad_fn": "IndexPutBackward0"}, "MP112"),
         ({"grad_fn": "CatBackward0"}, "MP112"),
+        ({"grad_fn": "StackBackward0", "in_forward": True, "holds_parts": True}, "MP112"),
+        ({"grad_fn": "StackBackward0", "in_forward": True, "holds_parts": False}, "MP104"),
         ({"grad_fn": "CatBackward0", "grows": True}, "MP102"),
         ({"grad_fn": "CatBackward0", "carried": True, "in_forward": True}, "MP104"),
         ({"in_forward": True}, "MP104"),
