@@ -166,6 +166,7 @@ CENSUS = Census(
             module=MODULE,
             parameter=1,
             written_at=LINE,
+            holds_parts=True,
         ),
         GraphRoot(None, Holder("unknown", "?"), "MulBackward0", (), 1, 0, None, 1),
     ),
