@@ -280,16 +280,14 @@ class SourceFile:
 
     def torch_name(self) -> tuple[str, tuple[Change, ...]]:
         """What `torch` is called in the file, and the change that imports it where it is not imported."""
-        for statement in self.module.body:
-            if not isinstance(statement, cst.SimpleStatementLine):
-                continue
-            for small in statement.body:
-                if isinstance(small, cst.Import):
-                    for alias in small.names:
-                        if self.code(alias.name) == "torch":
-                            return (alias.evaluated_alias or "torch"), ()
-                        if self.code(alias.name).startswith("torch.") and alias.asname is None:
-                            return "torch", ()
+        for imported in self.nodes(cst.Import):
+            if any(isinstance(above, (cst.FunctionDef, cst.ClassDef)) for above in self.ancestors(imported)):
+                continue  # the name is not there elsewhere
+            for alias in imported.names:
+                if self.code(alias.name) == "torch":
+                    return (alias.evaluated_alias or "torch"), ()
+                if self.code(alias.name).startswith("torch.") and alias.asname is None:
+                    return "torch", ()
         return "torch", (self._import("import torch"),)
 
     def imported(self, name: str) -> tuple[Change, ...]:

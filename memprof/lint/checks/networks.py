@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from memprof.lint.context import Context, shown
 from memprof.lint.finding import Confidence, LintFinding
-from memprof.lint.names import inside, is_backward, path_of
+from memprof.lint.names import inside, is_backward, keyword, path_of, paths_in
 from memprof.lint.optimizers import Optimizer, optimizers
 from memprof.lint.program import LOOPS, ClassInfo, FunctionInfo, SourceModule
 from memprof.lint.values import Kind
@@ -249,13 +249,26 @@ def _through(
                     continue
                 origins = _origins(context, function, name)
                 if origins <= others and origins:
+                    given = shown(argument, 30)
+                    cut = f"Pass `{given}.detach()`."
+                    if _is_differentiated_by(group, argument):
+                        cut = f"Begin anew with it: `{given} = {given}.detach().requires_grad_()`."
                     message = (
-                        f"`{shown(argument, 30)}` comes from `{name}` with its graph, but only `{called}` is stepped "
-                        f"after this backward pass: it goes on through `{name}` for nothing. Pass "
-                        f"`{shown(argument, 30)}.detach()`."
+                        f"`{given}` comes from `{name}` with its graph, but only `{called}` is stepped after this "
+                        f"backward pass: it goes on through `{name}` for nothing. {cut}"
                     )
                     return context.finding(function, call, "MP204", message, "detach", Confidence.MEDIUM)
     return None
+
+
+def _is_differentiated_by(group: _Group, argument: ast.expr) -> bool:
+    """Whether gradients with respect to an argument are asked for, as a penalty on them does."""
+    for call in (item for item in inside(group.body) if isinstance(item, ast.Call)):
+        if group.function.module.qualified(call.func) == "torch.autograd.grad":
+            inputs = keyword(call, "inputs") or (call.args[1] if len(call.args) > 1 else None)
+            if inputs is not None and path_of(argument) in paths_in(inputs) - {""}:
+                return True
+    return False
 
 
 def _assigned_before(body: ast.AST, backward: ast.Call) -> dict[str, ast.expr]:

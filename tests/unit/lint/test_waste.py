@@ -218,6 +218,19 @@ def test_the_generator_is_differentiated_in_the_discriminators_step() -> None:
     assert lines(text, [finding], setup=False)[0][1].startswith("errD =")
 
 
+def test_what_a_penalty_differentiates_keeps_a_gradient_of_its_own() -> None:
+    penalty = """
+    slope = torch.autograd.grad(errD, fake, create_graph=True)[0]
+    (errD + slope.norm()).backward(retain_graph=True)
+"""
+    text = GAN.replace("FAKE", "fake").replace("\n    errD.backward(retain_graph=True)\n", penalty)
+
+    (finding,) = findings(text, setup=False)
+
+    assert finding.code == "MP204"
+    assert finding.message.endswith("`fake = fake.detach().requires_grad_()`.")
+
+
 def test_a_detached_generator_is_left_alone() -> None:
     assert findings(GAN.replace("FAKE", "fake.detach()"), setup=False, confidence=Confidence.LOW) == []
 

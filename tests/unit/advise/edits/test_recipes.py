@@ -311,6 +311,24 @@ def test_torch_is_imported_where_it_is_not(tmp_path: Path) -> None:
     assert edited(tmp_path, text, "MP201", "no_grad") == ["+import torch", "+@torch.no_grad()"]
 
 
+@pytest.mark.parametrize(
+    ("head", "decorator"),
+    [
+        ("try:\n    import torch\nexcept ImportError:\n    raise SystemExit(1)", "+@torch.no_grad()"),
+        ("if True:\n    import torch as t", "+@t.no_grad()"),
+        ("import os, torch.nn", "+@torch.no_grad()"),
+    ],
+)
+def test_an_import_is_never_made_twice(tmp_path: Path, head: str, decorator: str) -> None:
+    text = f"{head}\n\ndef validate(model):\n    return model(1)  #<\n"
+    assert edited(tmp_path, text, "MP201", "no_grad") == [decorator]
+
+
+def test_an_import_within_a_function_is_none_for_another(tmp_path: Path) -> None:
+    text = "def load():\n    import torch\n\ndef validate(model):\n    return model(1)  #<\n"
+    assert edited(tmp_path, text, "MP201", "no_grad") == ["+import torch", "+@torch.no_grad()"]
+
+
 def test_what_is_under_no_grad_needs_no_edit(tmp_path: Path) -> None:
     file = tmp_path / "train.py"
     file.write_text("import torch\n@torch.no_grad()\ndef f(m):\n    return m(1)\n", encoding="utf-8")
