@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from memprof.advise.what_if import DeviceRun, device_runs
+from memprof.advise.device_runs import DeviceRun, device_runs
 from memprof.record.blocks import BlockAction, BlockEvents
 from memprof.record.files import open_file
 from memprof.simulate.allocator import CachingAllocator

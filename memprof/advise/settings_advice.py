@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from memprof._errors import UsageError
-from memprof.advise.what_if import CANDIDATES, DeviceWhatIf, Outcome, what_if
+from memprof.advise.what_if import DeviceWhatIf, Outcome, candidates, what_if
 from memprof.detect.finding import Finding, Remedy
 from memprof.model.memory import Source
 from memprof.model.view import RecordingView
@@ -33,7 +33,7 @@ def with_replayed_settings(recording: RecordingView, finding: Finding) -> Findin
     if log is None or not 0 < len(log.events) <= _MAX_EVENTS:
         return finding
     try:
-        tried = what_if(recording, CANDIDATES, device=finding.device)
+        tried = what_if(recording, candidates(recording), device=finding.device)
     except UsageError:
         return finding
     if not tried:

@@ -6,35 +6,22 @@ The program is taken to ask for the same at the same moments; what changes is wh
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from memprof._errors import UsageError
-from memprof.model.block_sizes import segments_of
+from memprof.advise.device_runs import DeviceRun, device_runs
 from memprof.model.memory import Source
 from memprof.model.view import RecordingView
 from memprof.record.blocks import (
-    DEFAULT_POOL,
-    Block,
     BlockAction,
-    BlockEvents,
-    BlockLog,
-    BlockState,
-    IntArray,
-    Segment,
 )
-from memprof.record.events import Location, TickFlag
-from memprof.record.schema import BLOCK_COLUMNS, NONE, SEGMENT_COLUMNS
+from memprof.record.events import Location
 from memprof.simulate.block_replay import BlockReplay
 from memprof.simulate.gpus import Gpu
 from memprof.simulate.replay import ReplayReport, replay
-from memprof.simulate.settings import UNLIMITED, AllocatorSettings
-from memprof.units import format_bytes
+from memprof.simulate.settings import AllocatorSettings, known_keys
 
-_COLUMN = {name: place for place, name in enumerate(BLOCK_COLUMNS)}
-_SEGMENT = {name: place for place, name in enumerate(SEGMENT_COLUMNS)}
 _UNBOUNDED = 1 << 45
 """Memory of the device where it is not known: 32 TiB."""
 
@@ -49,6 +36,8 @@ CANDIDATES = (
     "garbage_collection_threshold:0.8,per_process_memory_fraction:0.95",
 )
 """Settings that are worth trying, as for `PYTORCH_ALLOC_CONF`."""
+
+_VERSION = re.compile(r"([0-9]+)\.([0-9]+)")
 
 WORTH_SHARE = 0.02
 """A setting is recommended from this part of the reserved memory on ..."""
@@ -125,6 +114,12 @@ class DeviceWhatIf:
         return base.peak_reserved_bytes - outcome.peak_reserved_bytes
 
 
+def candidates(recording: RecordingView) -> tuple[str, ...]:
+    """Settings that are worth trying for a run: those of `CANDIDATES` that its torch knows."""
+    known = known_keys(_known_version(recording))
+    return tuple(text for text in CANDIDATES if known.issuperset(part.partition(":")[0] for part in text.split(",")))
+
+
 def what_if(
     recording: RecordingView,
     settings: Sequence[str] = (),
@@ -145,9 +140,10 @@ def what_if(
         One entry a device.
 
     Raises:
-        UsageError: The recording does not hold what was allocated, or a setting is not known.
+        UsageError: The recording does not hold what was allocated, or a setting is not known to the run's torch.
     """
-    trials = [(text, AllocatorSettings.parse(text)) for text in settings]
+    version = _known_version(recording)
+    trials = [(text, AllocatorSettings.parse(text, torch_version=version)) for text in settings]
     runs = list(device_runs(recording))
     if not runs:
         raise UsageError(
@@ -157,135 +153,12 @@ def what_if(
     return tuple(_device(recording, run, trials, gpu) for run in runs if device in (None, run.device))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class DeviceRun:
-    """What one device was asked for."""
-
-    device: str
-    events: BlockEvents
-    ticks: IntArray
-    segments: tuple[Segment, ...]
-    """What the device held when the events begin."""
-    before: tuple[Segment, ...]
-    """The same, and the blocks whose segments are not known, each in one of its own."""
-    log: BlockLog | None
-    notes: tuple[str, ...]
-    empties_cache: bool = False
-    """Segments that went back to the driver did so because the program called `torch.cuda.empty_cache`."""
-
-
-def device_runs(recording: RecordingView) -> Iterator[DeviceRun]:
-    """What each device of a recording was asked for.
-
-    Args:
-        recording: See `what_if`.
-    """
-    log = recording.block_log()
-    if log is not None and len(log.events):
-        for code, name in log.devices.items():
-            run = _of_device(recording, log, code, name)
-            if run is not None:
-                yield run
-        return
-    run = _of_storages(recording)
-    if run is not None:
-        yield run
-
-
-def _of_device(recording: RecordingView, log: BlockLog, code: int, name: str) -> DeviceRun | None:
-    """One device of an allocator history; where events were lost, what came after."""
-    wanted = log.events[:, _COLUMN["device"]] == code
-    tick, table = log.starts[-1] if log.starts else (0, np.zeros((0, len(SEGMENT_COLUMNS)), np.int64))
-    notes = []
-    if len(log.starts) > 1:
-        wanted &= log.ticks >= tick
-        notes.append("events were lost during the run: only what came after is replayed")
-    rows, ticks = log.events[wanted], log.ticks[wanted]
-    if not len(rows):
-        return None
-    column = {key: rows[:, place] for key, place in _COLUMN.items()}
-    events = BlockEvents(
-        action=column["action"].astype(np.int8),
-        time_ns=column["time_ns"],
-        address=column["address"],
-        nbytes=column["nbytes"],
-        stream=column["stream"],
-        stack=column["stack"].astype(np.int32),
-    )
-    table = table[table[:, _SEGMENT["device"]] == code]
-    held, alone = segments_of(table), _alone(table)
-    if alone:
-        notes.append(
-            f"{len(alone):,} blocks from before the trace "
-            f"({format_bytes(sum(segment.nbytes for segment in alone))}) lay in segments that are not known"
-        )
-    given_back = bool(np.isin(events.action, (BlockAction.SEGMENT_FREE, BlockAction.SEGMENT_UNMAP)).any())
-    empties = given_back and _never_short(recording, name, log)
-    if given_back and not empties:
-        notes.append("segments went back to the driver: whether empty_cache was called is not known, nor repeated")
-    return DeviceRun(name, events, ticks, held, (*held, *alone), log, tuple(notes), empties)
-
-
-def _never_short(recording: RecordingView, device: str, log: BlockLog) -> bool:
-    """Whether the allocator never gave segments back by itself, so that the program must have asked for it."""
-    states = [state for state in recording.states if state.device == device]
-    settings = AllocatorSettings.from_snapshot(log.settings)
-    own_reasons = settings.garbage_collection_threshold > 0 or settings.max_split_bytes != UNLIMITED
-    return bool(states) and states[-1].alloc_retries == 0 and not own_reasons
-
-
-def _alone(table: IntArray) -> tuple[Segment, ...]:
-    """Blocks of which only address and size are known, each as a segment."""
-    found = []
-    for row in table[table[:, _SEGMENT["segment"]] == NONE].tolist():
-        address, nbytes, requested = (row[_SEGMENT[key]] for key in ("address", "nbytes", "requested_bytes"))
-        block = Block(address, nbytes, requested, BlockState.ACTIVE_ALLOCATED, NONE)
-        found.append(Segment(address, nbytes, row[_SEGMENT["stream"]], nbytes > 1 << 20, DEFAULT_POOL, False, (block,)))
-    return tuple(found)
-
-
-def _of_storages(recording: RecordingView) -> DeviceRun | None:
-    """The storages of a CPU run, as if they lay on one CUDA device."""
-    if not recording.ticks or not all(tick.flags & TickFlag.TRACKED for tick in recording.ticks):
-        return None
-    rows = [(b.time_ns, b.storage, b.nbytes, b.tick, True) for b in recording.births() if b.nbytes]
-    sizes = {storage: nbytes for _, storage, nbytes, _, _ in rows}
-    rows += [(d.time_ns, d.storage, sizes[d.storage], d.tick, False) for d in recording.deaths() if d.storage in sizes]
-    if not rows:
-        return None
-    rows.sort(key=lambda row: (row[0], row[4]))
-    actions: list[int] = []
-    times: list[int] = []
-    storages: list[int] = []
-    nbytes: list[int] = []
-    ticks: list[int] = []
-    for time_ns, storage, size, tick, born in rows:
-        steps = (BlockAction.ALLOC,) if born else (BlockAction.FREE_REQUESTED, BlockAction.FREE_COMPLETED)
-        for step in steps:
-            actions.append(int(step))
-            times.append(time_ns)
-            storages.append(storage + 1)
-            nbytes.append(size)
-            ticks.append(tick)
-    count = len(actions)
-    events = BlockEvents(
-        action=np.array(actions, np.int8),
-        time_ns=np.array(times, np.int64),
-        address=np.array(storages, np.int64),
-        nbytes=np.array(nbytes, np.int64),
-        stream=np.zeros(count, np.int64),
-        stack=np.full(count, -1, np.int32),
-    )
-    note = "every storage of this CPU run is taken to lie on one GPU; ops that allocate more on CUDA are not corrected"
-    return DeviceRun("cpu", events, np.array(ticks, np.int64), (), (), None, (note,))
-
-
 def _device(
     recording: RecordingView, run: DeviceRun, trials: Sequence[tuple[str, AllocatorSettings]], gpu: Gpu | None
 ) -> DeviceWhatIf:
     recorded = AllocatorSettings() if run.log is None else AllocatorSettings.from_snapshot(run.log.settings)
     total_bytes, taken_bytes = _memory(recording, run.device, gpu)
-    version = _version(recording.run.torch)
+    version = _version(recording)
 
     def tried(settings: AllocatorSettings) -> ReplayReport:
         return replay(
@@ -374,8 +247,14 @@ def _memory(recording: RecordingView, device: str, gpu: Gpu | None) -> tuple[int
     return None, 0
 
 
-def _version(torch: str) -> tuple[int, int]:
-    match = re.match(r"(\d+)\.(\d+)", torch)
+def _known_version(recording: RecordingView) -> str | None:
+    """The torch of a run; None where it is not known, as for a snapshot."""
+    torch = recording.run.torch
+    return torch if _VERSION.match(torch) else None
+
+
+def _version(recording: RecordingView) -> tuple[int, int]:
+    match = _VERSION.match(recording.run.torch)
     return (int(match[1]), int(match[2])) if match else (2, 14)
 
 
@@ -394,4 +273,4 @@ def ranked(found: DeviceWhatIf) -> DeviceWhatIf:
     return replace(found, outcomes=(*fixed, *trials))
 
 
-__all__ = ["CANDIDATES", "DeviceWhatIf", "Outcome", "ranked", "what_if"]
+__all__ = ["CANDIDATES", "DeviceWhatIf", "Outcome", "candidates", "ranked", "what_if"]

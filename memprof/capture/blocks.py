@@ -57,7 +57,6 @@ class AllocatorWatch:
         writer: Takes events, stacks and segments.
         code: Tells the user's lines from libraries.
         note: Takes a sentence about what could not be recorded.
-        max_entries: Size of the ring buffer.
     """
 
     def __init__(
@@ -65,8 +64,6 @@ class AllocatorWatch:
         writer: RecordingWriter,
         code: UserCode,
         note: Callable[[str], None],
-        *,
-        max_entries: int = MAX_ENTRIES,
     ) -> None:
         self._writer = writer
         self._packer = TracePacker(writer, code)
@@ -74,7 +71,6 @@ class AllocatorWatch:
         self.regions = ModuleRegions(note)
         """Where modules run; kept by those who call them."""
         self._note = note
-        self._max_entries = max_entries
         self.active = False
         """Every event since the last drain is in the history."""
         self.settings: dict[str, Any] = {}
@@ -172,10 +168,10 @@ class AllocatorWatch:
             self._operations[index] = now
             if np.count_nonzero(counted(rows)) != now - before:
                 complete = False
-                if len(rows) >= self._max_entries and not self._overflowed:
+                if len(rows) >= MAX_ENTRIES and not self._overflowed:
                     self._overflowed = True
                     self._note(
-                        f"more than {self._max_entries:,} allocator events in one tick overflowed the history "
+                        f"more than {MAX_ENTRIES:,} allocator events in one tick overflowed the history "
                         f"(first in tick {ends[-1].tick if ends else 0}); call prof.step() more often"
                     )
             rest = self._rest.pop(index, None)
@@ -221,7 +217,7 @@ class AllocatorWatch:
             enabled="all",
             context="alloc",
             stacks="python",
-            max_entries=self._max_entries,
+            max_entries=MAX_ENTRIES,
             clear_history=True,
             skip_actions=["snapshot"],
         )

@@ -31,7 +31,7 @@ def command(
 
     RECORDING may be a memory snapshot of PyTorch with a trace too.
     """
-    from memprof.advise.what_if import CANDIDATES, ranked, what_if
+    from memprof.advise.what_if import candidates, ranked, what_if
     from memprof.record.files import open_file
     from memprof.report.what_if_json import what_if_text
     from memprof.report.what_if_table import what_if_table
@@ -39,8 +39,8 @@ def command(
 
     check_writable(output, None)
     chosen = None if gpu is None else find_gpu(gpu)
-    tried = dict.fromkeys((*settings, *(CANDIDATES if advise else ())))
     with open_file(recording) as opened:
+        tried = dict.fromkeys((*settings, *(candidates(opened) if advise else ())))
         found = what_if(opened, list(tried), gpu=chosen)
     if advise:
         found = tuple(map(ranked, found))

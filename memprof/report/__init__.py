@@ -14,12 +14,9 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, cast, runtime_checkable
 from memprof._errors import UsageError
 
 if TYPE_CHECKING:
-    import os
-    from pathlib import Path
-
     from memprof.advise.diagnosis import Diagnosis
 
-__all__ = ["ENTRY_POINT_GROUP", "REPORTERS", "Reporter", "load_reporter", "text_report", "write_plot"]
+__all__ = ["ENTRY_POINT_GROUP", "REPORTERS", "Reporter", "load_reporter"]
 
 ENTRY_POINT_GROUP = "memprof.reporters"
 """Group under which other distributions register reporter classes."""
@@ -112,37 +109,3 @@ def load_reporter(name: str) -> type[Reporter]:
         return cast("type[Reporter]", outside[name].load())
     known = ", ".join([*REPORTERS, *sorted(outside)])
     raise UsageError(f"there is no reporter named {name!r}; known: {known}")
-
-
-def text_report(diagnosis: Diagnosis, *, width: int = 100, color: bool = False) -> str:
-    """Give the terminal report as text.
-
-    Args:
-        diagnosis: What to report.
-        width: Columns.
-        color: Whether to put terminal colours into it.
-
-    Returns:
-        The report, ending in a newline.
-    """
-    from memprof.report.terminal import TerminalOptions, TerminalReporter
-
-    return TerminalReporter(TerminalOptions(text_width=width, text_color=color)).to_text(diagnosis)
-
-
-def write_plot(diagnosis: Diagnosis, path: str | os.PathLike[str]) -> Path:
-    """Draw a diagnosis into a file; its suffix (`.png`, `.svg`, `.pdf`) chooses the format.
-
-    Args:
-        diagnosis: What to report.
-        path: Where to write.
-
-    Returns:
-        The path written.
-
-    Raises:
-        OutputError: The suffix is not known, or the file cannot be written.
-    """
-    from memprof.report.plot import PlotReporter
-
-    return PlotReporter().save(diagnosis, path)

@@ -85,16 +85,13 @@ class FirstFitDriver:
         total_bytes: Memory of the device.
         taken_bytes: Part of it that others hold: the CUDA context, other processes.
         base: Lowest address of device memory.
-        reserved_base: Lowest address of address space for expandable segments.
     """
 
-    def __init__(
-        self, total_bytes: int, *, taken_bytes: int = 0, base: int = DEVICE_BASE, reserved_base: int = RESERVED_BASE
-    ) -> None:
+    def __init__(self, total_bytes: int, *, taken_bytes: int = 0, base: int = DEVICE_BASE) -> None:
         self._total = total_bytes
         self._used = taken_bytes
         self._memory = _Ranges(base)
-        self._reserved = _Ranges(reserved_base)
+        self._reserved = _Ranges(RESERVED_BASE)
 
     @property
     def total_bytes(self) -> int:
@@ -145,16 +142,15 @@ class RecordedDriver(FirstFitDriver):
     Args:
         total_bytes: Memory of the device.
         segments: Address and bytes of every segment recorded, in the order they were obtained.
-        taken_bytes: Part of the memory that others hold.
     """
 
-    def __init__(self, total_bytes: int, segments: Iterable[tuple[int, int]], *, taken_bytes: int = 0) -> None:
+    def __init__(self, total_bytes: int, segments: Iterable[tuple[int, int]]) -> None:
         recorded: dict[int, deque[int]] = defaultdict(deque)
         top = DEVICE_BASE
         for address, nbytes in segments:
             recorded[nbytes].append(address)
             top = max(top, address + nbytes)
-        super().__init__(total_bytes, taken_bytes=taken_bytes, base=_pages(top))
+        super().__init__(total_bytes, base=_pages(top))
         self._recorded = recorded
 
     def _place(self, nbytes: int) -> int:

@@ -202,7 +202,7 @@ def overflow() -> dict[str, Any]:
     from memprof.capture import blocks
 
     profiler = memprof.Profiler("blocks", output=os.path.join(os.getcwd(), "run.memprof"))
-    blocks.AllocatorWatch.__init__.__kwdefaults__["max_entries"] = 64
+    blocks.MAX_ENTRIES = 64
     rows = []
     with profiler:
         torch.cuda.init()

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import prediction_page
 from benchmarks.replays import compare
-from memprof.advise.what_if import DeviceRun
+from memprof.advise.device_runs import DeviceRun
 from memprof.record.blocks import BlockAction, BlockEvents, BlockLog
 
 MIB = 1 << 20

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from memprof._errors import UsageError
-from memprof.advise.what_if import CANDIDATES, DeviceWhatIf, Outcome, ranked, what_if
+from memprof.advise.what_if import CANDIDATES, DeviceWhatIf, Outcome, candidates, ranked, what_if
 from memprof.model.memory import Source
 from memprof.record.blocks import AllocatorHistory, Block, BlockAction, BlockEvents, BlockState, DeviceHistory, Segment
 from memprof.record.events import Location
@@ -122,6 +122,18 @@ def test_a_wrong_setting_is_told_before_anything_is_replayed() -> None:
 def test_every_candidate_is_a_setting() -> None:
     for text in CANDIDATES:
         assert AllocatorSettings.parse(text) != AllocatorSettings()
+
+
+def test_only_settings_that_the_torch_of_the_run_knows_are_tried() -> None:
+    limited = "garbage_collection_threshold:0.8,per_process_memory_fraction:0.95"
+    view = growing()
+    assert candidates(view) == CANDIDATES  # which torch wrote a snapshot is not known
+    view.run.torch = "2.9.1+cu128"
+    assert candidates(view) == tuple(text for text in CANDIDATES if text != limited)
+    with pytest.raises(UsageError, match="'per_process_memory_fraction' is not an allocator setting of torch 2.9.1"):
+        what_if(view, [limited])
+    view.run.torch = "2.10.0"
+    assert candidates(view) == CANDIDATES
 
 
 # ---- choice ----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 
 import memprof.report
 from memprof._errors import UsageError
-from memprof.report import REPORTERS, Reporter, load_reporter, text_report, write_plot
+from memprof.report import REPORTERS, Reporter, load_reporter
 from tests import factories
 
 SCENARIOS = sorted(factories.SCENARIOS)
@@ -93,11 +93,3 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
-
-
-def test_shortcuts_give_what_the_reporters_give(tmp_path) -> None:
-    diagnosis = factories.leaking()
-
-    assert "\x1b[" not in text_report(diagnosis, width=80)
-    assert "\x1b[1;31mMP101 error" in text_report(diagnosis, color=True)
-    assert write_plot(diagnosis, tmp_path / "a.png").read_bytes() == load_reporter("png")().render(diagnosis)

@@ -286,3 +286,8 @@ def test_where_a_script_came_to_its_end_nothing_was_cut_off() -> None:
     assert "train, cut off" in text_of(killed)
     assert "train, cut off" in text_of(failed)
     assert "cut off" not in text_of(ended)
+
+
+def test_text_has_colours_only_where_they_are_asked_for() -> None:
+    assert ESCAPE not in text_of(factories.leaking())
+    assert f"{ESCAPE}[1;31mMP101 error" in text_of(factories.leaking(), text_color=True)
