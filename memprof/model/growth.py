@@ -41,24 +41,12 @@ class LineGrowth:
     location: Location | None
     op: str
     device: str
-    kind: str | None
-    """The kind of iteration (`train`, `evaluate`, `other`) in which all survivors were made; the
-    figures then follow iterations of that kind only. None where there are several."""
-    alive_bytes_by_iteration: Mapping[int, int]
-    """Iteration -> bytes alive at its end; only complete iterations watched from start to end."""
     survivor_bytes_by_iteration: Mapping[int, int]
-    """The same without what was made in that very iteration."""
-    survivor_count_by_iteration: Mapping[int, int]
-    """Iteration -> storages behind `survivor_bytes_by_iteration`."""
-    bytes_per_iteration: float
-    """Theil-Sen slope of the survivors' bytes over watched iterations: what is made in iterations that
-    were not watched is not seen, so these do not count as steps."""
-    storages_per_iteration: float
-    """The same slope of their number."""
+    """Iteration -> bytes alive at its end, without what was made in that very iteration. Only complete iterations that
+    were watched from start to end; where all survivors were made in iterations of one kind (`train`, `evaluate`,
+    `other`), only those of that kind."""
     rising: bool
     """Survivors grew over the last half of the watched iterations, at least three, without a dip."""
-    storages: tuple[int, ...]
-    """Ids of the storages alive at the end of the last of these iterations, oldest first."""
 
 
 def trend(iterations: Sequence[IterationMemory], device: str) -> Trend | None:
@@ -105,18 +93,13 @@ def line_growth(model: MemoryModel) -> list[LineGrowth]:
 
     Returns:
         One entry per (location, op, device) that has anything alive at the end of a complete, watched
-        iteration; steepest growth first.
+        iteration.
     """
     watched = [iteration for iteration in model.iterations if iteration.tracked and iteration.complete]
     if not watched:
         return []
     ends = _Ends(table_of(model.storages), watched, _kinds(model.iterations))
-    found = [ends.follow(rows) for rows in ends.groups()]
-    return sorted((line for line in found if line is not None), key=_steepness)
-
-
-def _steepness(line: LineGrowth) -> tuple[float, float, str, str, str]:
-    return -line.bytes_per_iteration, -line.storages_per_iteration, line.device, repr(line.location), line.op
+    return [ends.follow(rows) for rows in ends.groups()]
 
 
 def _kinds(iterations: Sequence[IterationMemory]) -> list[str]:
@@ -161,33 +144,20 @@ class _Ends:
         order = np.argsort(group_of, kind="stable")
         yield from np.split(order.astype(np.int64), np.flatnonzero(np.diff(group_of[order])) + 1)
 
-    def follow(self, places: IntArray) -> LineGrowth | None:
-        """Describe one group; None where its kind of iteration has nothing alive."""
+    def follow(self, places: IntArray) -> LineGrowth:
+        """Describe one group."""
         survivors = places[self.survives_from[places] < self.stop[places]]
         made_in = {self.kinds[row] for row in self.birth_iteration[survivors if len(survivors) else places]}
         columns = self._columns(made_in)
-        alive = self._sums(places, self.first, sizes=True)[columns]
-        if not alive.any():
-            return None
-        surviving = self._sums(places, self.survives_from, sizes=True)[columns]
-        count = self._sums(places, self.survives_from, sizes=False)[columns]
-        ordinals = list(range(len(columns)))
+        surviving = self._sizes(survivors)[columns]
         numbers = [self.watched[column].index for column in columns.tolist()]
-        last = int(columns[-1])
-        at_end = places[(self.first[places] <= last) & (self.stop[places] > last)]
         table, row = self.storages.lifetimes, int(self.rows[places[0]])
         return LineGrowth(
             location=table.locations[int(table.location[row])],
             op=table.ops[int(table.op[row])],
             device=table.devices[int(table.device[row])],
-            kind=next(iter(made_in)) if len(made_in) == 1 else None,
-            alive_bytes_by_iteration=dict(zip(numbers, alive.tolist(), strict=True)),
             survivor_bytes_by_iteration=dict(zip(numbers, surviving.tolist(), strict=True)),
-            survivor_count_by_iteration=dict(zip(numbers, count.tolist(), strict=True)),
-            bytes_per_iteration=theil_sen(ordinals, surviving.tolist()),
-            storages_per_iteration=theil_sen(ordinals, count.tolist()),
             rising=_is_rising(surviving),
-            storages=tuple(table.id[self.rows[at_end]].tolist()),
         )
 
     def _columns(self, made_in: set[str]) -> IntArray:
@@ -199,13 +169,12 @@ class _Ends:
         chosen = np.flatnonzero(wanted)
         return chosen if len(chosen) else np.arange(len(self.watched))
 
-    def _sums(self, places: IntArray, begin: IntArray, *, sizes: bool) -> IntArray:
-        """Bytes or number of the group's storages at each end, counted from `begin` up to `stop`."""
-        lasting = places[begin[places] < self.stop[places]]
-        weight = self.storages.lifetimes.nbytes[self.rows[lasting]] if sizes else np.ones_like(lasting)
+    def _sizes(self, survivors: IntArray) -> IntArray:
+        """Bytes of survivors at each end."""
+        weight = self.storages.lifetimes.nbytes[self.rows[survivors]]
         changes = np.zeros(len(self.watched) + 1, np.int64)
-        np.add.at(changes, begin[lasting], weight)
-        np.add.at(changes, self.stop[lasting], -weight)
+        np.add.at(changes, self.survives_from[survivors], weight)
+        np.add.at(changes, self.stop[survivors], -weight)
         return np.cumsum(changes)[:-1]
 
 

@@ -107,14 +107,8 @@ class TestLineGrowth:
         model = build(recording)
 
         growth = _leak(model)
-        assert growth.kind == "train"
-        assert growth.alive_bytes_by_iteration == {0: 7, 1: 14, 2: 21, 3: 28}
         assert growth.survivor_bytes_by_iteration == {0: 0, 1: 7, 2: 14, 3: 21}
-        assert growth.survivor_count_by_iteration == {0: 0, 1: 1, 2: 2, 3: 3}
-        assert (growth.bytes_per_iteration, growth.storages_per_iteration) == (7.0, 1.0)
         assert growth.rising
-        assert [model.storages[storage].op for storage in growth.storages] == ["aten::leak"] * 4
-        assert line_growth(model)[0] == growth
 
     def test_what_is_rebound_each_step_does_not_grow(self, recording: FakeRecording) -> None:
         _train(recording, 5)
@@ -122,9 +116,8 @@ class TestLineGrowth:
         (growth,) = line_growth(build(recording))
 
         assert growth.location == LINE
-        assert set(growth.alive_bytes_by_iteration.values()) == {20}
         assert set(growth.survivor_bytes_by_iteration.values()) == {0}
-        assert (growth.bytes_per_iteration, growth.rising) == (0.0, False)
+        assert not growth.rising
 
     def test_a_bounded_container_stops_rising(self, recording: FakeRecording) -> None:
         kept: list[int] = []
@@ -137,7 +130,7 @@ class TestLineGrowth:
         growth = _leak(build(recording))
 
         assert not growth.rising
-        assert growth.bytes_per_iteration == 0.0
+        assert list(growth.survivor_bytes_by_iteration.values()) == [0, 10, 20, *[20] * 9]
 
     def test_iterations_that_were_not_watched_are_no_steps(self, recording: FakeRecording) -> None:
         carried = _train(recording, 3, leak=7)
@@ -149,7 +142,6 @@ class TestLineGrowth:
         growth = _leak(build(recording))
 
         assert list(growth.survivor_bytes_by_iteration) == [0, 1, 2, 23, 24, 25]
-        assert growth.bytes_per_iteration == 7.0
         assert growth.rising
 
     def test_a_leak_in_evaluation_is_followed_over_evaluations(self, recording: FakeRecording) -> None:
@@ -161,9 +153,8 @@ class TestLineGrowth:
 
         growth = _leak(build(recording))
 
-        assert growth.kind == "evaluate"
         assert growth.survivor_bytes_by_iteration == {5: 0, 11: 13, 17: 26, 23: 39}
-        assert growth.bytes_per_iteration == 13.0
+        assert growth.rising
 
     def test_a_leak_in_both_is_followed_over_both(self, recording: FakeRecording) -> None:
         for flags in (EVALUATE_FLAGS, TickFlag.OPTIMIZER_STEP) * 3:
@@ -172,7 +163,6 @@ class TestLineGrowth:
 
         growth = _leak(build(recording))
 
-        assert growth.kind is None
         assert len(growth.survivor_bytes_by_iteration) == 6
 
     @pytest.mark.parametrize("role", [Role.PARAMETER, Role.OPTIMIZER_STATE, Role.GRADIENT])

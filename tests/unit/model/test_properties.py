@@ -131,7 +131,9 @@ def test_the_model_is_sound(script: Script, cuda: bool) -> None:
     assert list(model.storages) == [birth.storage for birth in recording.birth_rows]
     for growth in line_growth(model):
         for iteration, nbytes in growth.survivor_bytes_by_iteration.items():
-            assert 0 <= nbytes <= growth.alive_bytes_by_iteration[iteration]
+            alive = model.iterations[iteration].devices[growth.device].allocated_bytes_end
+            assert nbytes >= 0
+            assert alive is None or nbytes <= alive * 1.01
     for carried in carried_over(model):
         assert carried.nbytes == sum(model.storages[storage].nbytes for storage in carried.storages)
 
