@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from time import perf_counter_ns
 from typing import Any
@@ -13,7 +14,11 @@ from memprof.capture.gpus import DeviceWatch
 from memprof.record.events import DeviceState
 
 _DRIVER_EVERY_NS = 100_000_000
-"""Asking the driver and NVML costs up to a millisecond, so it is done this often at most."""
+"""Asking the driver and NVML costs up to a millisecond, so it is done this often at most,"""
+_DRIVER_RARELY_NS = 1_000_000_000
+"""and this often once there is enough to see what a short run does."""
+_FIRST_ASKED = 32
+"""After so many times."""
 
 
 class DeviceStates:
@@ -28,7 +33,9 @@ class DeviceStates:
     def __init__(self, *, every_tick: bool, process_bytes: Callable[[int], int] | None = None) -> None:
         self._every_tick = every_tick
         self._known_process_bytes = process_bytes
-        self._asked_ns: dict[int, int] = {}
+        self._due_ns: dict[int, int] = {}
+        """When to ask about a device next."""
+        self._times_asked: Counter[int] = Counter()
         self._rare: dict[int, tuple[Any, ...]] = {}
         self._watches: dict[int, DeviceWatch] = {}
 
@@ -49,13 +56,15 @@ class DeviceStates:
         now = perf_counter_ns()
         index, stats = device.index, device.latest
         rare = tuple(stats.get(key) for key in ("num_alloc_retries", "num_ooms", "num_device_alloc", "num_device_free"))
-        due = ask_driver or index not in self._asked_ns or now - self._asked_ns[index] >= _DRIVER_EVERY_NS
+        due = ask_driver or now >= self._due_ns.get(index, 0)
         if not (due or self._every_tick or rare != self._rare.get(index)):
             return None
         self._rare[index] = rare
         free = total = process = host = None
         if due:
-            self._asked_ns[index] = now
+            self._times_asked[index] += 1
+            often = self._times_asked[index] <= _FIRST_ASKED
+            self._due_ns[index] = now + (_DRIVER_EVERY_NS if often else _DRIVER_RARELY_NS)
             free, total = torch.cuda.mem_get_info(index)
             process = self._process_bytes(index)
             host = host_reserved_bytes()
