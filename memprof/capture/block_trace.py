@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -29,8 +30,11 @@ class _Actions(dict[str, int]):
 
 
 _ACTIONS = _Actions({action.name.lower(): int(action) for action in BlockAction})
-_read = itemgetter("action", "time_us", "addr", "size", "stream")
+_action_of = itemgetter("action")
+_numbers_of = itemgetter("time_us", "addr", "size", "stream")
 _MOST_CODES = 1 << 62
+_MOST_ALIKE = 8
+"""Stacks of one depth that share the frames at three places; of more, all frames are looked at."""
 
 
 class TickEnd(NamedTuple):
@@ -87,22 +91,22 @@ class TracePacker:
         rows = np.full((len(trace), len(BLOCK_COLUMNS)), NONE, np.int64)
         if not len(trace):
             return rows
-        try:  # each entry is touched once: a long trace does not fit into the processor's caches
-            columns = zip(*map(_read, trace), strict=True)
+        try:
+            table = _integers(chain.from_iterable(map(_numbers_of, trace)), 4 * len(rows))
         except KeyError:  # an entry without an address (out of memory), or a torch that tells no time
-            columns = zip(*map(_read_sparse, trace), strict=True)
-        action, time_us, address, size, stream = columns
+            table = _integers(chain.from_iterable(map(_numbers_of_sparse, trace)), 4 * len(rows))
+        time_us, address, size, stream = table.reshape(-1, 4).T
         rows[:, COLUMN["device"]] = self._writer.name_id(f"cuda:{index}")
-        rows[:, COLUMN["action"]] = _integers(map(_ACTIONS.__getitem__, action), len(rows))
-        rows[:, COLUMN["time_ns"]] = _integers(time_us, len(rows)) * 1000 + offset_ns
-        rows[:, COLUMN["address"]] = _integers(address, len(rows))
-        rows[:, COLUMN["nbytes"]] = _integers(size, len(rows))
-        rows[:, COLUMN["stream"]] = _integers(stream, len(rows))
+        rows[:, COLUMN["action"]] = _integers(map(_ACTIONS.__getitem__, map(_action_of, trace)), len(rows))
+        rows[:, COLUMN["time_ns"]] = time_us * 1000 + offset_ns
+        rows[:, COLUMN["address"]] = address
+        rows[:, COLUMN["nbytes"]] = size
+        rows[:, COLUMN["stream"]] = stream
         rows[:, COLUMN["stack"]] = _integers(self._stacks(trace), len(rows))
         return rows
 
     def _stacks(self, trace: Sequence[Mapping[str, Any]]) -> list[int]:
-        known: dict[tuple[int, ...], int] = {}
+        known: dict[tuple[int, ...], list[tuple[list[Any], int]]] = {}
         stacks: list[int] = []
         add, get = stacks.append, known.get
         for entry in trace:
@@ -110,10 +114,22 @@ class TracePacker:
             if not frames:
                 add(NONE if frames is None else FRAMELESS)  # None: a free, or an event of torch's own
                 continue
-            key = tuple(map(id, frames))
-            stack = get(key)
-            if stack is None:
-                stack = known[key] = self.stack(frames)
+            # Frames are shared, so that comparing two lists of them takes less than hashing one.
+            depth = len(frames)
+            key: tuple[int, ...] = (depth, id(frames[0]), id(frames[depth >> 2]), id(frames[depth >> 1]))
+            alike = get(key)
+            if alike is not None and len(alike) >= _MOST_ALIKE:
+                key = tuple(map(id, frames))
+                alike = get(key)
+            if alike is None:
+                alike = known[key] = []
+            for other, candidate in alike:
+                if other == frames:
+                    stack = candidate
+                    break
+            else:
+                stack = self.stack(frames)
+                alike.append((frames, stack))
             add(stack)
         return stacks
 
@@ -185,8 +201,8 @@ class TracePacker:
         return found
 
 
-def _read_sparse(entry: Mapping[str, Any]) -> tuple[str, int, int, int, int]:
-    return entry["action"], entry.get("time_us", 0), entry.get("addr", NONE), entry["size"], entry["stream"]
+def _numbers_of_sparse(entry: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    return entry.get("time_us", 0), entry.get("addr", NONE), entry["size"], entry["stream"]
 
 
 def _integers(values: Iterable[int], count: int) -> IntArray:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from memprof.capture.block_trace import COLUMN, FRAMELESS, TickEnd, TracePacker, places_in_ticks
+from memprof.capture.block_trace import COLUMN, FRAMELESS, TickEnd, TracePacker, kinds, places_in_ticks
 from memprof.capture.frames import UserCode
 from memprof.record.blocks import BlockAction, IntArray
 from memprof.record.events import Location
@@ -96,6 +96,29 @@ def test_packed_entries(packer: TracePacker) -> None:
     user_line = packer.stack_of_line(Location("train.py", 3, "step"))
     facts = [packer.facts(stack) for stack in (first, rest[1], user_line)]
     assert len({fact.user_line for fact in facts}) == 1
+
+
+def test_stacks_that_share_most_of_their_frames_are_told_apart(packer: TracePacker) -> None:
+    shared = [{"filename": "library.py", "line": line, "name": "call"} for line in range(9)]
+    lines = [{"filename": "train.py", "line": line, "name": "step"} for line in range(20)]
+    stacks = [[*shared, line, shared[0]] for line in lines]
+    table = packer.pack(0, [entry("alloc", stack[:], addr=0, time_us=0) for stack in (*stacks, *stacks)], 0)
+    found = table[:, COLUMN["stack"]].tolist()
+    assert found[:20] == found[20:]
+    assert [packer.facts(stack).frames for stack in found] == [
+        tuple(packer.facts(packer.stack([frame])).frames[0] for frame in stack) for stack in (*stacks, *stacks)
+    ]
+
+
+def test_different_rows_of_a_table() -> None:
+    columns = [np.array(values, np.int64) for values in ([3, -1, 3, 3, -1], [0, 0, 0, 7, 0])]
+    wide = [column * (1 << 40) for column in columns]  # too many codes for one number
+    for one, two in (columns, wide):
+        found, kind = kinds(one, two)
+        assert sorted(map(tuple, found.tolist())) == sorted({*zip(one.tolist(), two.tolist(), strict=True)})
+        assert found[kind].tolist() == np.stack((one, two), axis=1).tolist()
+    found, kind = kinds(columns[0][:0], columns[1][:0])
+    assert (len(found), len(kind)) == (0, 0)
 
 
 def test_the_line_that_called_backward_is_for_what_the_engine_made(packer: TracePacker) -> None:
