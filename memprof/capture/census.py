@@ -22,8 +22,9 @@ from memprof.capture.frames import UserCode
 from memprof.capture.graph import GraphWalk, holds_parts_of, parameter_behind, sequence_nr, walk
 from memprof.capture.holders import BUDGET_NS, UNKNOWN, HolderSearch
 from memprof.capture.kept_graphs import KeptGraphs
+from memprof.capture.live import LiveStorage
 from memprof.capture.populations import Populations
-from memprof.capture.storages import LiveStorage, StorageTracker
+from memprof.capture.storages import StorageTracker
 from memprof.capture.survivors import NODES_A_CENSUS, NODES_A_WALK, Pile, PileKey, Survivors
 from memprof.record.census import Census, GraphRoot, HeldGroup, Holder
 from memprof.record.events import Location

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from memprof.capture.frames import tracked_objects
-from memprof.capture.storages import LiveStorage, StorageTracker, storage_key
+from memprof.capture.live import LiveStorage, storage_key, version_of
+from memprof.capture.storages import StorageTracker
 from memprof.record.run_info import EqualSpan
 
 FROM_BYTES = 64 * 1024
@@ -194,12 +195,12 @@ class ContentBooks:
         found = self._tensors()
         for key in list(self._members):
             tensors = found.get(key, [])
-            unchanged = [self._versions.setdefault(id(item), (key, item._version)) for item in tensors]
-            if not tensors or unchanged != [(key, item._version) for item in tensors]:
+            unchanged = [self._versions.setdefault(id(item), (key, version_of(item))) for item in tensors]
+            if not tensors or unchanged != [(key, version_of(item)) for item in tensors]:
                 self._forget(key)
         self._compare_samples(found)
         self._certain_up_to_now()
-        self._versions = {id(item): (key, item._version) for key in self._members for item in found[key]}
+        self._versions = {id(item): (key, version_of(item)) for key in self._members for item in found[key]}
 
     def _certain_up_to_now(self) -> None:
         now = perf_counter_ns()

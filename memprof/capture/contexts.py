@@ -14,7 +14,7 @@ import torch
 from torch.autograd.function import BackwardCFunction
 
 from memprof.capture.frames import UserCode
-from memprof.capture.storages import LiveStorage
+from memprof.capture.live import LiveStorage, storage_key
 from memprof.record.census import ContextTensor
 from memprof.record.events import Location, Role
 
@@ -44,7 +44,7 @@ def context_tensors(code: UserCode, live: Mapping[int, LiveStorage], *, first_ti
         name, places[name] = function.__name__, _place(function)
         for attribute, value in list(vars(node).items()):
             for tensor in _tensors(value):
-                storage = _live(tensor, live)
+                storage = live.get(storage_key(tensor))
                 if storage is not None and storage.birth_tick >= first_tick and not storage.role & _BY_DESIGN:
                     found[name, attribute][storage.id] = storage
     return tuple(
@@ -95,10 +95,3 @@ def _tensors(value: object) -> Iterator[torch.Tensor]:
         yield from (item for item in value if isinstance(item, torch.Tensor))
     elif isinstance(value, dict):
         yield from (item for item in value.values() if isinstance(item, torch.Tensor))
-
-
-def _live(tensor: torch.Tensor, live: Mapping[int, LiveStorage]) -> LiveStorage | None:
-    try:
-        return live.get(tensor.untyped_storage()._cdata)
-    except (RuntimeError, NotImplementedError):
-        return None

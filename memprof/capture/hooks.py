@@ -118,11 +118,13 @@ class Hooks:
     def _module_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
         listener, guard = self._listener, self._guard
         modules, enter, leave = self._modules.ids, self._modules.enter, self._modules.leave
-        get_ident, is_compiling = threading.get_ident, torch.compiler.is_compiling
+        get_ident, is_compiling, is_tracing = threading.get_ident, torch.compiler.is_compiling, torch._C._is_tracing
 
         @functools.wraps(original)
         def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if is_compiling():  # first of all: `torch.compile` would trace what follows, and give up on it
+            # First of all: `torch.compile` would trace what follows, and give up on it; while `torch.jit` traces, sizes
+            # are tensors, and what is done with them becomes part of the trace.
+            if is_compiling() or is_tracing():
                 return original(self, *args, **kwargs)
             if guard.busy:
                 if not modules or get_ident() != hooks.thread:

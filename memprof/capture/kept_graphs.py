@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from memprof.capture.graph import GraphWalk, walk
-from memprof.capture.storages import LiveStorage
+from memprof.capture.live import LiveStorage
 from memprof.record.census import GradientGraph, KeptGraph
 from memprof.record.events import Location
 

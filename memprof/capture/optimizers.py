@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from memprof.capture.storages import StorageTracker, storage_key
+from memprof.capture.live import storage_key
+from memprof.capture.storages import StorageTracker
 from memprof.record.events import Location, Role
 from memprof.record.run_info import OptimizerMade
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch.nn.parameter import is_lazy
 
-from memprof.capture.storages import StorageTracker, storage_key
+from memprof.capture.live import storage_key, version_of
+from memprof.capture.storages import StorageTracker
 from memprof.record.events import ModuleRef, ParameterProfile, ParameterShare, Role
 from memprof.record.schema import NONE
 
@@ -79,7 +80,7 @@ class ParameterBooks:
         self._roots.append(weakref.ref(root))
         for parameter in root.parameters():
             if not is_lazy(parameter):
-                self._first_version.setdefault(id(parameter), parameter._version)
+                self._first_version.setdefault(id(parameter), version_of(parameter))
 
     def _owners(self) -> dict[int, int]:
         return {
@@ -103,7 +104,7 @@ class ParameterBooks:
             Optimizers whose gradients went since the last backward without a step and without `zero_grad`.
         """
         self._before = {
-            id(parameter): (gradient._cdata, gradient._version)
+            id(parameter): (gradient._cdata, version_of(gradient))
             for _, _, _, _, parameter in self._named()
             if (gradient := parameter.grad) is not None
         }
@@ -144,7 +145,7 @@ class ParameterBooks:
                 self._pending.setdefault(optimizer, id(parameter))
             booked = live.get(storage_key(parameter))
             by_hand = booked is not None and bool(booked.role & Role.WRITTEN)
-            version = parameter._version
+            version = version_of(parameter)
             changed = by_hand or version != self._first_version.setdefault(id(parameter), version)
             entered = module_id in self.entered
             key = (root, module, optimizer, parameter.requires_grad, entered, changed, by_hand)
@@ -181,7 +182,7 @@ class ParameterBooks:
         gradient = parameter.grad
         if gradient is None:
             return False
-        return self._before.get(id(parameter)) != (gradient._cdata, gradient._version)
+        return self._before.get(id(parameter)) != (gradient._cdata, version_of(gradient))
 
     def _named(self) -> Iterator[tuple[int, ModuleRef, int, str, torch.nn.Parameter]]:
         """Every parameter once, with its root's number, the module that has it, that one's id and its name."""

@@ -25,8 +25,9 @@ from memprof.capture.guard import Guard
 from memprof.capture.holders import UNKNOWN, HolderSearch
 from memprof.capture.hooks import Hooks
 from memprof.capture.listener import LoopListener
+from memprof.capture.live import storage_key
 from memprof.capture.simulated import active_simulation
-from memprof.capture.storages import StorageTracker, storage_key
+from memprof.capture.storages import StorageTracker
 from memprof.capture.ticks import TickClock
 from memprof.capture.watching import StorageWatch
 from memprof.capture.windows import Level, WatchPlan

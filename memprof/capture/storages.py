@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from memprof.capture.frames import UserCode, function_name
+from memprof.capture.live import LiveStorage, Reference, spanned_bytes, storage_address, storage_key
 from memprof.record.events import Location, ModuleRef, Phase, Role, RoleFact
 from memprof.record.schema import NONE
 from memprof.record.writer import RecordingWriter
@@ -28,39 +29,6 @@ FORWARD, BACKWARD, OPTIMIZER = int(Phase.FORWARD), int(Phase.BACKWARD), int(Phas
 """The phases as plain integers: each op compares one."""
 _MODULE_STATE = Role.PARAMETER | Role.BUFFER
 _Event = TypeVar("_Event")
-
-
-class LiveStorage(weakref.ref):  # type: ignore[type-arg]
-    """A storage that is alive, without keeping it so."""
-
-    __slots__ = (
-        "birth_tick",
-        "id",
-        "in_forward",
-        "key",
-        "location",
-        "nbytes",
-        "op",
-        "optimizer",
-        "role",
-        "used_ns",
-        "written_at",
-    )
-    id: int
-    key: int
-    """Address of the StorageImpl."""
-    nbytes: int
-    birth_tick: int
-    location: Location | None
-    op: str
-    role: int
-    in_forward: bool
-    optimizer: bool
-    """Made in the optimizer's step."""
-    used_ns: int
-    """When an op was last given it, or when it was made."""
-    written_at: Location | None
-    """The line that last changed it in place, outside forward, backward and optimizer step."""
 
 
 class StorageTracker:
@@ -90,6 +58,14 @@ class StorageTracker:
         """The same, and what a module keeps them as."""
         self._code = code
         self._note = note
+        self.spares_gradients = False
+        """What backward makes is watched through its tensors until backward ends.
+
+        A storage that Python has an object for counts as shared, and autograd adds no gradient into it in place
+        (`can_accumulate_inplace`, torch/csrc/autograd/input_buffer.cpp, torch 2.14.1), which would move the peak.
+        """
+        self._spared: dict[int, LiveStorage] = {}
+        """Those that are watched through tensors."""
         self.live: dict[int, LiveStorage] = {}
         self.live_bytes = 0
         self.tick = 0
@@ -127,9 +103,11 @@ class StorageTracker:
 
     def made(self, func: Any, output: torch.Tensor) -> None:
         """Book the storage of an op's output unless it is known."""
-        storage = output.untyped_storage()
-        key = storage._cdata
-        if key in self.live:
+        key = storage_address(output)
+        known_live = self.live.get(key)
+        if known_live is not None:
+            if known_live.spared:
+                known_live.watch(output, self._tensor_died)
             return
         try:
             op_id, op = self._op_ids[func]
@@ -139,7 +117,7 @@ class StorageTracker:
             self._op_ids[func] = (op_id, op)
         frame: FrameType | None
         try:
-            frame = sys._getframe(3)
+            frame = sys._getframe(4)
         except ValueError:  # a thread of the autograd engine has no Python frames of its own
             frame = None
         known = self._known
@@ -171,11 +149,10 @@ class StorageTracker:
             elif self.phase == FORWARD:
                 self._mark_seq.append(self._sequence_nr())
                 self._mark_place.append((location_id, module_id))
-        self._book(storage, key, output, op_id, op, location_id, location, forward_id, module_id)
+        self._book(key, output, op_id, op, location_id, location, forward_id, module_id)
 
     def _book(
         self,
-        storage: torch.UntypedStorage,
         key: int,
         tensor: torch.Tensor,
         op_id: int,
@@ -186,11 +163,13 @@ class StorageTracker:
         module_id: int,
     ) -> LiveStorage | None:
         ids = self._ids
+        spared = self.spares_gradients and self.phase == BACKWARD and not torch.is_grad_enabled()
+        storage = None if spared else tensor.untyped_storage()
         address = NONE
         if self._placed is None:
-            device = storage.device
+            device = tensor.device
         else:
-            device, address = self._placed(storage)
+            device, address = self._placed(tensor.untyped_storage())
         try:
             device_id = ids[device]
         except KeyError:
@@ -204,14 +183,27 @@ class StorageTracker:
             dtype_id = ids[dtype]
         except KeyError:
             dtype_id = ids[dtype] = self._writer.name_id(str(dtype).removeprefix("torch."))
-        if self._placed is None and device_id in self._cuda_ids:
-            address = storage.data_ptr()
-        nbytes = storage.nbytes()
+        on_cuda = self._placed is None and device_id in self._cuda_ids
+        if storage is None:
+            nbytes = spanned_bytes(tensor)
+            if on_cuda:
+                address = tensor.data_ptr() - int(tensor.storage_offset()) * tensor.element_size()
+        else:
+            nbytes = storage.nbytes()
+            if on_cuda:
+                address = storage.data_ptr()
         identity = self.next_id
         self.next_id = identity + 1
-        live = LiveStorage(storage, self._died)
+        live = LiveStorage()
         live.id = identity
         live.key = key
+        live.spared = spared
+        live.references = []
+        if storage is None:
+            self._spared[key] = live
+            live.watch(tensor, self._tensor_died)
+        else:
+            live.watch(storage, self._died)
         live.nbytes = nbytes
         live.birth_tick = self.tick
         live.location = location
@@ -251,16 +243,45 @@ class StorageTracker:
         index = bisect_left(self._mark_seq, node._sequence_nr() + 1)
         return self._mark_place[index] if index < len(self._mark_place) else (NONE, module_id)
 
-    def _died(self, reference: Any) -> None:
-        live: LiveStorage = reference
+    def _died(self, reference: Reference) -> None:
+        self._gone(reference.live)
+
+    def _tensor_died(self, reference: Reference) -> None:
+        references = reference.live.references
+        if reference in references:
+            references.remove(reference)
+            if not references:
+                self._gone(reference.live)
+
+    def _gone(self, live: LiveStorage) -> None:
+        live.references = []
         if self.live.get(live.key) is live:
             self.live.pop(live.key, None)
             self.live_bytes -= live.nbytes
+        if live.spared:
+            self._spared.pop(live.key, None)
         self.deaths.extend((live.id, perf_counter_ns(), self.tick, self.phase))
         if live.nbytes >= LAST_USE_FROM_BYTES:
             self.last_uses.extend((live.id, live.used_ns))
             if self.on_death is not None:
                 self.on_death(live)
+
+    def shares(self, tensor: torch.Tensor) -> None:
+        """Note a view of what backward made: it keeps the storage as well."""
+        live = self.live.get(storage_key(tensor))
+        if live is not None and live.spared:
+            live.watch(tensor, self._tensor_died)
+
+    def _settle(self, live: LiveStorage, tensor: torch.Tensor) -> LiveStorage | None:
+        """Watch through its storage what was watched through tensors."""
+        self._spared.pop(live.key, None)
+        storage = tensor.untyped_storage()
+        live.spared = False
+        live.references = []
+        live.watch(storage, self._died)
+        if storage.nbytes() == live.nbytes:
+            return live
+        return self._rebook(live, tensor)  # a part of a larger one had been seen
 
     def used(self, arguments: Iterable[Any], now: int) -> None:
         """Note that an op was given tensors; who steps parameters reads them all, which tells nothing."""
@@ -288,15 +309,20 @@ class StorageTracker:
         known = self.live.get(key)
         if known is None:
             self.made(func, tensor)
-            return
-        if known.nbytes == storage.nbytes():
-            return
-        live = self.live.pop(key)
+        elif known.spared:
+            self._settle(known, tensor)
+        elif known.nbytes != storage.nbytes():
+            self._rebook(known, tensor)
+
+    def _rebook(self, live: LiveStorage, tensor: torch.Tensor) -> LiveStorage | None:
+        """Book a storage anew with another size."""
+        live.references = []
+        del self.live[live.key]
         self.live_bytes -= live.nbytes
         self.deaths.extend((live.id, perf_counter_ns(), self.tick, self.phase))
         op_id = self._writer.name_id(live.op)
         location_id = NONE if live.location is None else self._writer.location_id(live.location)
-        self._book(storage, key, tensor, op_id, live.op, location_id, live.location, NONE, self.module_id)
+        return self._book(live.key, tensor, op_id, live.op, location_id, live.location, NONE, self.module_id)
 
     def gave_up(self, func: Any, error: Exception) -> None:
         """Note that what an op made could not be booked."""
@@ -306,15 +332,18 @@ class StorageTracker:
 
     def found(self, tensor: torch.Tensor, role: Role, name: str = "", op: str = "existing") -> None:
         """Give a tensor's storage a role; book it first where nothing saw it made."""
-        try:
-            storage = tensor.untyped_storage()
-        except (RuntimeError, NotImplementedError, ValueError):
-            return  # no dense tensor, or a parameter of a lazy layer that has not seen its input yet
-        key = storage._cdata
+        key = storage_key(tensor)
+        if not key:
+            return
         live = self.live.get(key)
         if live is None:
             op_id = self._writer.name_id(op)
-            live = self._book(storage, key, tensor, op_id, op, NONE, None, NONE, NONE)
+            try:
+                live = self._book(key, tensor, op_id, op, NONE, None, NONE, NONE)
+            except ValueError:
+                return  # a parameter of a lazy layer that has not seen its input yet
+        elif live.spared:
+            live = self._settle(live, tensor)
         # As plain integers: this is done for each gradient and each state in each iteration.
         if live is not None and not int.__and__(live.role, role):
             live.role = int.__or__(live.role, role)
@@ -346,6 +375,11 @@ class StorageTracker:
     def enter_phase(self, phase: Phase) -> None:
         """Book for another phase from here on."""
         self.phase = phase
+        while self._spared and phase != BACKWARD:
+            _, live = self._spared.popitem()
+            tensor = next((tensor for reference in live.references if (tensor := reference()) is not None), None)
+            if tensor is not None:
+                self._settle(live, tensor)
 
     def begin_tick(self, index: int) -> None:
         """Start booking for the next tick."""
@@ -365,14 +399,6 @@ class StorageTracker:
                 self.made(func, part)
             except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
                 self._note(f"storages of {type(part).__name__} cannot be watched ({type(error).__name__})")
-
-
-def storage_key(tensor: torch.Tensor) -> int:
-    """Address of a tensor's StorageImpl, under which it is booked; 0 where it has none."""
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (RuntimeError, NotImplementedError):
-        return 0
 
 
 def _drain(events: list[_Event]) -> list[_Event]:

@@ -9,7 +9,8 @@ import torch
 
 from memprof.capture.frames import tracked_objects
 from memprof.capture.graph import GraphWalk, walk
-from memprof.capture.storages import LiveStorage, StorageTracker, storage_key
+from memprof.capture.live import LiveStorage, storage_key
+from memprof.capture.storages import StorageTracker
 from memprof.record.events import Location, Role
 
 NODES_A_WALK = 20_000
