@@ -3,8 +3,7 @@
 Level `auto` watches the first iterations, watches again for a few when the program does something
 new (a root module called from a place that never called before: the first validation), and comes back
 at growing distances for as long as the last census or the counters show growth. Levels `steps` and
-`blocks` never do: a dispatch mode, even one that does nothing, makes backward copy gradients it would
-have added in place, and so moves the peak by some tenths of a per cent.
+`blocks` never do: to be told of each op takes the host time.
 """
 
 from __future__ import annotations

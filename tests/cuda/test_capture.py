@@ -65,7 +65,7 @@ def test_what_backward_allocates_is_told_by_module_and_line_without_a_dispatch_m
     assert followed == marked
     assert set(marked["modules"]) == {"", "0", "0.up", "0.down", "1", "2", "2.up", "2.down"}
     for kind in ("modules", "lines"):
-        # Workspaces of kernels are in no tensor, so that a dispatch mode cannot tell whose they are.
+        # Workspaces of kernels are in no tensor, so that no operator tells whose they are.
         assert all(marked[kind][key] >= nbytes for key, nbytes in watched[kind].items() if key)
     for elementwise in ("0", "1", "2"):
         assert marked["modules"][elementwise] == watched["modules"][elementwise]

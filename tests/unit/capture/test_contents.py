@@ -14,7 +14,8 @@ import torch
 
 from memprof.capture.contents import ContentBooks
 from memprof.capture.frames import UserCode
-from memprof.capture.storages import StorageTracker, storage_key
+from memprof.capture.live import storage_key
+from memprof.capture.storages import StorageTracker
 from memprof.capture.watching import WatchingMode
 from memprof.record.run_info import RunInfo
 from memprof.record.writer import RecordingWriter
