@@ -16,7 +16,7 @@ from memprof.capture.contents import ContentBooks
 from memprof.capture.frames import UserCode
 from memprof.capture.live import storage_key
 from memprof.capture.storages import StorageTracker
-from memprof.capture.watching import WatchingMode
+from memprof.capture.watching import StorageWatch
 from memprof.record.run_info import RunInfo
 from memprof.record.writer import RecordingWriter
 
@@ -26,7 +26,7 @@ SIZE = 1 << 19
 
 @dataclass
 class Watched:
-    """Books, and the mode that fills them."""
+    """Books, and what fills them."""
 
     tracker: StorageTracker
     optimizers: list[torch.optim.Optimizer] = field(default_factory=list)
@@ -36,10 +36,12 @@ class Watched:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        with WatchingMode(self.tracker, self.books):
-            self.books.watch(True)
+        watch = StorageWatch(self.tracker, self.books, lambda sentence: None, below=0)
+        watch.switch(True)
+        try:
             yield
-        self.books.watch(False)
+        finally:
+            watch.switch(False)
 
     def equal(self) -> list[set[int]]:
         """Ids of storages of one content."""
