@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from memprof._collection import collection_paused
+
 _KEY = "Fake"
 _UNSEEN = ("aten::alias",)
 """`as_subclass` puts an object of its own on what it gives, and Python must not have one for it yet."""
@@ -90,12 +92,13 @@ class _Kernels:
         names = torch._C._dispatch_get_all_op_names()
         if len(names) == len(self._registered):
             return
-        for name in names:
-            if name not in self._registered:
-                self._registered.add(name)
-                namespace, _, short = name.partition("::")
-                kernel = torch.library.fallthrough_kernel if name in _UNSEEN else self._kernel(namespace, short)
-                self._library(namespace).impl(short, kernel, _KEY)
+        with collection_paused():  # it would go through all of torch several times
+            for name in names:
+                if name not in self._registered:
+                    self._registered.add(name)
+                    namespace, _, short = name.partition("::")
+                    kernel = torch.library.fallthrough_kernel if name in _UNSEEN else self._kernel(namespace, short)
+                    self._library(namespace).impl(short, kernel, _KEY)
 
     def _kernel(self, namespace: str, short: str) -> Callable[..., Any]:
         op: Any = None
