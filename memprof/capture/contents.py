@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from memprof.capture.frames import tracked_objects
-from memprof.capture.live import LiveStorage, storage_key, version_of
+from memprof.capture.live import LiveStorage, gradient_of, storage_key, version_of
 from memprof.capture.storages import StorageTracker
 from memprof.record.run_info import EqualSpan
 
@@ -190,7 +190,7 @@ class ContentBooks:
         for optimizer in self._optimizers():
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
-                    if parameter.grad is not None or parameter in optimizer.state:
+                    if gradient_of(parameter) is not None or parameter in optimizer.state:
                         self._written(parameter)
         found = self._tensors()
         for key in list(self._members):

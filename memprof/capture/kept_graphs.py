@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from memprof.capture.graph import GraphWalk, walk
-from memprof.capture.live import LiveStorage
+from memprof.capture.live import LiveStorage, gradient_of
 from memprof.record.census import GradientGraph, KeptGraph
 from memprof.record.events import Location
 
@@ -139,9 +139,9 @@ class KeptGraphs:
         if self.created_at is None:
             return None
         nodes = tuple(
-            parameter.grad.grad_fn
+            gradient.grad_fn
             for parameter in parameters()
-            if parameter.grad is not None and parameter.grad.grad_fn is not None
+            if (gradient := gradient_of(parameter)) is not None and gradient.grad_fn is not None
         )
         if not nodes:
             return None

@@ -97,3 +97,8 @@ def spanned_bytes(tensor: torch.Tensor) -> int:
 def version_of(tensor: torch.Tensor) -> int:
     """How often a tensor has been written to; 0 for one made in `inference_mode`, which does not count."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+def gradient_of(tensor: torch.Tensor) -> torch.Tensor | None:
+    """A tensor's gradient, without torch's warning that a tensor computed from others has none."""
+    return tensor.grad if tensor.is_leaf or tensor.retains_grad else None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch.nn.parameter import is_lazy
 
-from memprof.capture.live import storage_key, version_of
+from memprof.capture.live import gradient_of, storage_key, version_of
 from memprof.capture.storages import StorageTracker
 from memprof.record.events import ModuleRef, ParameterProfile, ParameterShare, Role
 from memprof.record.schema import NONE
@@ -106,7 +106,7 @@ class ParameterBooks:
         self._before = {
             id(parameter): (gradient._cdata, version_of(gradient))
             for _, _, _, _, parameter in self._named()
-            if (gradient := parameter.grad) is not None
+            if (gradient := gradient_of(parameter)) is not None
         }
         gone = [optimizer for optimizer, parameter in self._pending.items() if parameter not in self._before]
         for optimizer in gone:
@@ -131,7 +131,7 @@ class ParameterBooks:
         live = self._tracker.live
         self._without_optimizer = False
         for root, module, module_id, name, parameter in self._named():
-            gradient = parameter.grad
+            gradient = gradient_of(parameter)
             if roles:
                 # Again: lazy layers have made theirs by now, and assigning `.data` changes the storage.
                 self._tracker.found(parameter, Role.PARAMETER, name)
@@ -174,12 +174,12 @@ class ParameterBooks:
 
     def _find_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
         for parameter in parameters:
-            gradient = parameter.grad
+            gradient = gradient_of(parameter)
             if gradient is not None:
                 self._tracker.found(gradient, Role.GRADIENT)
 
     def _got_gradient(self, parameter: torch.Tensor) -> bool:
-        gradient = parameter.grad
+        gradient = gradient_of(parameter)
         if gradient is None:
             return False
         return self._before.get(id(parameter)) != (gradient._cdata, version_of(gradient))

@@ -170,9 +170,10 @@ class OpBooks:
             tracker.resized(func, output)
         elif kind == _WRITES and not tracker.phase and type(output) in tracker.plain:
             tracker.written(output)
-        # Not of parameters, which `torch.utils.swap_tensors` refuses where there are weak references.
-        if tracker.phase <= FORWARD and isinstance(output, torch.Tensor) and type(output) is not torch.nn.Parameter:
-            tracker.recent_tensors.append(weakref.ref(output))
+        if tracker.phase <= FORWARD and isinstance(output, torch.Tensor):
+            # `torch.utils.swap_tensors` refuses a parameter with weak references; one that gets a graph is of interest.
+            if type(output) is not torch.nn.Parameter or torch.is_grad_enabled():
+                tracker.recent_tensors.append(weakref.ref(output))
 
 
 class _WatchingMode(TorchDispatchMode):
