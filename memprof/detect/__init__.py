@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 from memprof.detect.allocator import AllocatorRetries, CacheEmptiedEveryIteration, ReservedFarAboveAllocated
@@ -107,7 +108,8 @@ def run_rules(model: MemoryModel) -> tuple[list[Finding], list[Skipped]]:
         model: The run.
 
     Returns:
-        Findings, most severe first and then by bytes, and what rules could not tell.
+        Findings, most severe first and then by bytes, and what rules could not tell. A rule that fails warns, and is
+        among the latter.
     """
     findings: list[Finding] = []
     skipped: list[Skipped] = []
@@ -115,11 +117,16 @@ def run_rules(model: MemoryModel) -> tuple[list[Finding], list[Skipped]]:
         if model.snapshot and not rule.on_snapshots:
             skipped.append(Skipped(rule.code, _SNAPSHOT))
             continue
-        for answer in rule().check(model):
-            if isinstance(answer, Finding):
-                findings.append(_labelled(model, answer))
-            else:
-                skipped.append(answer)
+        try:
+            for answer in rule().check(model):
+                if isinstance(answer, Finding):
+                    findings.append(_labelled(model, answer))
+                else:
+                    skipped.append(answer)
+        except Exception as error:  # what the other rules say is worth no less
+            failed = f"the rule met a problem of its own: {type(error).__name__}: {error}"
+            warnings.warn(f"memprof, {rule.code}: {failed}; please report it", RuntimeWarning, stacklevel=2)
+            skipped.append(Skipped(rule.code, failed))
     if model.snapshot:
         pass
     elif not model.storages:

@@ -148,6 +148,20 @@ def test_codes_and_names_are_unique_and_lead_to_their_rule() -> None:
 # ---- run_rules -------------------------------------------------------------------------------
 
 
+def test_a_rule_that_fails_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = run_rules(build(FakeRecording()))
+
+    def fails(*_: object) -> object:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr(RULES[0], "check", fails)
+    with pytest.warns(RuntimeWarning, match=f"{RULES[0].code}: the rule met a problem of its own: ZeroDivisionError"):
+        findings, skipped = run_rules(build(FakeRecording()))
+
+    assert findings == before[0]
+    assert [item for item in skipped if "by nothing" in item.reason] == [skipped[0]]
+
+
 def test_a_run_that_was_not_watched_says_so_for_each_leak_rule() -> None:
     fake = FakeRecording(watching=False)
     for _ in range(3):
