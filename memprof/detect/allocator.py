@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
@@ -297,26 +298,27 @@ class AllocatorRetries(Rule):
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
         for device, accounts in model.accounts.items():
             failed = [oom.tick for oom in model.ooms if oom.device == device]
-            rises, retries = [], 0
+            retried: Counter[int | None] = Counter()
             for before, after in pairwise(accounts):
                 # A request that failed in the end was retried too; that story is told by the error itself.
                 told = sum(before.state.tick < tick <= after.state.tick for tick in failed)
                 rise = after.state.alloc_retries - before.state.alloc_retries - told
                 if rise > 0:
-                    rises.append(after.iteration)
-                    retries += rise
-            if not rises:
+                    retried[after.iteration] += rise
+            if not retried:
                 continue
-            where = ", ".join(str(index) for index in rises[:4] if index is not None)
+            retries, iterations = retried.total(), [index for index in retried if index is not None]
+            where = ", ".join(str(index) for index in iterations[:4]) + (", ..." if len(iterations) > 4 else "")
+            within = f" (in {'iteration' if len(iterations) == 1 else 'iterations'} {where})" if iterations else ""
             yield self.finding(
-                severity=Severity.WARNING if len(rises) > 1 else Severity.INFO,
+                severity=Severity.WARNING if retries > 1 else Severity.INFO,
                 location=None,
                 device=device,
                 bytes=None,
                 source=Source.MEASURED,
                 message=(
-                    f"{device} was full {counted(retries, 'time')} (iteration {where}): the allocator waited "
-                    f"for the device, gave back all its cache and tried again. The run is at the edge of memory; "
+                    f"{device} was full {counted(retries, 'time')}{within}: the allocator waited for the device, "
+                    f" gave back all its cache and tried again. The run is at the edge of memory; "
                     f"make the batch a little smaller."
                 ),
                 holder="the caching allocator",
@@ -324,7 +326,7 @@ class AllocatorRetries(Rule):
                     Remedy("smaller_batch", "make the batch a little smaller"),
                     _EXPAND,
                 ),
-                evidence={"retries": retries, "iterations": [i for i in rises if i is not None][:20]},
+                evidence={"retries": retries, "iterations": iterations[:20]},
             )
 
 

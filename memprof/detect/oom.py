@@ -9,6 +9,7 @@ import numpy as np
 
 from memprof.detect.evidence import counted, place, related, size
 from memprof.detect.finding import Finding, Kind, Remedy, Severity, Skipped
+from memprof.detect.precision import half_precision_in_use
 from memprof.detect.rule import Rule
 from memprof.model.memory import Category, MemoryModel, PeakLine, Source
 from memprof.model.peak import lines_of
@@ -278,6 +279,7 @@ def _cause(model: MemoryModel, oom: OutOfMemory) -> _Cause:
                 Remedy("optimizer_foreach_off", "give the optimizer `foreach=False`: smaller temporaries"),
             ),
         )
+    autocast = Remedy("mixed_precision", "run the forward under `torch.autocast` to save activations in 16 bits")
     return _Cause(
         "too big",
         "Nothing is leaked or stranded: the step needs more than the device has.",
@@ -286,7 +288,7 @@ def _cause(model: MemoryModel, oom: OutOfMemory) -> _Cause:
                 "smaller_batch", "halve the batch and accumulate gradients over two (`memprof.oom.retry` does both)"
             ),
             Remedy("checkpointing", "wrap repeated blocks in `torch.utils.checkpoint.checkpoint`"),
-            Remedy("mixed_precision", "run the forward under `torch.autocast` to save activations in 16 bits"),
+            *(() if half_precision_in_use(model) else (autocast,)),
         ),
     )
 

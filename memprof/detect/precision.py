@@ -209,6 +209,16 @@ def _within(evidence: PassEvidence, rows: IntArray, forward: Pass) -> BoolArray:
     return found
 
 
+def half_precision_in_use(model: MemoryModel) -> bool:
+    """Whether autocast is on already, or most activations are in 16 bits for another reason."""
+    if any(item.flags & PassFlag.AUTOCAST for item in model.passes):
+        return True
+    evidence = PassEvidence(model)
+    rows = evidence.rows_of(category=Category.ACTIVATION)
+    half = evidence.nbytes(rows[_of_type(evidence, rows, *_HALF)])
+    return half > evidence.nbytes(rows[_of_type(evidence, rows, _FULL)])
+
+
 def _full_precision_parameters(evidence: PassEvidence) -> bool:
     """Whether nearly all parameters, by bytes, are float32; what is in 16 bits already gains little."""
     rows = evidence.rows_of(role=Role.PARAMETER)
@@ -216,4 +226,4 @@ def _full_precision_parameters(evidence: PassEvidence) -> bool:
     return total > 0 and evidence.nbytes(rows[_of_type(evidence, rows, _FULL)]) >= 0.9 * total
 
 
-__all__ = ["FullPrecisionOutsideAutocast"]
+__all__ = ["FullPrecisionOutsideAutocast", "half_precision_in_use"]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from memprof.detect.evidence import MIB, place, size
 from memprof.detect.finding import Finding, Kind, Remedy, Severity, Skipped
+from memprof.detect.precision import half_precision_in_use
 from memprof.detect.rule import Rule
 from memprof.model.memory import Category, MemoryModel, Peak
 from memprof.record.events import Location
@@ -101,6 +102,13 @@ class ActivationsDominatePeak(Rule):
     def _finding(self, model: MemoryModel, peak: Peak, held: int) -> Finding:
         top = _line_with_most(peak, Category.ACTIVATION)
         calls = {tick.call for tick in model.ticks if tick.call is not None}
+        remedies = [
+            Remedy("smaller_batch", "halve the batch and accumulate gradients over two"),
+            Remedy("checkpointing", "wrap repeated blocks in `torch.utils.checkpoint.checkpoint`"),
+        ]
+        if not half_precision_in_use(model):
+            text = "run the forward under `torch.autocast` to save activations in 16 bits"
+            remedies.append(Remedy("mixed_precision", text))
         most = f"; {place(top[0])} made {size(top[1])} of them" if top is not None else ""
         return _pressure(
             self,
@@ -114,11 +122,7 @@ class ActivationsDominatePeak(Rule):
                 f"repeated blocks."
             ),
             holder="the autograd graph of the current iteration",
-            remedies=(
-                Remedy("smaller_batch", "halve the batch and accumulate gradients over two"),
-                Remedy("checkpointing", "wrap repeated blocks in `torch.utils.checkpoint.checkpoint`"),
-                Remedy("mixed_precision", "run the forward under `torch.autocast` to save activations in 16 bits"),
-            ),
+            remedies=tuple(remedies),
             evidence={"activation_bytes": held},
         )
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+
+import pytest
 
 from memprof.advise.savings import Savings
 from memprof.detect.finding import Finding, Kind, Severity
-from memprof.detect.precision import FullPrecisionOutsideAutocast
+from memprof.detect.precision import FullPrecisionOutsideAutocast, half_precision_in_use
+from memprof.detect.pressure import ActivationsDominatePeak
 from memprof.model.memory import MemoryModel, Source
 from memprof.record.events import PassFlag, Role
 from memprof.record.run_info import RunInfo
@@ -139,3 +143,17 @@ def test_silent_about_a_first_phase_without_autocast() -> None:
         return called(story, 25, flags=UNDER_AUTOCAST, dtype="float16")
 
     assert only(training(turn, turns=8)) is None
+
+
+@pytest.mark.parametrize(
+    ("facts", "in_use"),
+    [({}, False), ({"flags": GRAPH | PassFlag.AUTOCAST}, True), ({"dtype": "bfloat16"}, True)],
+    ids=["float32", "autocast", "converted"],
+)
+def test_who_computes_in_16_bits_already_is_not_told_to_by_other_rules(facts: dict[str, Any], in_use: bool) -> None:
+    model = training(lambda story: called(story, 20, **facts))
+    assert half_precision_in_use(model) == in_use
+    found = [item for item in ActivationsDominatePeak().check(model) if isinstance(item, Finding)]
+    offered = {remedy.slug for item in found for remedy in item.remedies}
+    assert {"smaller_batch", "checkpointing"} <= offered
+    assert ("mixed_precision" in offered) == (not in_use)
