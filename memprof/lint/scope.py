@@ -55,7 +55,7 @@ class Scope(ABC):
 
     def brought(self, value: Value) -> Value:
         """A value that comes into the function otherwise than by its arguments."""
-        self.makes_graphs = self.makes_graphs or not value.is_bare
+        self.makes_graphs = self.makes_graphs or any(item.kind is not Kind.TENSOR for item in value.tensors)
         return value
 
     def lookup(self, name: str) -> Value:
