@@ -17,7 +17,16 @@ from memprof.report.iteration_table import iteration_block
 from memprof.report.page import Page
 from memprof.report.peak_block import peak_block
 from memprof.report.snapshot_block import snapshot_block
-from memprof.report.wording import counted, headline, is_empty, known_devices, main_device, together, verdict
+from memprof.report.wording import (
+    counted,
+    headline,
+    is_empty,
+    known_devices,
+    main_device,
+    stopped_with,
+    together,
+    verdict,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -120,8 +129,8 @@ class TerminalReporter:
 
     def _summary(self, diagnosis: Diagnosis, page: Page) -> Iterator[RenderableType]:
         yield page.text(headline(diagnosis.model), "dim")
-        if diagnosis.model.run.exception:
-            yield page.text(f"the script stopped with {diagnosis.model.run.exception}", "red")
+        if stopped := stopped_with(diagnosis.model.run):
+            yield page.text(stopped, "red")
         yield ""
         worst = diagnosis.worst
         clean = "bold" if is_empty(diagnosis.model) else "bold green"

@@ -6,6 +6,7 @@ All reporters say the same thing in the same words because they take it from her
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,10 @@ from memprof.units import format_bytes
 UNKNOWN = "unknown"
 """How an unknown figure reads in a sentence; in a table it is `-`."""
 
+_MOST_OF_EXCEPTION = 240
+"""Characters; what torch says when memory has run out tells how much was asked for before that."""
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _ESCAPED_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _JOINERS = frozenset("\u200c\u200d")
 """Format characters that ordinary text in some scripts needs."""
@@ -190,6 +195,23 @@ def verdict(diagnosis: Diagnosis) -> str:
     if is_empty(diagnosis.model):
         return "nothing recorded, so nothing can be said"
     return "no problem found"
+
+
+def stopped_with(run: RunInfo) -> str:
+    """Say what ended a run before its time, as one short sentence; its traceback has the rest.
+
+    Args:
+        run: Facts about the run.
+
+    Returns:
+        For example `the script stopped with ValueError: too few rows`, or '' where it came to its end.
+    """
+    if not run.exception:
+        return ""
+    first, *more = _COLOURS.sub("", run.exception).splitlines() or [""]
+    if len(first) > _MOST_OF_EXCEPTION or more:
+        first = f"{first[:_MOST_OF_EXCEPTION].rstrip()} ..."
+    return f"the script stopped with {escape_controls(first)}"
 
 
 def is_empty(model: MemoryModel) -> bool:

@@ -291,3 +291,14 @@ def test_where_a_script_came_to_its_end_nothing_was_cut_off() -> None:
 def test_text_has_colours_only_where_they_are_asked_for() -> None:
     assert ESCAPE not in text_of(factories.leaking())
     assert f"{ESCAPE}[1;31mMP101 error" in text_of(factories.leaking(), text_color=True)
+
+
+def test_a_long_exception_is_told_by_its_beginning() -> None:
+    whole = factories.crashed()
+    exception = "UnpicklingError: \x1b[1mcannot load\x1b[0m. " + "why " * 100 + "\n\t(1) do this"
+    run = replace(whole.model.run, exception=exception)
+    text = words(text_of(replace(whole, findings=(), model=replace(whole.model, run=run))))
+
+    assert "the script stopped with UnpicklingError: cannot load. why why" in text
+    assert " ... " in text
+    assert "do this" not in text
