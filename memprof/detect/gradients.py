@@ -141,7 +141,7 @@ class GradientsKeptTooLong(Rule):
                     yield Skipped(self.code, f"gradients are zeroed at {place(where)}, but no iteration was watched")
                 continue
             nbytes = typical(evidence.nbytes(rows) for rows in cases)
-            if nbytes < self._MIN_BYTES or peak_share(evidence.model, evidence.device, nbytes) < self._MIN_SHARE:
+            if nbytes < self._MIN_BYTES or self._share(evidence, iterations.values(), nbytes) < self._MIN_SHARE:
                 continue
             yield self._finding(
                 evidence,
@@ -159,6 +159,18 @@ class GradientsKeptTooLong(Rule):
             )
 
     @staticmethod
+    def _share(evidence: PassEvidence, iterations: Iterable[IterationMemory], nbytes: int) -> float:
+        """Bytes as a share of the peak, or, where that is an estimate, of what the watched iterations reached.
+
+        A process' counter of unwatched time counts more than tensors: what is imported or cached meanwhile.
+        """
+        peak = main_peak(evidence.model, evidence.device)
+        if peak is not None and peak.source is not Source.ESTIMATED:
+            return peak_share(evidence.model, evidence.device, nbytes)
+        reached = max((highest[1] for item in iterations if (highest := evidence.highest(item))), default=0)
+        return nbytes / reached if reached else 0.0
+
+    @staticmethod
     def _not_yet_needed(evidence: PassEvidence, iteration: IterationMemory) -> IntArray | None:
         """Old gradients that were there when an iteration was highest, before its backward came to them."""
         first, last = iteration.ticks
@@ -170,6 +182,8 @@ class GradientsKeptTooLong(Rule):
         table = evidence.table.lifetimes
         rows = evidence.rows_of(role=Role.GRADIENT)
         old = evidence.alive_at(rows[table.birth_tick[rows] < first], highest[0])
+        if not len(old):
+            return None  # nothing has been zeroed before this iteration
         # What backward has made and freed may have been added to any old gradient of that size. What is still there
         # is a gradient that would be the only one of its parameter, had the old one been freed.
         made = (table.birth_phase == int(Phase.BACKWARD)) & (table.birth_tick >= first) & (table.birth_tick <= last)

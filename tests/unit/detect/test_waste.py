@@ -203,6 +203,16 @@ def test_gradients_that_are_zeroed_in_place_are_found() -> None:
     assert (finding.location, finding.bytes, finding.remedies[0].slug) == (line(92), 2 * MIB, "zero_grad")
 
 
+def test_what_else_a_process_allocates_while_nothing_is_watched_makes_zeroed_gradients_no_smaller() -> None:
+    story = zeroed(4)
+    story.recording.watching = False
+    story.recording.counter_noise += 400 * MIB
+    for _ in range(3):
+        story.recording.step()
+    (finding,), _ = ask(GradientsKeptTooLong, story)
+    assert finding.bytes == 2 * MIB
+
+
 @pytest.mark.parametrize("how", [{"freed": True}, {"backwards": 2}], ids=str)
 def test_gradients_that_are_freed_or_accumulated_are_not(how: dict[str, object]) -> None:
     assert ask(GradientsKeptTooLong, zeroed(5, **how)) == ([], [])  # type: ignore[arg-type]
