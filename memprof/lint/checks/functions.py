@@ -201,10 +201,15 @@ def _dict_keys(context: Context, function: FunctionInfo) -> Iterator[LintFinding
 
 
 def _is_entry(context: Context, function: FunctionInfo, key: ast.expr) -> bool:
-    """Whether a key comes from going over something that may be a dictionary."""
-    return any(
-        isinstance(loop, (ast.For, ast.AsyncFor))
-        and path_of(loop.target) == path_of(key)
-        and context.value(loop.iter).output
-        for loop in function.module.loops_of(key)
-    )
+    """Whether a key comes from going over something that is, or may be, a dictionary."""
+    for loop in function.module.loops_of(key):
+        if isinstance(loop, (ast.For, ast.AsyncFor)) and path_of(loop.target) == path_of(key):
+            looked_up = any(
+                isinstance(item, ast.Subscript)
+                and path_of(item.value) == path_of(loop.iter) != ""
+                and path_of(item.slice) == path_of(key)
+                for item in inside(loop)
+            )
+            if looked_up or context.value(loop.iter).output:
+                return True
+    return False

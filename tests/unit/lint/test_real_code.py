@@ -252,6 +252,19 @@ CLEAN = {
         for state, y in loader:
             average.build(model(state))
         """,
+    "names of weights that are looked up": """
+        class Average:
+            def __init__(self):
+                self.weights = {}
+
+            def build(self, state):
+                for key in state:
+                    self.weights[key] = state[key].float()
+
+        average = Average()
+        for x, y in loader:
+            average.build(criterion(model(x), y) * 2)
+        """,
     "a part of a forward, outside of a module": """
         def reduced(nodes, function):
             found = []
