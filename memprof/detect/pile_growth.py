@@ -53,6 +53,8 @@ def grown(model: MemoryModel, pile: Pile, *, even_bounded: bool = False) -> str 
         return ""
     if not pile.with_graph and not pile.holder.container and not line_growing(model, pile.made_at):
         return ""
+    if not pile.iterations:
+        return ""  # all of it is of the iteration that runs
     if len(pile.iterations) < MIN_ITERATIONS - 1:
         return f"{pile.holder.text} keeps tensors of {counted(len(pile.iterations), 'iteration')} only"
     if _is_passing(pile):

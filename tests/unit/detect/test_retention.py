@@ -222,6 +222,15 @@ def test_a_container_with_a_bound_is_fine(graph: bool) -> None:
     assert grown(replace(LIST, bounded=True), graph=graph).codes() == []
 
 
+def test_nothing_is_said_of_what_only_the_running_iteration_has_made() -> None:
+    run = Run()
+    run.iterate(times=6)
+    run.iterate(MIB)
+    run.census(run.group(graph=True))
+    assert run.codes() == []
+    assert not any("kept" in item.reason for item in run.skipped())
+
+
 @pytest.mark.parametrize("graph", [True, False])
 def test_what_has_stopped_growing_is_fine(graph: bool) -> None:
     run = Run()
