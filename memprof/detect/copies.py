@@ -139,8 +139,9 @@ class EqualContentKeptTwice(Rule):
         name = table.names[int(table.name[original])]
         source = f" made at {place(first)}" if first not in (None, where) else f" `{name}`" if name and not many else ""
         frees = tuple(dict.fromkeys(evidence.ids(cases)))
+        instead = f"what {place(first)} made" if first not in (None, where) else "what was copied, itself,"
         text = (
-            f"use what was copied at {place(where)} itself, or its `.detach()` where autograd needs a leaf of its own"
+            f"use {instead} in place of the copy of {place(where)}; `.detach()` where autograd needs a leaf of its own"
         )
         remedies = [Remedy("share_tensor", text, frees=frees)]
         if device != "cpu" and len(frees) <= tensors and not self._used_in_loop(evidence, frees):

@@ -353,8 +353,8 @@ def nested(level: str) -> dict[str, Any]:
     }
 
 
-def rule_block(code: str, heading: str, level: str) -> dict[str, Any]:
-    """Run a program of a rule's page with a step after each turn of its loop, as its iterations."""
+def rule_block(code: str, heading: str, level: str, program: str = "") -> dict[str, Any]:
+    """Run a program of a rule's page, or another one, with a step after each turn of its loop, as its iterations."""
     import runpy
 
     import memprof
@@ -366,7 +366,7 @@ def rule_block(code: str, heading: str, level: str) -> dict[str, Any]:
     # What an error's rule explains may end the program.
     expected = (RuntimeError,) if rule.kind is Kind.ERROR and heading == "Example" else ()
     with open("block.py", "w", encoding="utf-8") as file:
-        file.write(rule.code_block(heading))
+        file.write(program or rule.code_block(heading))
     profiler = memprof.Profiler(level, output=os.path.join(os.getcwd(), "run.memprof"))
     with contextlib.suppress(*expected), profiler:
         runpy.run_path(os.path.join(os.getcwd(), "block.py"))

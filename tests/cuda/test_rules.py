@@ -52,3 +52,27 @@ def test_memory_on_the_gpu_of_another_rank_is_named_with_its_line(on_cuda: Calla
     assert message.startswith("This process is local rank 1 of 2 and reserves 32 MiB on cuda:0, the GPU of rank 0")
     if level != "steps":
         assert "32 MiB of it by block.py:5" in message
+
+
+_MOVED_TWICE = """\
+import torch
+
+images = torch.randn(4096, 256)
+dataset = torch.utils.data.TensorDataset(images.cuda())
+everything = images.cuda()
+model = torch.nn.Linear(256, 8).cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for (batch,) in torch.utils.data.DataLoader(dataset, batch_size=512):
+    loss = model(batch - everything.mean(0)).pow(2).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize("level", ["auto", "tensors"])
+def test_data_that_is_moved_to_the_gpu_twice_is_there_twice(on_cuda: Callable[..., Any], level: str) -> None:
+    found = on_cuda(payloads.rule_block, code="MP215", heading="Example", level=level, program=_MOVED_TWICE)
+    [message], report = found["messages"], " ".join(found["report"].split())
+    assert message.startswith("1 tensor copied at block.py:5 is on cuda:0 beside the original made at block.py:4 when")
+    assert "use what block.py:4 made in place of the copy of block.py:5" in report
