@@ -93,6 +93,13 @@ def block_us(
         return (time.process_time_ns() - spent) / count / 1e3
 
 
+def blocks_of(work: Workload) -> int:
+    """Blocks that one iteration allocates."""
+    before = torch.cuda.memory_stats()["allocation.all.allocated"]
+    work.step()
+    return int(torch.cuda.memory_stats()["allocation.all.allocated"] - before)
+
+
 def measure(name: str, folder: Path, *, rounds: int, block_ns: int) -> dict[str, Any]:
     """Every subject on one workload, the bare loop before and after each."""
     work = WORKLOADS[name]()
@@ -100,6 +107,7 @@ def measure(name: str, folder: Path, *, rounds: int, block_ns: int) -> dict[str,
     work.inputs, work.targets = work.inputs.cuda(), work.targets.cuda()
     for _ in range(5):
         work.step()
+    blocks = blocks_of(work)
     count = max(3, round(block_ns / 1e3 / block_us(bare, work, folder, 5)))
     rows = {key: Row() for key in SUBJECTS}
     alone = []
@@ -120,6 +128,7 @@ def measure(name: str, folder: Path, *, rounds: int, block_ns: int) -> dict[str,
         "iterations": count,
         "rounds": rounds,
         "bare_us": median(alone),
+        "blocks": blocks,
         "subjects": {key: {"added_us": median(row.added_us), "ratio": spread(row.ratio)} for key, row in rows.items()},
     }
 
@@ -130,15 +139,16 @@ def to_markdown(results: dict[str, Any]) -> str:
     lines = [
         f"Measured on {where}, memprof {results['memprof']}; {load}.",
         "",
-        "| workload | recorded by | adds to an iteration, ms | ratio | min - max |",
+        "| workload | recorded by | adds to an iteration, µs | ratio | min - max |",
         "|---|---|---:|---:|---:|",
     ]
     for item in results["workloads"].values():
-        lines.append(f"| {item['title']} | nothing ({item['bare_us'] / 1e3:.2f} ms) | | 1 | |")
+        bare = f"nothing: {item['bare_us']:,.0f} µs, {item['blocks']} blocks allocated"
+        lines.append(f"| {item['title']} | {bare} | | 1 | |")
         for key, row in item["subjects"].items():
             ratio = row["ratio"]
             lines.append(
-                f"| {item['title']} | {SUBJECTS[key][0]} | {row['added_us'] / 1e3:.2f} | {ratio['median']:.3f} "
+                f"| {item['title']} | {SUBJECTS[key][0]} | {row['added_us']:,.0f} | {ratio['median']:.3f} "
                 f"| {ratio['min']:.3f} - {ratio['max']:.3f} |"
             )
     return "\n".join(lines) + "\n"

@@ -114,7 +114,9 @@ def test_host_cost_is_written_between_its_markers(tmp_path: Path) -> None:
         "device": "a device that computes nothing",
         "load_before": 0.1,
         "load_after": 0.2,
-        "workloads": {"mlp": {"title": "MLP", "bare_us": 900.0, "subjects": dict.fromkeys(host_cost.SUBJECTS, row)}},
+        "workloads": {
+            "mlp": {"title": "MLP", "bare_us": 900.0, "blocks": 39, "subjects": dict.fromkeys(host_cost.SUBJECTS, row)}
+        },
     }
     page = tmp_path / "page.md"
     page.write_text((ROOT / "docs" / "performance.md").read_text(encoding="utf-8"), encoding="utf-8")
@@ -122,6 +124,10 @@ def test_host_cost_is_written_between_its_markers(tmp_path: Path) -> None:
     host_cost.write_between_markers(page, host_cost.to_markdown(results), begin=host_cost.BEGIN, end=host_cost.END)
 
     text = page.read_text(encoding="utf-8")
-    assert "| MLP | nothing (0.90 ms) | | 1 | |" in text
-    assert "| MLP | memprof, level `blocks` | 0.12 | 1.100 | 1.000 - 1.200 |" in text
-    assert text.index(host_cost.BEGIN) < text.index("| MLP | nothing (0.90 ms)") < text.index(host_cost.END)
+    assert "| MLP | nothing: 900 µs, 39 blocks allocated | | 1 | |" in text
+    assert "| MLP | memprof, level `blocks` | 120 | 1.100 | 1.000 - 1.200 |" in text
+    assert (
+        text.index(host_cost.BEGIN)
+        < text.index("| MLP | nothing: 900 µs, 39 blocks allocated |")
+        < text.index(host_cost.END)
+    )
