@@ -30,7 +30,7 @@ from memprof.capture.simulated import active_simulation
 from memprof.capture.storages import StorageTracker
 from memprof.capture.ticks import TickClock
 from memprof.capture.watching import StorageWatch
-from memprof.capture.windows import Level, WatchPlan
+from memprof.capture.windows import Level, WatchPlan, at_growing_distances
 from memprof.record.census import Holder
 from memprof.record.events import DeviceState, Tick
 from memprof.record.run_info import RunInfo
@@ -323,7 +323,7 @@ class CaptureSession:
         self._clock.watched = self._watch.on
         if ended:
             self._iterations += 1
-            if self._iterations & (self._iterations - 1) == 0:
+            if at_growing_distances(self._iterations):
                 self._guard.run(self._contents.check)
             self._iteration_tick = tick.index + 1
             self._listener.iteration_ended()

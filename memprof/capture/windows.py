@@ -41,6 +41,11 @@ class Level(str, enum.Enum):
     AUTO = "auto"
 
 
+def at_growing_distances(n: int) -> bool:
+    """Whether a number is a power of two or three times one: 1, 2, 3, 4, 6, 8, 12, 16, 24..."""
+    return n & (n - 1) == 0 or (n % 3 == 0 and (n // 3) & (n // 3 - 1) == 0)
+
+
 class WatchPlan:
     """Decides, tick by tick, whether storages are watched and a census is due.
 
@@ -71,7 +76,7 @@ class WatchPlan:
         if not self.watching:
             return False
         n = self._iterations
-        sparse = n & (n - 1) == 0 or (n % 3 == 0 and (n // 3) & (n // 3 - 1) == 0)
+        sparse = at_growing_distances(n)
         if self._level is Level.TENSORS:
             if 0 < self._fresh <= _CENSUSES_AFTER_NEWS:
                 return True
