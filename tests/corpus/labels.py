@@ -17,6 +17,8 @@ else:  # pytest brings it
     import tomli as tomllib
 
 CORPUS = Path(__file__).parent
+HELD_OUT = CORPUS.with_name("corpus_held_out")
+"""Scripts that were labelled before any tool had seen them."""
 CLEAN_FOLDER = "clean"
 
 
@@ -33,12 +35,18 @@ class Expected:
         lines: Line numbers of which any is right. Empty: any line.
         remedies: Slugs of which the finding's first remedy must be one. Empty: not checked.
         lint: A static check could see it from the source alone.
+        file: Name of the file beside the script that the lines are in; '' for the script itself.
     """
 
     code: str
     lines: tuple[int, ...]
     remedies: frozenset[str]
     lint: bool = True
+    file: str = ""
+
+    def is_met_by(self, line: int | None, file: str) -> bool:
+        """Whether a finding at this place is at a right one."""
+        return not self.lines or (line in self.lines and file == self.file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,10 @@ class Allowed:
 
     code: str
     lines: tuple[int, ...]
+
+    def is_met_by(self, line: int | None, file: str) -> bool:
+        """Whether a finding at this place is meant."""
+        return not self.lines or (line in self.lines and not file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,29 +94,41 @@ class Script:
     @property
     def name(self) -> str:
         """Path below the corpus: `clean/kv_cache.py`."""
-        return self.path.relative_to(CORPUS).as_posix()
+        root = HELD_OUT if HELD_OUT in self.path.parents else CORPUS
+        return self.path.relative_to(root).as_posix()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The script, and the modules beside it where it has a folder of its own."""
+        alone = self.path.parent.parent in (CORPUS, HELD_OUT)
+        return (self.path,) if alone else (self.path, *sorted(set(self.path.parent.glob("*.py")) - {self.path}))
 
     def runs_on(self, device: str) -> bool:
         """Whether the labels are about a device, `cpu` or `cuda`."""
         return self.cuda if device == "cuda" else self.cpu
 
-    def text(self, line: int) -> str:
-        """A line of the script without indentation."""
-        return source_lines(self.path)[line - 1].strip()
+    def text(self, line: int, file: str = "") -> str:
+        """A line of the script, or of a file beside it, without indentation."""
+        return source_lines(self.path.with_name(file) if file else self.path)[line - 1].strip()
 
 
-def load(only: str = "") -> tuple[Script, ...]:
-    """Load the labels of the corpus.
+def load(only: str = "", root: Path = CORPUS) -> tuple[Script, ...]:
+    """Load the labels of a corpus.
 
     Args:
-        only: Keep scripts whose name below the corpus, or whose rule, contains this.
+        only: Keep scripts whose name below the corpus contains this, or whose rule it is.
+        root: The corpus.
 
     Raises:
         LabelError: A label is malformed, or a script has none.
     """
-    folders = sorted(path for path in CORPUS.iterdir() if path.is_dir() and any(path.glob("*.py")))
+    folders = sorted(path.parent for path in root.glob("*/labels.toml"))
     scripts = [script for folder in folders for script in load_folder(folder)]
-    return tuple(script for script in scripts if only in script.name or (only and only == script.rule))
+    return tuple(script for script in scripts if only in script.name or only in _codes(script))
+
+
+def _codes(script: Script) -> set[str]:
+    return {script.rule, *(item.code for item in script.expected)}
 
 
 def load_folder(folder: Path) -> list[Script]:
@@ -116,15 +140,15 @@ def load_folder(folder: Path) -> list[Script]:
         raise LabelError(f"{file}: {error}") from error
     _check_keys(file, data, {"rule", "script"}, "the file")
     rule = data.get("rule")
-    if not isinstance(rule, str) or (not rule) != (folder.name == CLEAN_FOLDER):
+    if not isinstance(rule, str) or (not rule and folder.name != CLEAN_FOLDER and folder.parent != HELD_OUT):
         raise LabelError(f'{file}: rule must be a code such as "MP101" ("" in {CLEAN_FOLDER}/ only)')
-    entries = {script.path.name: script for script in (_script(file, rule, entry) for entry in data.get("script", ()))}
+    entries = {script.path: script for script in (_script(file, rule, entry) for entry in data.get("script", ()))}
     if len(entries) != len(data.get("script", ())):
         raise LabelError(f"{file}: two entries name one file")
     for script in list(entries.values()):
         twin = script.twin
-        if twin is not None and twin.name not in entries:
-            entries[twin.name] = Script(
+        if twin is not None and twin not in entries:
+            entries[twin] = Script(
                 twin,
                 rule,
                 source=script.source,
@@ -133,18 +157,18 @@ def load_folder(folder: Path) -> list[Script]:
                 cpu=script.cpu,
                 args=script.args,
             )
-    found = {path.name for path in folder.glob("*.py")}
-    if found != set(entries):
-        missing, unlabelled = set(entries) - found, found - set(entries)
-        raise LabelError(f"{file}: no such file: {sorted(missing)}; without a label: {sorted(unlabelled)}")
+    found, named = set(folder.rglob("*.py")), {path for script in entries.values() for path in script.files}
+    if found != named:
+        missing, unlabelled = (sorted(path.name for path in paths) for paths in (named - found, found - named))
+        raise LabelError(f"{file}: no such file: {missing}; without a label: {unlabelled}")
     return [_with_checked_twin(file, script, entries) for _, script in sorted(entries.items())]
 
 
-def _with_checked_twin(file: Path, script: Script, entries: Mapping[str, Script]) -> Script:
+def _with_checked_twin(file: Path, script: Script, entries: Mapping[Path, Script]) -> Script:
     if script.expected and script.twin is None:
         raise LabelError(f"{file}: {script.path.name} has findings and no twin")
     if script.twin is not None:
-        codes = {expected.code for expected in entries[script.twin.name].expected}
+        codes = {expected.code for expected in entries[script.twin].expected}
         if both := codes & {expected.code for expected in script.expected}:
             raise LabelError(f"{file}: {script.twin.name} is to have {sorted(both)}, as {script.path.name} has")
     return script
@@ -181,10 +205,13 @@ def _script(file: Path, rule: str, entry: Mapping[str, Any]) -> Script:
 
 
 def _expected(file: Path, path: Path, item: Mapping[str, Any]) -> Expected:
-    _check_keys(file, item, {"code", "at", "remedy", "lint"}, f"a finding of {path.name}", ("code", "at", "remedy"))
+    known = {"code", "at", "remedy", "lint", "file"}
+    _check_keys(file, item, known, f"a finding of {path.name}", ("code", "at", "remedy"))
     if unknown := set(item["remedy"]) - REMEDY_SLUGS:
         raise LabelError(f"{file}: {path.name}: unknown remedies {sorted(unknown)}")
-    return Expected(item["code"], _lines(file, path, item["at"]), frozenset(item["remedy"]), item.get("lint", True))
+    where = item.get("file", "")
+    lines = _lines(file, path.with_name(where) if where else path, item["at"])
+    return Expected(item["code"], lines, frozenset(item["remedy"]), item.get("lint", True), where)
 
 
 def _allowed(file: Path, path: Path, item: Mapping[str, Any]) -> Allowed:

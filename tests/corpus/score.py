@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tests.corpus.foreign import mldoct, torch_preflight
-from tests.corpus.labels import Expected, Script, load
+from tests.corpus.labels import CORPUS, HELD_OUT, Expected, Script, load
 from tests.corpus.tools import TOOLS, Reported, Result, Tool
 
 ALL_TOOLS: Mapping[str, Tool] = {**TOOLS, "torch-preflight": torch_preflight, "mldoct": mldoct}
@@ -144,12 +144,13 @@ def _score_script(whole: Score, script: Script, findings: Sequence[Reported], st
 def _score_expected(whole: Score, script: Script, item: Expected, same: Sequence[Reported], remedies: bool) -> None:
     tally = whole.by_rule[item.code]
     tally.expected += 1
-    where = f"{item.code} at line {' or '.join(map(str, item.lines)) or '?'}"
+    where = f"{item.code} at line {' or '.join(map(str, item.lines)) or '?'}{f' of {item.file}' if item.file else ''}"
     if not same:
-        whole.problems.append(f"{script.name}: missed: {where}: {script.text(item.lines[0]) if item.lines else ''}")
+        shown = script.text(item.lines[0], item.file) if item.lines else ""
+        whole.problems.append(f"{script.name}: missed: {where}: {shown}")
         return
     tally.found += 1
-    right = [one for one in same if not item.lines or one.line in item.lines]
+    right = [one for one in same if item.is_met_by(one.line, one.file)]
     if right:
         tally.right_lines += 1
     else:
@@ -175,11 +176,11 @@ def _false_alarms(script: Script, findings: Sequence[Reported]) -> list[Reported
     unmet = Counter(
         item.code
         for item in script.expected
-        if not any(one.code == item.code and (not item.lines or one.line in item.lines) for one in findings)
+        if not any(one.code == item.code and item.is_met_by(one.line, one.file) for one in findings)
     )
     labels = (*script.expected, *script.allowed)
     for finding in findings:
-        if any(item.code == finding.code and (not item.lines or finding.line in item.lines) for item in labels):
+        if any(item.code == finding.code and item.is_met_by(finding.line, finding.file) for item in labels):
             continue
         if unmet[finding.code]:
             unmet[finding.code] -= 1
@@ -189,8 +190,9 @@ def _false_alarms(script: Script, findings: Sequence[Reported]) -> list[Reported
 
 
 def _shown(script: Script, finding: Reported) -> str:
-    code = script.text(finding.line) if finding.line is not None else "no line of the script"
-    return f"{finding.code} at line {finding.line}: {code} [{finding.message}]"
+    code = script.text(finding.line, finding.file) if finding.line is not None else "no line of the script"
+    file = f" of {finding.file}" if finding.file else ""
+    return f"{finding.code} at line {finding.line}{file}: {code} [{finding.message}]"
 
 
 # ---- the command -------------------------------------------------------------------------------
@@ -217,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.corpus.score", description=__doc__)
     parser.add_argument("--tool", choices=sorted(ALL_TOOLS), default="analyze")
     parser.add_argument("--only", default="", help="scripts whose path contains this, or of this rule")
+    parser.add_argument("--held-out", action="store_true", help="the scripts nobody tuned a rule for")
     parser.add_argument("--jobs", type=int, default=2, help="scripts at a time [2]")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: the device without processors")
     parser.add_argument("--level", choices=("auto", "tensors"), default="auto")
@@ -224,7 +227,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="file for the score")
     options = parser.parse_args(argv)
 
-    scripts = [script for script in load(options.only) if script.runs_on(options.device)]
+    scripts = [
+        script
+        for script in load(options.only, HELD_OUT if options.held_out else CORPUS)
+        if script.runs_on(options.device)
+    ]
     if not scripts:
         parser.error(f"no script matches {options.only!r}")
     start = time.monotonic()
@@ -238,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for title, lines in (("Problems", whole.problems), ("Failures", whole.failures)):
         if lines:
             print(f"\n{title}:\n" + "\n".join(f"  {line}" for line in lines))
-    below = whole.below() if options.tool == "analyze" else []
+    below = whole.below() if options.tool == "analyze" and not options.held_out else []
     if below:
         print("\n" + "\n".join(below))
     if options.json is not None:

@@ -24,6 +24,7 @@ class Reported:
         remedy: Slug of the first remedy, or None.
         harmless: Says where the peak comes from, which may be said of any script.
         message: What it says.
+        file: Name of the file beside the script that `line` is in; '' for the script itself.
     """
 
     code: str
@@ -31,6 +32,7 @@ class Reported:
     remedy: str | None = None
     harmless: bool = False
     message: str = ""
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +62,36 @@ def as_result(script: Script, run: Run) -> Result:
 
 def _reported(script: Script, finding: Mapping[str, Any]) -> Reported:
     place, remedies = finding["location"], finding["remedies"]
-    here = place is not None and Path(place["file"]).resolve() == script.path.resolve()
+    file = _file_of(script, place["file"]) if place is not None else None
     return Reported(
         code=finding["code"],
-        line=place["line"] if here else None,
+        line=place["line"] if file is not None else None,
+        file=file or "",
         remedy=remedies[0]["slug"] if remedies else None,
         harmless=finding["kind"] == "pressure" and finding["severity"] == "info",
         message=finding["message"],
     )
 
 
+def _file_of(script: Script, path: str) -> str | None:
+    """Which file of the script's a path is, as in `Reported.file`; None where it is none of them."""
+    found = next((file for file in script.files if file.resolve() == Path(path).resolve()), None)
+    return None if found is None else "" if found == script.path else found.name
+
+
 def lint(scripts: Sequence[Script], options: Namespace) -> Iterable[Result]:
-    """`memprof lint`, one script at a time."""
+    """`memprof lint`, one program at a time."""
     checker: Any = importlib.import_module("memprof.lint")
     for script in scripts:
         start = time.monotonic()
-        found = checker.lint_paths([script.path])
+        found = checker.lint_paths(script.files)
         yield Result(
-            tuple(Reported(item.code, item.line, item.remedy, message=item.message) for item in found),
+            tuple(
+                Reported(
+                    item.code, item.line, item.remedy, message=item.message, file=_file_of(script, item.file) or ""
+                )
+                for item in found
+            ),
             time.monotonic() - start,
         )
 
