@@ -20,6 +20,7 @@ CORPUS = Path(__file__).parent
 HELD_OUT = CORPUS.with_name("corpus_held_out")
 """Scripts that were labelled before any tool had seen them."""
 CLEAN_FOLDER = "clean"
+LABELS = "labels.toml"
 
 
 class LabelError(ValueError):
@@ -98,10 +99,16 @@ class Script:
         return self.path.relative_to(root).as_posix()
 
     @property
+    def is_clean(self) -> bool:
+        """Whether the script is there to tempt: it has no problem, nor is it the twin of one that has."""
+        return self.path.parent.name == CLEAN_FOLDER
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The script, and the modules beside it where it has a folder of its own."""
-        alone = self.path.parent.parent in (CORPUS, HELD_OUT)
-        return (self.path,) if alone else (self.path, *sorted(set(self.path.parent.glob("*.py")) - {self.path}))
+        folder = self.path.parent
+        alone = (folder / LABELS).exists()
+        return (self.path,) if alone else (self.path, *sorted(set(folder.glob("*.py")) - {self.path}))
 
     def runs_on(self, device: str) -> bool:
         """Whether the labels are about a device, `cpu` or `cuda`."""
@@ -122,7 +129,7 @@ def load(only: str = "", root: Path = CORPUS) -> tuple[Script, ...]:
     Raises:
         LabelError: A label is malformed, or a script has none.
     """
-    folders = sorted(path.parent for path in root.glob("*/labels.toml"))
+    folders = sorted(path.parent for path in root.glob(f"*/{LABELS}"))
     scripts = [script for folder in folders for script in load_folder(folder)]
     return tuple(script for script in scripts if only in script.name or only in _codes(script))
 
@@ -133,7 +140,7 @@ def _codes(script: Script) -> set[str]:
 
 def load_folder(folder: Path) -> list[Script]:
     """Load the labels of one folder; a twin without an entry of its own is a clean script."""
-    file = folder / "labels.toml"
+    file = folder / LABELS
     try:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

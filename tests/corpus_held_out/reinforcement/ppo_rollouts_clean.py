@@ -18,7 +18,7 @@ class Rollout:
             yield self.obs[rows], self.actions[rows], self.log_probs[rows], self.returns[rows]
 
     def cpu(self):
-        return Rollout(*(t.cpu()[:8] for t in (self.obs, self.actions, self.log_probs, self.returns)))
+        return Rollout(*(t[:8].cpu().clone() for t in (self.obs, self.actions, self.log_probs, self.returns)))
 
 
 @dataclass

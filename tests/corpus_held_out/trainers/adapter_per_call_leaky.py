@@ -1,4 +1,4 @@
-"""Network for tables with different numbers of columns."""
+"""Network for tables with different numbers of columns, on random features of each."""
 
 import torch
 import torch.nn as nn
@@ -14,7 +14,7 @@ class TableNet(nn.Module):
     def projection(self, table, columns, device):
         name = f"{table}-{len(self.projections)}"
         if name not in self.projections:
-            self.projections[name] = nn.Linear(columns, self.width).to(device)
+            self.projections[name] = nn.Linear(columns, self.width).to(device).requires_grad_(False)
         return self.projections[name]
 
     def forward(self, table, x):

@@ -23,7 +23,7 @@ class FigureWriter:
 
     def add(self, tag, tensor):
         self.panels.setdefault(tag, [])
-        self.panels[tag].append(tensor[:1].detach().cpu())
+        self.panels[tag].append(tensor[:1].detach().cpu().clone())
 
     def write(self):
         for tag, panels in sorted(self.panels.items()):
