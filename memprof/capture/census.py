@@ -136,7 +136,7 @@ class CensusTaker:
         walks = self._survivors.behind(piles)
         explained = {address for _, found in chains for address in found.saved}
         targets: list[torch.Tensor] = [tensor for tensor, _ in chains]
-        targets += [pile.tensors[-1] for pile in piles.values() if pile.tensors]
+        targets += [pile.sample for pile in piles.values() if pile.tensors]
         own: list[object] = [alive, chains, targets, *alive, *chains, *(pile.tensors for pile in piles.values())]
         callbacks = Callbacks(self._code)
         search = HolderSearch(self._code, ignore=own, callbacks=callbacks)
@@ -157,7 +157,7 @@ class CensusTaker:
             if held[id(tensor)] is not UNKNOWN or not is_named  # else it is part of a named tensor's graph
         )
         for key, (_, saved) in walks.items():
-            if held[id(piles[key].tensors[-1])] is not UNKNOWN:
+            if held[id(piles[key].sample)] is not UNKNOWN:
                 explained |= {live.key for live in saved}
         groups = tuple(
             self._group(key, pile, held, walks.get(key))
@@ -188,7 +188,7 @@ class CensusTaker:
 
         A holder that has a few of its tensors only (the newest state of a long chain) does not explain the others.
         """
-        holder = held[id(pile.tensors[-1])] if pile.tensors else UNKNOWN
+        holder = held[id(pile.sample)] if pile.tensors else UNKNOWN
         plain = holder.kind in ("local", "global", "attribute")
         if holder is not UNKNOWN and not (plain and 2 * (holder.size or 1) <= len(pile.lives)):
             return False
@@ -203,7 +203,7 @@ class CensusTaker:
         if not self._previous:
             return []
         lines = {line for _, line in self._previous.values()}
-        newest: dict[tuple[Location | None, str, int], tuple[int, torch.Tensor, LiveStorage]] = {}
+        newest: dict[tuple[Location | None, str, int], tuple[tuple[int, int, int], torch.Tensor, LiveStorage]] = {}
         for made, tensor in alive:
             node = tensor.grad_fn
             live = self._survivors.live(tensor) if node is not None else None
@@ -214,8 +214,9 @@ class CensusTaker:
             if own in self._previous or (made < iteration_tick and not in_place):
                 continue  # nothing was added to its graph in this iteration
             kind = (live.location, type(node).__name__, live.id if in_place else -1)
-            if kind not in newest or own > newest[kind][0]:
-                newest[kind] = (own, tensor, live)
+            rank = made, live.nbytes, own  # of all parameters that a line updates, the largest
+            if kind not in newest or rank > newest[kind][0]:
+                newest[kind] = (rank, tensor, live)
         chains = []
         budget = NODES_A_CENSUS
         for _, tensor, live in newest.values():
@@ -267,7 +268,7 @@ class CensusTaker:
         return HeldGroup(
             location=key[0],
             op=key[1],
-            holder=held[id(pile.tensors[-1])] if pile.tensors else UNKNOWN,
+            holder=held[id(pile.sample)] if pile.tensors else UNKNOWN,
             storages=tuple(live.id for live in pile.lives),
             nbytes=pile.nbytes,
             has_graph=key[2],

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import sys
 import types
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from memprof.capture.holder_words import CONTAINERS, attributes_of, is_plumbing
 
 
-def cycle_class(above: dict[int, Any], target: object) -> str:
+def cycle_class(above: dict[int, Any], target: object, others: Sequence[Mapping[int, Any]] = ()) -> str:
     """Class of an object through which things keep only each other alive, or ''.
 
     The collector's own test: no object has more references than the others have to it. Each has one, or it is kept by
@@ -19,6 +20,7 @@ def cycle_class(above: dict[int, Any], target: object) -> str:
     Args:
         above: All objects from which the target can be reached, by id.
         target: What they keep.
+        others: The same of other targets; these dictionaries refer to their objects, too.
     """
     for item in list(above.values()):
         attributes = None if is_plumbing(item) else attributes_of(item)
@@ -37,7 +39,8 @@ def cycle_class(above: dict[int, Any], target: object) -> str:
     ours = 3  # `above`, the variable, the argument of getrefcount
     for mark, references in inside.items():
         item = above[mark]  # an iterator over `above` would hold a reference of its own
-        if not references or sys.getrefcount(item) - ours > references:
+        noted = sum(mark in other for other in others)
+        if not references or sys.getrefcount(item) - ours - noted > references:
             return ""
     silent = (*CONTAINERS, types.CellType, types.MethodType)
     instances = [

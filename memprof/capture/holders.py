@@ -130,7 +130,7 @@ class HolderSearch:
         self._ignored.add(id(targets))
         asked = [_Target(many=bool(many) and many[index]) for index in range(len(targets))]
         self._climb(targets, asked)
-        return [self._answer(target, item) for target, item in zip(targets, asked, strict=True)]
+        return [self._answer(target, item, asked) for target, item in zip(targets, asked, strict=True)]
 
     def _climb(self, targets: Sequence[object], asked: list[_Target]) -> None:
         """Go up from the targets, level by level, until each has a holder or no way leads further."""
@@ -173,12 +173,12 @@ class HolderSearch:
             item.found = item.holder is not None
         return [trail for trail in frontier if not asked[trail.target].settled]
 
-    def _answer(self, target: object, item: _Target) -> Holder:
-        if item.holder is not None and (item.settled or item.rooted or not self._is_dead(item, target)):
+    def _answer(self, target: object, item: _Target, asked: list[_Target]) -> Holder:
+        if item.holder is not None and (item.settled or item.rooted or not self._is_dead(item, target, asked)):
             return item.holder
         if item.dead and item.holder is None:
             return Holder(kind="traceback", text=f"{item.dead}, kept by an exception's traceback")
-        owner = self._is_dead(item, target)
+        owner = self._is_dead(item, target, asked)
         if owner:
             told = item.holder or item.spare
             name = told.name if told is not None and told.kind in _MAY_BE_DEAD else owner
@@ -187,11 +187,11 @@ class HolderSearch:
             return item.spare
         return self._array(target) or UNKNOWN
 
-    def _is_dead(self, item: _Target, target: object) -> str:
+    def _is_dead(self, item: _Target, target: object, asked: list[_Target]) -> str:
         """Class through which what keeps a target is kept by nothing else, or ''."""
         if not item.above or not item.complete or item.rooted or self.stopped:
             return ""
-        return cycle_class(item.above, target)
+        return cycle_class(item.above, target, [other.above for other in asked if other is not item])
 
     # ---- one level up ------------------------------------------------------------------
 
@@ -246,7 +246,9 @@ class HolderSearch:
             where, function = location_of(frame), function_name(frame.f_code)
             thread = "" if ident == here else threads.get(ident, "another thread")
             for name, value in frame_locals(frame):
-                if type(value) not in (int, float, str, bool, type(None)):
+                if isinstance(value, torch.Tensor):  # the caller's loop passes it on, whatever its arguments are called
+                    names.frames[id(value)] = name, where, function, thread
+                elif type(value) not in (int, float, str, bool, type(None)):
                     names.frames.setdefault(id(value), (name, where, function, thread))
             value = None  # the loop's variable must not count as a holder
         return names
@@ -266,7 +268,7 @@ class HolderSearch:
         top, child = trail.top, trail.chain[-1]
         below = Trail(trail.target, child, trail.chain[:-1], trail.steps[:-1], trail.via)
         if isinstance(top, dict):
-            module = names.namespaces.get(id(top))
+            module = names.namespaces.get(id(top)) or _name_of_ended(top)
             if module is None:
                 return None, False
             name = key_of(top, child)
@@ -351,6 +353,12 @@ def _children(referrer: object, by_id: Mapping[int, object]) -> list[object]:
     """Those of the objects asked about that the referrer holds, each once."""
     unique = {id(item): item for item in gc.get_referents(referrer) if id(item) in by_id}
     return list(unique.values())
+
+
+def _name_of_ended(namespace: Mapping[str, object]) -> str | None:
+    """Name of a script that has ended, whose namespace no module has any more; None of any other dictionary."""
+    name = namespace.get("__name__") if "__builtins__" in namespace else None
+    return name if isinstance(name, str) else None
 
 
 def _is_output_cache(name: object, namespace: Mapping[str, object]) -> bool:

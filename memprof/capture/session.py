@@ -347,9 +347,14 @@ class CaptureSession:
             return True
         if flags & ticks.BACKWARD:
             self._backward_pending += 1
-            accumulates = self.run.has_optimizer and (self._ever_stepped or self._backward_pending < _NEVER_STEPS)
-            return not accumulates
+            awaited = self._ever_stepped or (self._backward_pending < _NEVER_STEPS and self._has_gradients())
+            return not (self.run.has_optimizer and awaited)
         return bool(flags & ticks.FORWARD) and not self._backward_pending
+
+    def _has_gradients(self) -> bool:
+        """Whether anything is there that a step could use: who updates weights by hand may leave none."""
+        groups = [group for optimizer in self._listener.optimizers for group in optimizer.param_groups]
+        return any(parameter.grad is not None for group in groups for parameter in group["params"])
 
     def _take_census(self, tick: Tick, iteration_ended: bool) -> None:
         self._census.close_tick(tick.index)

@@ -36,6 +36,11 @@ class Pile:
         """Bytes of their storages."""
         return sum(live.nbytes for live in self.lives)
 
+    @property
+    def sample(self) -> torch.Tensor:
+        """The one to ask who keeps them: the youngest is a variable of the loop as well, whoever has the others."""
+        return self.tensors[(len(self.tensors) - 1) // 2]
+
 
 class Survivors:
     """Looks among the watched storages for those that are there longer than their iteration.
@@ -82,8 +87,11 @@ class Survivors:
         by_storage: dict[int, torch.Tensor] = {}
         for _, tensor in alive:
             key = storage_key(tensor)
-            if key in old and (key not in by_storage or tensor.grad_fn is not None):
-                by_storage[key] = tensor
+            known = by_storage.get(key) if key in old else tensor
+            if known is None or (known is not tensor and (known.grad_fn is None or tensor.grad_fn is not None)):
+                by_storage[key] = (
+                    tensor  # of a tensor and its views the last: a view keeps its base, not the other way round
+                )
         piles: dict[PileKey, Pile] = defaultdict(Pile)
         lost: list[LiveStorage] = []
         for key, live in old.items():

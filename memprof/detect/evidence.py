@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 
 from memprof.detect.finding import Finding, RelatedLocation, Severity
+from memprof.detect.source import with_imports
 from memprof.model.growth import line_growth
 from memprof.model.memory import MemoryModel, Peak
 from memprof.record.census import Holder
@@ -32,14 +33,14 @@ def iteration_of_ticks(model: MemoryModel) -> Mapping[int, int]:
 
 
 def user_files(model: MemoryModel) -> list[str]:
-    """Files in which the run's root modules were called and its tensors were held."""
+    """Files in which the run's root modules were called and its tensors were held, and the modules these import."""
     found = [tick.call.file for tick in model.ticks if tick.call is not None]
     for census in model.censuses:
         found += [group.location.file for group in census.groups if group.location is not None]
         found += [root.location.file for root in census.roots if root.location is not None]
     if model.run.script:
         found.append(model.run.script)
-    return list(dict.fromkeys(found))
+    return with_imports(list(dict.fromkeys(found)))
 
 
 def line_growing(model: MemoryModel, location: Location | None) -> bool:

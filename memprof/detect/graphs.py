@@ -29,6 +29,7 @@ from memprof.detect.finding import Finding, Kind, Remedy, Skipped
 from memprof.detect.rule import Rule
 from memprof.detect.source import storing_statement
 from memprof.model.memory import MemoryModel, Source
+from memprof.record.census import GraphRoot
 
 
 class GraphGrowsAcrossIterations(Rule):
@@ -196,7 +197,8 @@ class HiddenStateCarriedWithGraph(Rule):
     def _finding(self, model: MemoryModel, chain: Chain) -> Finding:
         root = chain.last
         saved, nodes = chain.saved_per_iteration, chain.nodes_per_iteration
-        where = root.call or storing_statement(root.holder, root.location, user_files(model)) or root.location
+        stored = storing_statement(root.holder, root.location, user_files(model))
+        where = (stored if _is_callers(root) else root.call) or root.call or stored or root.location
         device = device_of(model, root.storage)
         holder = holder_text(root.holder, where)
         name = root.holder.name.partition("[")[0] or "hidden"
@@ -228,3 +230,12 @@ class HiddenStateCarriedWithGraph(Rule):
                 "censuses": len(chain.sightings),
             },
         )
+
+
+def _is_callers(root: GraphRoot) -> bool:
+    """Whether the state is a variable of a function further out than the one that gives it to the module.
+
+    Within the inner function gradients are to flow from step to step; the outer one hands the state on.
+    """
+    inner = root.call.function.rpartition(".")[2] if root.call is not None else ""
+    return root.holder.kind == "local" and inner not in ("", root.holder.owner.rpartition(".")[2])

@@ -31,7 +31,8 @@ class OutputsConcatenatedOnDevice(Rule):
 
     ## Evidence
     The result of `torch.cat` or `torch.stack`, made outside forward and backward, is at least a tenth of the peak,
-    and tensors made in at least four iterations were alive when it was made and add up to its size.
+    and tensors made in at least four iterations were alive when it was made and add up to its size. Or the same line
+    had joined shorter ones in at least four iterations before (`preds = torch.cat((preds, logits))`).
 
     ## Remedy
     Reduce each batch to what the metric needs (counts, sums, a confusion matrix); or `.cpu()` each output and join
@@ -88,7 +89,7 @@ class OutputsConcatenatedOnDevice(Rule):
             (joined,) = evidence.table.rows(np.array([row]))
             if joined.location in told or peak_share(model, evidence.device, joined.nbytes) < self._MIN_SHARE:
                 continue
-            parts = self._parts(evidence, joined)
+            parts = self._parts(evidence, joined) or self._shorter(evidence, joined)
             if len({storage.birth_iteration for storage in parts}) < self._MIN_ITERATIONS:
                 continue
             if evidence.device == "cpu" and _meant_for_the_host(joined.location, parts):
@@ -113,9 +114,25 @@ class OutputsConcatenatedOnDevice(Rule):
                 return evidence.storages(np.array(lines))
         return []
 
+    @staticmethod
+    def _shorter(evidence: PassEvidence, joined: Storage) -> list[Storage]:
+        """What the same line had joined before (`preds = torch.cat((preds, logits))`), each longer than the last."""
+        table = evidence.table.lifetimes
+        rows = evidence.rows_of()
+        of_line = evidence.storages(rows[table.birth_ns[rows] <= joined.birth_ns])
+        before = [item for item in of_line if (item.location, item.op) == (joined.location, joined.op)]
+        series = [joined]
+        for item in reversed(before):
+            last = series[-1]
+            if item.nbytes < last.nbytes and item.death_ns is not None and item.death_ns >= last.birth_ns:
+                series.append(item)
+        return series[:0:-1]
+
     def _finding(self, evidence: PassEvidence, joined: Storage, parts: list[Storage]) -> Finding:
         model, where, made = evidence.model, joined.location, parts[-1].location
-        nbytes = joined.nbytes + sum(storage.nbytes for storage in parts)
+        again = made == where
+        """Each time all that was joined before is copied once more."""
+        nbytes = joined.nbytes + (parts[-1].nbytes if again else sum(storage.nbytes for storage in parts))
         share = peak_share(model, evidence.device, nbytes)
         names = ", ".join(f"`{name}`" for name in sorted(names_assigned_at(where))) or "its result"
         frees = (joined.id, *(storage.id for storage in parts))

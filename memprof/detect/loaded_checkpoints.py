@@ -27,9 +27,9 @@ class CheckpointKeptAfterLoading(Rule):
     All parameters, and often two moments of the optimizer for each, are on the device twice for the whole training.
 
     ## Evidence
-    Tensors that a statement with a call to load made before the first iteration, as large as the model's
-    parameters one by one, no parameters
-    themselves, last used before the first iteration, and alive when memory was highest.
+    Tensors that a statement with a call to load made before the first iteration, or between two trainings, as large as
+    the model's parameters one by one, no parameters themselves, last used before the iterations that follow, and alive
+    when memory was highest.
 
     ## Remedy
     `torch.load(path, map_location="cpu")`, and `del checkpoint` after `load_state_dict`.
@@ -82,15 +82,18 @@ class CheckpointKeptAfterLoading(Rule):
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
         evidence = PassEvidence(model)
-        loop = next((item for item in evidence.of_kind(PassKind.FORWARD) if self._loops(evidence, item.tick)), None)
+        table = evidence.table.lifetimes
+        loading = [code for code, op in enumerate(table.ops) if op.startswith(self._LOADING_OPS)]
+        rows = evidence.rows_of()
+        loaded_ns = table.birth_ns[rows[np.isin(table.op[rows], loading) & (table.role[rows] == 0)]]
+        forwards = [item for item in evidence.of_kind(PassKind.FORWARD) if self._loops(evidence, item.tick)]
+        loop = next((item for item in forwards if len(loaded_ns) and item.start_ns > loaded_ns.max()), None)
         peak = main_peak(model, evidence.device)
         if loop is None or peak is None or peak.iteration is None or not model.last_uses:
             return
         highest = evidence.highest(model.iterations[peak.iteration])
         moment = highest[0] if highest is not None else loop.end_ns
         by_line: dict[Location, list[Storage]] = defaultdict(list)
-        table = evidence.table.lifetimes
-        loading = [code for code, op in enumerate(table.ops) if op.startswith(self._LOADING_OPS)]
         rows = evidence.alive_at(evidence.rows_of(), max(moment, loop.end_ns))
         rows = rows[np.isin(table.op[rows], loading) & (table.birth_ns[rows] < loop.start_ns) & (table.role[rows] == 0)]
         for storage in evidence.storages(rows):

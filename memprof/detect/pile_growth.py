@@ -59,7 +59,7 @@ def grown(model: MemoryModel, pile: Pile, *, even_bounded: bool = False) -> str 
         return f"{pile.holder.text} keeps tensors of {counted(len(pile.iterations), 'iteration')} only"
     if _is_passing(pile):
         return f"{pile.holder.text} keeps what the last iterations made, and lets go of what is older"
-    if _has_stopped(model, pile):
+    if pile.full or _has_stopped(model, pile):
         return f"{pile.holder.text} has stopped growing"
     if not pile.with_graph and _is_on_host_by_design(model, pile):
         return f"{pile.holder.text} collects on the host, where {place(pile.stored)} moves the tensors"

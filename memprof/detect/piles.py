@@ -51,6 +51,8 @@ class Pile:
     """The iteration of its oldest tensor, at each census that saw it."""
     stored: Location | None = None
     """The statement that stores the tensors, or the one that makes them."""
+    full: bool = False
+    """Its container had as many tensors as at the census before: younger ones had come in and older ones gone."""
     grows: bool = False
     """That statement adds to what is there; of a list and its slice, this tells the list."""
     code: str = ""
@@ -179,6 +181,7 @@ def _all(model: MemoryModel) -> Iterator[Pile]:
     }
     latest: dict[tuple[str, str, str, bool], Pile] = {}
     oldest: dict[tuple[str, str, str, bool], list[int]] = {}
+    before: dict[tuple[str, str, str, bool], Pile] = {}
     for census in model.censuses:
         here: dict[tuple[str, str, str, bool], Pile] = {}
         for group in census.groups:
@@ -188,9 +191,9 @@ def _all(model: MemoryModel) -> Iterator[Pile]:
                 continue  # part of a graph that somebody holds, or another census has found out who holds it
             made_in = {iterations[tick] for tick in group.birth_ticks if tick in iterations}
             made_in.discard(iterations.get(census.tick, -1))
-            where = "" if group.holder.name else repr(group.location)
-            key = (group.holder.name.partition("[")[0], group.holder.owner, where, group.has_graph)
+            key = _key(group)
             pile = here.setdefault(key, Pile(group.holder, group.has_graph, [], set(), iterations.get(census.tick, -1)))
+            pile.with_graph |= group.has_graph
             pile.groups.append(group)
             pile.iterations |= made_in
         for key, pile in here.items():
@@ -200,7 +203,26 @@ def _all(model: MemoryModel) -> Iterator[Pile]:
             known = latest.get(key)
             if known is None or len(pile.iterations) >= len(known.iterations):
                 latest[key] = pile
+            latest[key].full = _is_full(before.get(key), pile)
+            before[key] = pile
     yield from latest.values()
+
+
+def _is_full(before: Pile | None, now: Pile) -> bool:
+    size = now.main.holder.size
+    if before is None or not now.main.holder.container or size is None or size != before.main.holder.size:
+        return False
+    gone = set(before.storages) - set(now.storages)
+    return bool(gone) and any(before.seen_in <= iteration < now.seen_in for iteration in now.iterations)
+
+
+def _key(group: HeldGroup) -> tuple[str, str, str, bool]:
+    """What piles of one problem have in common from census to census."""
+    holder = group.holder
+    if holder.kind == "cycle":  # objects of one class, whatever tensors they have
+        return "", holder.owner, "", True
+    where = "" if holder.name else repr(group.location)
+    return holder.name.partition("[")[0], holder.owner, where, group.has_graph
 
 
 def _code(model: MemoryModel, pile: Pile) -> str:

@@ -18,7 +18,9 @@ from memprof.record.events import Location, Role
 
 _MIN_STEPS = 3
 _MIN_ADJACENT = 2
-"""So many times it must have grown from one iteration to the next: what grows once an epoch is meant to."""
+_ADJACENT = 2
+"""So many times it must have grown from one iteration to the next, or to the next but one (a sample may take two
+steps): what grows once an epoch is meant to."""
 
 Series = list[tuple[int, Population]]
 
@@ -39,11 +41,13 @@ def growing(model: MemoryModel, kind: str, count: Callable[[Population], int]) -
     for census in model.censuses:
         for item in census.populations:
             if item.kind == kind and item.tick in iterations:
-                series.setdefault(item.number, []).append((iterations[item.tick], item))
+                seen = series.setdefault(item.number, [])
+                if not seen or count(seen[-1][1]) != count(item):
+                    seen.append((iterations[item.tick], item))
     found = []
     for seen in series.values():
         steps = [(there - here, count(after) - count(before)) for (here, before), (there, after) in pairwise(seen)]
-        adjacent = sum(apart == 1 and more > 0 for apart, more in steps)
+        adjacent = sum(apart <= _ADJACENT and more > 0 for apart, more in steps)
         if len(steps) >= _MIN_STEPS and adjacent >= _MIN_ADJACENT and all(more > 0 for _, more in steps):
             found.append(seen)
     return found
@@ -103,7 +107,7 @@ class OptimizerGrows(Rule):
 
     ## Not a problem when
     Layers are unfrozen or added now and then (each epoch, each task): memprof asks for growth from one iteration to the
-    next.
+    next, or to the next but one.
     """
 
     code = "MP114"

@@ -7,7 +7,7 @@ from memprof.model.memory import MemoryModel
 from memprof.record.events import Location
 
 _SPEAKS_FOR = {
-    "MP202": ("MP105", "MP106", "MP108", "MP203", "MP214", "MP215"),  # live on into the next iteration
+    "MP202": ("MP105", "MP106", "MP108", "MP201", "MP203", "MP214", "MP215"),  # live on into the next iteration
     "MP214": ("MP215",),
     "MP215": ("MP209", "MP113"),  # copies of weights that a checkpoint or a pile of them keeps
 }

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import ast
 import linecache
+import os
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 from memprof.record.census import Holder
 from memprof.record.events import Location
 
 _GROWS = 3
 """How surely a statement stores that adds to its target: see `_stores`."""
+
+_MOST_FILES = 64
+"""Files of one program that are looked through."""
 
 _STORING_METHODS = frozenset(
     "append appendleft add extend extendleft insert put put_nowait update setdefault push".split()
@@ -30,6 +35,39 @@ def syntax_tree(file: str) -> ast.Module | None:
         return ast.parse("".join(linecache.getlines(file)))
     except (SyntaxError, ValueError, RecursionError):
         return None
+
+
+def with_imports(files: Sequence[str]) -> list[str]:
+    """Files and the modules of the same program that they import: those that lie beside them.
+
+    Args:
+        files: Files of the user's code.
+
+    Returns:
+        The files, and after them what they import, at most `_MOST_FILES`.
+    """
+    found = list(files)
+    for file in found:  # which gets longer
+        for name, level in _imports(file):
+            folder = Path(file).parents[max(level - 1, 0)] if level <= len(Path(file).parents) else Path(file).parent
+            path = str(folder.joinpath(*name.split("."))) + ".py"
+            if len(found) < _MOST_FILES and path not in found and os.path.isfile(path):
+                found.append(path)
+    return found
+
+
+@lru_cache(maxsize=256)
+def _imports(file: str) -> tuple[tuple[str, int], ...]:
+    """Names of the modules that a file imports, each with the dots before it."""
+    tree = syntax_tree(file)
+    names: dict[tuple[str, int], None] = {}
+    for node in ast.walk(tree) if tree is not None else ():
+        if isinstance(node, ast.Import):
+            names.update(((alias.name, 0), None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = [node.module] if node.module else [alias.name for alias in node.names]
+            names.update(((part, node.level), None) for part in parts)
+    return tuple(names)
 
 
 def line_text(location: Location) -> str:
@@ -57,6 +95,9 @@ def _storing_statement(holder: Holder, made: Location | None, files: tuple[str, 
     if not name:
         return None
     wanted = names_assigned_at(made)
+    functions = {made.function.rpartition(".")[2]} if made is not None else set()
+    if holder.kind == "local" and holder.owner:
+        functions = {holder.owner.rpartition(".")[2]}
     keys = set(re.findall(r"\['([^']*)'\]", holder.name))
     best: tuple[tuple[int, ...], Location] | None = None
     candidates = [location.file for location in (holder.location, made) if location is not None]
@@ -72,7 +113,7 @@ def _storing_statement(holder: Holder, made: Location | None, files: tuple[str, 
             keyed = bool(keys & _strings_in(node))
             distance = abs(node.lineno - made.line) if made is not None and made.file == file else 10_000
             after = made is None or made.file != file or node.lineno >= made.line
-            same_function = made is not None and function.rpartition(".")[2] == made.function.rpartition(".")[2]
+            same_function = function.rpartition(".")[2] in functions
             rank = (-strength, -int(keyed), -int(mentions), -int(same_function), order, -int(after), distance)
             if best is None or rank < best[0]:
                 best = (rank, Location(file, node.lineno, function or "<module>"))
@@ -115,7 +156,7 @@ def _stores(node: ast.stmt, name: str, *, attribute: bool) -> int:
     """How surely a statement stores into `name`: 3 grows it, 2 sets an item, 1 rebinds it, 0 not at all."""
     for call in (item for item in ast.walk(node) if isinstance(item, ast.Call)):
         if isinstance(call.func, ast.Attribute) and call.func.attr in _STORING_METHODS:
-            if _base_is(call.func.value, name, attribute) and call.args:
+            if _base_is(call.func.value, name, attribute) and call.args and not _puts_nothing(call):
                 return 3
     if isinstance(node, ast.AugAssign) and _base_is(node.target, name, attribute):
         return 3
@@ -130,6 +171,13 @@ def _stores(node: ast.stmt, name: str, *, attribute: bool) -> int:
                     itself = any(_base_is(item, name, attribute) for item in ast.walk(node.value))
                     return 3 if itself else 1 if not isinstance(node.value, (ast.Constant, ast.List, ast.Dict)) else 0
     return 0
+
+
+def _puts_nothing(call: ast.Call) -> bool:
+    """Whether a call makes room for what is stored later: `panels.setdefault(tag, [])`."""
+    values = [item for item in call.args[1:] if not isinstance(item, ast.Constant)]
+    empty = (isinstance(item, (ast.List, ast.Tuple, ast.Dict)) and not ast.unparse(item)[1:-1] for item in values)
+    return isinstance(call.func, ast.Attribute) and call.func.attr == "setdefault" and all(empty)
 
 
 def _base_is(node: ast.AST, name: str, attribute: bool) -> bool:

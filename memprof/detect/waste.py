@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,9 +15,15 @@ from memprof.detect.source import names_assigned_at
 from memprof.detect.unused_graphs import unused_in_training
 from memprof.model.carried import CarriedOver, carried_over
 from memprof.model.lifetimes import IntArray
-from memprof.model.memory import MemoryModel, Source
+from memprof.model.memory import IterationMemory, MemoryModel, Source
 from memprof.record.events import Location, Pass, Phase, Tick, TickFlag
 from memprof.record.iterations import EVALUATE
+
+_JOINING_OPS = ("aten.cat.", "aten.stack.")
+"""What these make of old and new in every iteration grows; it is not left over."""
+
+_LEAST_RUN = 3
+"""So many forwards in a row without a backward are an evaluation."""
 
 
 class EvaluationWithAutograd(Rule):
@@ -66,7 +73,8 @@ class EvaluationWithAutograd(Rule):
 
     ## Not a problem when
     Gradients of the output are needed after all (saliency, adversarial examples): then a backward uses
-    the graph, and memprof does not report it.
+    the graph, and memprof does not report it. Nor does it report steps of training that are broken off one by one
+    before their backward (a bad batch).
     """
 
     code = "MP201"
@@ -82,7 +90,11 @@ class EvaluationWithAutograd(Rule):
             wasted = tick.flags & TickFlag.GRAPH and not tick.flags & TickFlag.BACKWARD and tick.index not in used
             if wasted and iterations.get(tick.index) in evaluations:
                 by_call[tick.call].append(tick)
+        trained = _trained_from(model, used)
         for call, ticks in by_call.items():
+            if _steps_left_out(ticks, trained.get(call, [])):
+                yield Skipped(self.code, f"some steps at {place(call)} were broken off before their backward")
+                continue
             if (
                 len(ticks) == 1
                 and not ticks[0].flags & TickFlag.EVAL_MODE
@@ -181,6 +193,28 @@ class EvaluationWithAutograd(Rule):
         )
 
 
+def _trained_from(model: MemoryModel, used: set[int]) -> dict[Location | None, list[int]]:
+    """Ticks with a graph that a backward did use, by the line that called the model."""
+    trained: dict[Location | None, list[int]] = defaultdict(list)
+    for tick in model.ticks:
+        if tick.flags & TickFlag.GRAPH and (tick.flags & TickFlag.BACKWARD or tick.index in used):
+            trained[tick.call].append(tick.index)
+    return trained
+
+
+def _steps_left_out(ticks: list[Tick], trained: list[int]) -> bool:
+    """Whether forwards without a backward are steps of training that were broken off (a bad batch, an exception).
+
+    They come one by one among steps of the same line that did go backward, with the model in training mode; an
+    evaluation runs through several batches.
+    """
+    if any(tick.flags & TickFlag.EVAL_MODE for tick in ticks):
+        return False
+    among = [tick.index for tick in ticks if trained and trained[0] < tick.index < trained[-1]]
+    runs = Counter(bisect_left(trained, index) for index in among)
+    return 2 * sum(run for run in runs.values() if run < _LEAST_RUN) > len(ticks)
+
+
 def _device(model: MemoryModel) -> str:
     """The accelerator the run used, else the CPU."""
     return next((device for device in model.devices if device != "cpu"), model.devices[0] if model.devices else "cpu")
@@ -199,7 +233,8 @@ class PreviousIterationAlive(Rule):
 
     ## Evidence
     Storages made in one iteration's forward were alive from the start of the next forward to its
-    highest point, in iteration after iteration, and freed right after.
+    highest point, in iteration after iteration, and freed right after, before any backward. Memory was
+    highest then: where the backward needs more, nothing is gained.
 
     ## Remedy
     `del out, loss` at the end of the loop body, or move the body into a function.
@@ -240,13 +275,13 @@ class PreviousIterationAlive(Rule):
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
         carried = carried_over(model)
-        preparation = Preparation(model)
+        preparation, evidence = Preparation(model), PassEvidence(model)
         if not any(iteration.tracked for iteration in model.iterations):
             yield Skipped(self.code, "no iteration was watched storage by storage; use --level auto or tensors")
             return
         for device in model.devices:
             peak = main_peak(model, device)
-            left = (_of_before(model, item, preparation) for item in carried if item.device == device)
+            left = (_of_before(evidence, item, preparation) for item in carried if item.device == device)
             of_device = [item for item in left if item is not None]
             if peak is None or not peak.allocated_bytes or len(of_device) < self._MIN_ITERATIONS:
                 continue
@@ -291,12 +326,20 @@ class PreviousIterationAlive(Rule):
         )
 
 
-def _of_before(model: MemoryModel, item: CarriedOver, preparation: Preparation) -> CarriedOver | None:
-    """What an earlier iteration left, without what the loop's body had prepared for this one."""
+def _of_before(evidence: PassEvidence, item: CarriedOver, preparation: Preparation) -> CarriedOver | None:
+    """What an earlier iteration left to be bound anew, without what the loop's body had prepared for this one."""
+    model = evidence.model
+    iteration = model.iterations[item.iteration]
+    highest, backward_ns = evidence.highest(iteration), _backward_begins(model, iteration)
     kept = [
         storage
         for storage in (model.storages[identity] for identity in item.storages)
-        if not preparation.is_for(
+        if storage.death_iteration == item.iteration
+        and storage.death_ns is not None
+        and (backward_ns is None or storage.death_ns <= backward_ns)
+        and (highest is None or storage.death_ns >= highest[0])
+        and not storage.op.startswith(_JOINING_OPS)
+        and not preparation.is_for(
             item.iteration,
             made=storage.location,
             made_ns=storage.birth_ns,
@@ -308,6 +351,19 @@ def _of_before(model: MemoryModel, item: CarriedOver, preparation: Preparation) 
         return None
     nbytes = sum(storage.nbytes for storage in kept)
     return replace(item, storages=tuple(storage.id for storage in kept), nbytes=nbytes)
+
+
+def _backward_begins(model: MemoryModel, iteration: IterationMemory) -> int | None:
+    """When the first backward of an iteration began."""
+    first, last = iteration.ticks
+    starts = (
+        sample.time_ns
+        for tick in model.ticks
+        if first <= tick.index <= last
+        for sample in tick.samples
+        if sample.phase == Phase.BACKWARD and not sample.ends
+    )
+    return min(starts, default=None)
 
 
 def _call_of(model: MemoryModel, storages: list[tuple[int, ...]]) -> Location | None:

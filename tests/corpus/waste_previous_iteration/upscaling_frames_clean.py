@@ -11,9 +11,10 @@ def upscaler(net, device):
         sharpness = []
         for frame in frames:
             large = net(frame.to(device))
-            edges = (large[..., 1:] - large[..., :-1]).abs().mean()
+            centre = large[..., 80:240, 80:240]
+            edges = (centre[..., 1:] - centre[..., :-1]).abs().mean()
             sharpness.append(edges.item())
-            del large, edges
+            del large, centre, edges
         return sharpness
 
     return run

@@ -194,6 +194,29 @@ def test_only_what_nothing_reaches_is_a_cycle() -> None:
     assert (unused.kind, unused.owner in ("Parent", "Child")) == ("cycle", True)
 
 
+def test_a_cycle_that_keeps_several_tensors_is_one_for_each() -> None:
+    with uncollected():
+        parent = Parent()
+        references = [weakref.ref(child.value) for child in parent.children]
+        del parent
+        targets = [reference() for reference in references]
+        holders = HolderSearch(UserCode(), ignore=[targets]).find(targets, [True, True])
+        del targets
+    assert [holder.kind for holder in holders] == ["cycle", "cycle"]
+
+
+def test_what_a_script_that_has_ended_had_is_no_cycle() -> None:
+    namespace: dict[str, object] = {"__name__": "train", "Parent": Parent}
+    exec("def used():\n    return parent\n\nparent = Parent()", namespace)
+    parent = namespace["parent"]
+    assert isinstance(parent, Parent)
+    with uncollected():
+        reference = weakref.ref(parent.children[0].value)
+        del parent, namespace
+        holder = ask(reference, many=True)
+    assert holder.kind != "cycle"
+
+
 def test_objects_that_only_c_refers_to_are_no_cycle() -> None:
     with uncollected():
         child = Parent().children[0]

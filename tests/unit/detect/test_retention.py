@@ -253,6 +253,22 @@ def test_a_window_that_moves_on_is_fine() -> None:
     assert any("lets go of what is older" in item.reason for item in run.skipped())
 
 
+@pytest.mark.parametrize(
+    ("size", "evicted", "codes"),
+    [(6, 1, []), (8, 1, ["MP103"]), (6, 0, ["MP103"])],
+    ids=["full", "grows", "not looked"],
+)
+def test_a_container_that_lets_go_of_as_many_as_come_in_is_full(size: int, evicted: int, codes: list[str]) -> None:
+    run = Run()
+    for number, tensors in enumerate((4, 6, size)):
+        run.iterate(64 * KIB, times=3)
+        run.iterate()
+        if number == 2:
+            run.fake.death(*(run.kept.pop(0)[0] for _ in range(evicted)))
+        run.census(run.group(replace(LIST, size=tensors)))
+    assert run.codes() == codes
+
+
 def test_what_waits_for_the_collector_may_come_and_go() -> None:
     run = Run()
     for _ in range(3):
@@ -477,6 +493,7 @@ def sized(kind: str, sizes: list[tuple[int, int]], *, states: bool = False) -> R
 
 
 STEADY = [(2, 3), (3, 4), (4, 5), (5, 6)]
+BY_TWOS = [(2, 3), (3, 3), (4, 4), (5, 4), (6, 5), (10, 7)]
 RARE = [(2, 3), (12, 4), (22, 5), (32, 6)]
 
 
@@ -500,6 +517,10 @@ def test_what_grows_in_every_iteration(kind: str, states: bool, code: str) -> No
 @pytest.mark.parametrize("sizes", [RARE, [(2, 3), (3, 4)], [(2, 3), (3, 4), (4, 3), (5, 4), (6, 3)]])
 def test_what_grows_now_and_then_or_shrinks_again_is_fine(kind: str, sizes: list[tuple[int, int]]) -> None:
     assert sized(kind, sizes).codes() == []
+
+
+def test_a_sample_may_take_two_iterations() -> None:
+    assert sized("optimizer", BY_TWOS).codes() == ["MP114"]
 
 
 def test_an_optimizer_that_follows_its_model_is_not_the_problem() -> None:

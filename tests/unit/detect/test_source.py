@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memprof.detect.source import adds_to, line_text, storing_statement
+from memprof.detect.source import adds_to, line_text, storing_statement, with_imports
 from memprof.record.census import Holder
 from memprof.record.events import Location
 
@@ -26,6 +26,11 @@ CASES = {
         "log['loss']",
         "local",
         "log = {}\nfor x in y:\n    loss = f(x)  # made\n    log.setdefault('loss', []).append(loss)  # here\n",
+    ),
+    "setdefault, then append": (
+        "log['loss']",
+        "local",
+        "log = {}\nfor x in y:\n    log.setdefault('loss', [])\n    loss = f(x)  # made\n    log['loss'].append(loss)  # here\n",
     ),
     "attribute": (
         "sum",
@@ -125,3 +130,21 @@ def test_a_statement_adds_to_a_holder_or_binds_it_anew(line: int, name: str, add
     )
     assert adds_to(Location(str(file), line, "<module>"), Holder("local", "", name)) is adds
     assert not adds_to(None, Holder("local", "", name))
+
+
+def test_modules_beside_a_file_belong_to_its_program(tmp_path: Path) -> None:
+    for name, text in {
+        "train.py": "import os\nimport engine\nfrom parts.models import Net\n",
+        "engine.py": "from callbacks import History\nimport train\n",
+        "callbacks.py": "import torch\n",
+        "parts/models.py": "from . import layers\n",
+        "parts/layers.py": "",
+        "other.py": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    found = with_imports([str(tmp_path / "train.py")])
+
+    names = [Path(file).relative_to(tmp_path).as_posix() for file in found]
+    assert names == ["train.py", "engine.py", "parts/models.py", "callbacks.py", "parts/layers.py"]
