@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import weakref
 from array import array
-from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from time import perf_counter_ns
 from types import FrameType
@@ -13,15 +12,15 @@ from typing import Any, TypeVar
 
 import torch
 
+from memprof.capture.forward_places import ForwardPlaces
 from memprof.capture.frames import UserCode, function_name
 from memprof.capture.live import LiveStorage, Reference, spanned_bytes, storage_address, storage_key
+from memprof.capture.nested import dense_parts
 from memprof.record.events import Location, ModuleRef, Phase, Role, RoleFact
 from memprof.record.schema import NONE
 from memprof.record.writer import RecordingWriter
 
 _Tensor = torch.Tensor
-_PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter)
-_MAX_MARKS = 200_000
 LAST_USE_FROM_BYTES = 64 * 1024
 """Of smaller storages it is not recorded when they were last used."""
 _NO_MEMORY = ("meta", "lazy")
@@ -91,13 +90,7 @@ class StorageTracker:
         self._ids: dict[Any, int] = {}
         self._cuda_ids: set[int] = set()
         """Ids of devices whose storages lie in blocks of a caching allocator."""
-        self._mark_seq: list[int] = []
-        self._mark_place: list[tuple[int, int]] = []
-        self._sequence_nr = getattr(torch._C._autograd, "_get_sequence_nr", None)
-        self._current_node = getattr(torch._C, "_current_autograd_node", None)
-        if self._sequence_nr is None or self._current_node is None:
-            self._sequence_nr = None
-            note("this torch has no autograd sequence numbers: memory made in backward has no forward line")
+        self._forward = ForwardPlaces(note)
 
     # ---- births ------------------------------------------------------------------------
 
@@ -143,12 +136,11 @@ class StorageTracker:
             location_id = self._writer.location_id(location)
         module_id = self.module_id
         forward_id = NONE
-        if self._sequence_nr is not None:
+        if self._forward.known:
             if self.phase == BACKWARD:
-                forward_id, module_id = self._forward_place(module_id)
+                forward_id, module_id = self._forward.of_gradient(module_id)
             elif self.phase == FORWARD:
-                self._mark_seq.append(self._sequence_nr())
-                self._mark_place.append((location_id, module_id))
+                self._forward.mark(location_id, module_id)
         self._book(key, output, op_id, op, location_id, location, forward_id, module_id)
 
     def _book(
@@ -232,16 +224,6 @@ class StorageTracker:
             )
         )
         return live
-
-    def _forward_place(self, module_id: int) -> tuple[int, int]:
-        """Line and module of the forward op whose gradient the engine is computing."""
-        assert self._current_node is not None
-        node = self._current_node()
-        if node is None or not self._mark_seq:
-            return NONE, module_id
-        # the node took its number just before the op ran, so the op saw the next one
-        index = bisect_left(self._mark_seq, node._sequence_nr() + 1)
-        return self._mark_place[index] if index < len(self._mark_place) else (NONE, module_id)
 
     def _died(self, reference: Reference) -> None:
         self._gone(reference.live)
@@ -384,9 +366,7 @@ class StorageTracker:
     def begin_tick(self, index: int) -> None:
         """Start booking for the next tick."""
         self.tick = index
-        if len(self._mark_seq) > _MAX_MARKS:
-            half = len(self._mark_seq) // 2
-            del self._mark_seq[:half], self._mark_place[:half]
+        self._forward.trim()
 
     def module(self, ref: ModuleRef) -> int:
         """Id of a module path."""
@@ -394,7 +374,7 @@ class StorageTracker:
 
     def odd_output(self, func: Any, output: Any) -> None:
         """Book what is not a plain dense tensor, as far as it has storages."""
-        for part in _parts(output):
+        for part in dense_parts(output):
             try:
                 self.made(func, part)
             except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
@@ -406,25 +386,3 @@ def _drain(events: list[_Event]) -> list[_Event]:
     taken = events[:]
     del events[: len(taken)]
     return taken
-
-
-def _parts(output: Any) -> list[torch.Tensor]:
-    """The dense tensors in an op's output."""
-    if isinstance(output, (tuple, list)):
-        return [part for item in output for part in _parts(item)]
-    if not isinstance(output, torch.Tensor):
-        return []
-    if type(output) not in _PLAIN_TENSORS and type(output).__name__ in ("FakeTensor", "FunctionalTensor"):
-        return []
-    if output.layout is torch.sparse_coo:
-        return [output._indices(), output._values()]
-    if output.layout in (torch.sparse_csr, torch.sparse_bsr):
-        return [output.crow_indices(), output.col_indices(), output.values()]
-    if output.layout in (torch.sparse_csc, torch.sparse_bsc):
-        return [output.ccol_indices(), output.row_indices(), output.values()]
-    if output.layout is not torch.strided:
-        return []
-    if hasattr(output, "__tensor_flatten__"):
-        names, _ = output.__tensor_flatten__()
-        return [part for name in names for part in _parts(getattr(output, name))]
-    return [output]
