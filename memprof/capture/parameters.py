@@ -82,18 +82,22 @@ class ParameterBooks:
             if not is_lazy(parameter):
                 self._first_version.setdefault(id(parameter), version_of(parameter))
 
-    def _owners(self) -> dict[int, int]:
-        return {
-            id(parameter): self.number(optimizer)
-            for optimizer in list(self._optimizers)
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-        }
+    def _owners(self) -> dict[int, list[int]]:
+        """`id` of a parameter -> the optimizers that hold it; several may, each for a loss of its own."""
+        owners: dict[int, list[int]] = {}
+        for optimizer in list(self._optimizers):
+            number = self.number(optimizer)
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    held = owners.setdefault(id(parameter), [])
+                    if number not in held:
+                        held.append(number)
+        return owners
 
     def optimizers_of(self, module: torch.nn.Module) -> set[int]:
         """Numbers of the optimizers that hold parameters of a module."""
         owners = self._owners()
-        return {owners[id(parameter)] for parameter in module.parameters() if id(parameter) in owners}
+        return {optimizer for parameter in module.parameters() for optimizer in owners.get(id(parameter), ())}
 
     # ---- passes ------------------------------------------------------------------------
 
@@ -137,23 +141,24 @@ class ParameterBooks:
                 self._tracker.found(parameter, Role.PARAMETER, name)
                 if gradient is not None:
                     self._tracker.found(gradient, Role.GRADIENT)
-            optimizer = owners.get(id(parameter))
+            held_by = owners.get(id(parameter), ())
             written = self._got_gradient(parameter)
-            if gradient is not None and optimizer is None:
+            if gradient is not None and not held_by:
                 self._without_optimizer = True
-            if written and optimizer is not None:
+            for optimizer in held_by if written else ():
                 self._pending.setdefault(optimizer, id(parameter))
             booked = live.get(storage_key(parameter))
             by_hand = booked is not None and bool(booked.role & Role.WRITTEN)
             version = version_of(parameter)
             changed = by_hand or version != self._first_version.setdefault(id(parameter), version)
             entered = module_id in self.entered
-            key = (root, module, optimizer, parameter.requires_grad, entered, changed, by_hand)
-            row = sums.setdefault(key, [0, 0, 0])
             nbytes = parameter.numel() * parameter.element_size()
-            row[0] += 1
-            row[1] += nbytes
-            row[2] += nbytes if written else 0
+            for owner in held_by or (None,):
+                key = (root, module, owner, parameter.requires_grad, entered, changed, by_hand)
+                row = sums.setdefault(key, [0, 0, 0])
+                row[0] += 1
+                row[1] += nbytes
+                row[2] += nbytes if written else 0
         shares = tuple(
             ParameterShare(root, module, optimizer, requires_grad, row[0], row[1], row[2], entered, changed, by_hand)
             for (root, module, optimizer, requires_grad, entered, changed, by_hand), row in sums.items()

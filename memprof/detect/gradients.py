@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -311,7 +312,8 @@ class ParametersUnused(Rule):
             for share in evidence.shares(item):
                 if share.gradient_bytes or share.entered or share.changed or share.written or not share.requires_grad:
                     busy.add((share.root, share.module.path))
-        for share in evidence.shares(looked_at[-1]) if looked_at else ():
+        last = evidence.shares(looked_at[-1]) if looked_at else ()
+        for share in dict.fromkeys(replace(share, optimizer=None) for share in last):  # several may hold a parameter
             latest[share.root].append(share)
             if (share.root, share.module.path) not in busy and share.root in evidence.trained_roots:
                 idle[share.root].append(share)

@@ -226,7 +226,7 @@ class ParameterShare:
     """Number of the root module."""
     module: ModuleRef
     optimizer: int | None
-    """Number of the optimizer that holds them."""
+    """Number of an optimizer that holds them; where several do, there is a share for each."""
     requires_grad: bool
     count: int
     nbytes: int
