@@ -79,8 +79,9 @@ def command(
             "--fix shows edits on the terminal; for JSON, a page or a file use `memprof fix --no-verify`"
         )
     program = load_program(module, script, args)
-    check_writable(output, plot)
     path = Path(recording) if recording is not None else Path(f"{program.stem}.memprof")
+    check_writable(output, plot, spare=path)
+    check_writable(output, plot, spare=script)
     simulation = None if gpu is None else simulated_gpu(gpu, dry=dry)
     outcome, session = record(
         program,

@@ -35,7 +35,7 @@ def command(recording: str, export_format: str, output: str | None) -> None:
 
     reporter = load_reporter(export_format)
     path = Path(output) if output is not None else Path(Path(recording).stem + reporter.suffixes[0])
-    check_writable(str(path), None)
+    check_writable(str(path), spare=recording)
     with open_recording(recording) as opened:
         diagnosis = diagnose(opened)
     write_output(path, reporter().render(diagnosis))

@@ -76,7 +76,7 @@ def command(
     from memprof.report.fit_report import fit_table, fit_text
     from memprof.simulate.gpus import find_gpus
 
-    check_writable(output, None)
+    check_writable(output, spare=script)
     if most < first:
         raise click.UsageError(f"--to {most} is below --from {first}")
     name = parameter_name(parameter)

@@ -59,7 +59,7 @@ def command(
         raise click.UsageError("name a script to run: memprof fix train.py (or -m MODULE)")
     if backup and not apply:
         raise click.UsageError("--backup says how to --apply; give both")
-    check_writable(output, None)
+    check_writable(output, spare=script)
     from memprof.advise.edits.writing import write_files
 
     codes = [code.strip().upper() for code in select.split(",") if code.strip()]

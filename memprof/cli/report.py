@@ -22,7 +22,7 @@ def command(
     from memprof.advise.diagnosis import diagnose
     from memprof.record.files import open_file
 
-    check_writable(output, plot)
+    check_writable(output, plot, spare=recording)
     with open_file(recording) as opened:
         diagnosis = diagnose(opened)
     show(diagnosis, report_format=report_format, output=output, plot=plot, verbose=verbose)

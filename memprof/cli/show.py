@@ -108,15 +108,22 @@ def show_table(
         write_output(Path(output), written.encode("utf-8"))
 
 
-def check_writable(output: str | None, plot: str | None) -> None:
+def check_writable(output: str | None, plot: str | None = None, *, spare: str | os.PathLike[str] | None = None) -> None:
     """Find out before a long run, not after it, that a report has nowhere to go.
 
+    Args:
+        output: File for the report, if any.
+        plot: File for a plot, if any.
+        spare: The file that the report is about, which it must not replace.
+
     Raises:
-        OutputError: A file cannot be written, or the plot's suffix is none that is drawn.
+        OutputError: A file cannot be written, it is `spare`, or the plot's suffix is none that is drawn.
     """
     for path in (output, plot):
         if path is None:
             continue
+        if spare is not None and os.path.realpath(path) == os.path.realpath(spare):
+            raise OutputError(f"{path!r} is what the report is about and would be overwritten; choose another name")
         folder = os.path.dirname(os.path.abspath(path))
         if not os.path.isdir(folder):
             raise OutputError(f"cannot write {path!r}: there is no folder {folder!r}; create it first")

@@ -43,7 +43,7 @@ _DEFAULT_INTERVAL_S = 2.0
 )
 def command(status_format: str, output: str | None, interval_s: float | None) -> None:
     """Show every GPU and the processes that hold its memory. Needs no torch, and no GPU to say so."""
-    check_writable(output, None)
+    check_writable(output)
     try:
         if interval_s is None:
             _once(status_format, output)

@@ -37,7 +37,7 @@ def command(
     from memprof.report.what_if_table import what_if_table
     from memprof.simulate.gpus import find_gpu
 
-    check_writable(output, None)
+    check_writable(output, spare=recording)
     chosen = None if gpu is None else find_gpu(gpu)
     with open_file(recording) as opened:
         tried = dict.fromkeys((*settings, *(candidates(opened) if advise else ())))

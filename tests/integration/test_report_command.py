@@ -168,3 +168,28 @@ def test_report_as_a_page(recorded: Path, tmp_path: Path) -> None:
     assert text.startswith("<!doctype html>")
     assert "MP102" in text
     assert "<code>train.py:18" in text
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("report", "train.memprof", "--output", "train.memprof"),
+        ("report", "train.memprof", "--output", "./linked.memprof"),
+        ("export", "train.memprof", "--format", "perfetto", "-o", "train.memprof"),
+        ("whatif", "train.memprof", "--advise", "--output", "train.memprof"),
+        ("analyze", "--output", "train.memprof", "train.py"),
+        ("analyze", "--output", "train.py", "train.py"),
+        ("fix", "--output", "train.py", "train.py"),
+    ],
+)
+def test_what_a_report_is_about_is_never_overwritten(recorded: Path, command: tuple[str, ...]) -> None:
+    linked = recorded / "linked.memprof"
+    if not linked.exists():
+        linked.symlink_to("train.memprof")
+    before = [(recorded / name).read_bytes() for name in ("train.py", "train.memprof")]
+
+    result = memprof(*command, cwd=recorded)
+
+    assert result.returncode == 2, said(result)
+    assert "is what the report is about and would be overwritten; choose another name" in result.stderr
+    assert [(recorded / name).read_bytes() for name in ("train.py", "train.memprof")] == before
