@@ -42,6 +42,8 @@ class Fit:
     """The next value up was tried and does not fit; else the highest value allowed, or the runs, were used up."""
     trials: tuple[Trial, ...]
     """In order of time."""
+    used_up: bool = False
+    """The runs came to their end before the search did: a larger value may fit."""
 
     @property
     def at_largest(self) -> Trial | None:
@@ -96,7 +98,8 @@ def largest_that_fits(
             wanted = high - step if high > most else (low + high) // 2
         candidate = max(low + step, first + (wanted - first) // step * step)
     bounded = low > 0 and high <= most and high - low <= step
-    return Fit(gpu, total_bytes, limit_bytes, low or None, bounded, tuple(trials))
+    used_up = low > 0 and high - low > step
+    return Fit(gpu, total_bytes, limit_bytes, low or None, bounded, tuple(trials), used_up)
 
 
 def _guess(trials: list[Trial], limit_bytes: int) -> int | None:

@@ -47,7 +47,7 @@ def fit_table(found: Sequence[Fit], parameter: str) -> Table:
         above = [trial for trial in fit.trials if not trial.fits]
         nearest = min(above, key=lambda trial: trial.value, default=None)
         if nearest is None:
-            beyond = "not tried: the highest value allowed fits"
+            beyond = "not tried: runs used up" if fit.used_up else "not tried: the highest value allowed fits"
         else:
             beyond = f"{nearest.value}: {nearest.reason}" + ("" if fit.bounded or best is None else " (runs used up)")
         needs = "" if best is None or best.needed_bytes is None else format_bytes(best.needed_bytes)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 
 import pytest
+from rich.console import Console
 
 from memprof.advise.fit import Trial, largest_that_fits
+from memprof.report.fit_report import fit_table
 
 MIB = 1 << 20
 NEEDS: dict[str, Callable[[int], int]] = {
@@ -66,3 +69,12 @@ def test_no_more_runs_than_allowed() -> None:
     found = search(NEEDS["constant, then steep"], 8000 * MIB, runs=3)
     assert len(found.trials) == 3
     assert not found.bounded
+    assert found.used_up
+
+
+@pytest.mark.parametrize(("options", "said"), [({"runs": 2}, "runs used up"), ({"most": 20}, "the highest value")])
+def test_the_table_says_why_no_higher_value_was_tried(options: dict[str, int], said: str) -> None:
+    found = search(NEEDS["linear"], 8000 * MIB, **options)
+    console = Console(width=200, file=io.StringIO(), record=True)
+    console.print(fit_table([found], "batch-size"))
+    assert f"not tried: {said}" in console.export_text()
