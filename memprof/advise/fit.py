@@ -78,6 +78,7 @@ def largest_that_fits(
         What was found; need is taken to grow with the value.
     """
     trials: list[Trial] = []
+    most = first + max(most - first, 0) // step * step
     low, high = 0, most + step
     candidate, jump = first, step
     while len(trials) < runs:

@@ -53,6 +53,15 @@ def test_nothing_fits() -> None:
     assert (found.largest, found.bounded, len(found.trials)) == (None, False, 1)
 
 
+@pytest.mark.parametrize(("first", "step", "most"), [(1, 4, 10), (8, 8, 50), (3, 7, 3), (16, 16, 33), (1, 5, 4000)])
+def test_no_value_above_the_highest_one_allowed_is_tried(first: int, step: int, most: int) -> None:
+    found = search(NEEDS["linear"], 1 << 60, first=first, step=step, most=most, runs=40)
+    tried = [trial.value for trial in found.trials]
+    assert found.largest == max(tried) == first + (most - first) // step * step
+    assert all((value - first) % step == 0 for value in tried)
+    assert not found.bounded
+
+
 def test_the_highest_value_allowed_fits() -> None:
     found = search(NEEDS["linear"], 8000 * MIB, most=20)
     assert (found.largest, found.bounded) == (20, False)
