@@ -318,7 +318,7 @@ class AllocatorRetries(Rule):
                 source=Source.MEASURED,
                 message=(
                     f"{device} was full {counted(retries, 'time')}{within}: the allocator waited for the device, "
-                    f" gave back all its cache and tried again. The run is at the edge of memory; "
+                    f"gave back all its cache and tried again. The run is at the edge of memory; "
                     f"make the batch a little smaller."
                 ),
                 holder="the caching allocator",
