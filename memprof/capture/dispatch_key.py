@@ -7,8 +7,8 @@ same ops at the same place, and change nothing.
 
 Source:
     `can_accumulate_inplace` in torch/csrc/autograd/input_buffer.cpp, `linear` in aten/src/ATen/native/Linear.cpp;
-    c10/core/DispatchKey.h, where `Fake` is kept for fake tensors made in C++, for which torch 2.13.0 and 2.14.1 register
-    no kernels: a torch that does refuses ours, and `available` says so.
+    c10/core/DispatchKey.h, where `Fake` is kept for fake tensors made in C++, for which torch 2.13.0 and 2.14.1
+    register no kernels: a torch that does refuses ours, and `available` says so.
 """
 
 from __future__ import annotations
