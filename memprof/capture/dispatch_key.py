@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from memprof._collection import collection_paused
+from memprof.capture.replacements import Replacements
 
 _KEY = "Fake"
 _UNSEEN = ("aten::alias",)
@@ -75,7 +76,7 @@ class _Kernels:
         self._libraries: dict[str, torch.library.Library] = {}
         self._registered: set[str] = set()
         self._library("_").fallback(self._run, _KEY)
-        self._undo: list[Callable[[], None]] = []
+        self._replaced = Replacements()
 
     def _library(self, namespace: str) -> torch.library.Library:
         if namespace not in self._libraries:
@@ -124,18 +125,15 @@ class _Kernels:
 
     def replace(self) -> None:
         """Hide our key from code of torch that could not do with it."""
-        if not self._undo:
-            self._undo = [
-                # Both put an object of a subclass on a new tensor, and Python must not have one for it yet.
-                _replace(torch.Tensor, "_make_subclass", staticmethod(self._hidden(torch.Tensor._make_subclass))),
-                _replace(torch.Tensor, "__new__", staticmethod(self._hidden(torch.Tensor.__new__))),
-                _replace(torch._ops.HigherOrderOperator, "dispatch", self._dispatch()),
-            ]
+        if not self._replaced:
+            # Both put an object of a subclass on a new tensor, and Python must not have one for it yet.
+            self._replaced.put(torch.Tensor, "_make_subclass", staticmethod(self._hidden(torch.Tensor._make_subclass)))
+            self._replaced.put(torch.Tensor, "__new__", staticmethod(self._hidden(torch.Tensor.__new__)))
+            self._replaced.put(torch._ops.HigherOrderOperator, "dispatch", self._dispatch())
 
     def restore(self) -> None:
-        """Put back what was there."""
-        while self._undo:
-            self._undo.pop()()
+        """Put back what was there; what somebody has wrapped changes nothing where no thread's keys include ours."""
+        self._replaced.undo()
 
     def _hidden(self, original: Callable[..., Any]) -> Callable[..., Any]:
         keys = self.keys
@@ -159,22 +157,6 @@ class _Kernels:
             return original(self, key, *args, **kwargs)
 
         return dispatch
-
-
-def _replace(owner: Any, name: str, replacement: Any) -> Callable[[], None]:
-    """Set an attribute of a class; returns what puts the old state back, unless somebody has wrapped ours meanwhile."""
-    own = owner.__dict__.get(name)
-    setattr(owner, name, replacement)
-
-    def undo() -> None:
-        if owner.__dict__.get(name) is not replacement:
-            return  # ours changes nothing where a thread's keys do not include our key
-        if own is None:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, own)
-
-    return undo
 
 
 @functools.cache

@@ -21,6 +21,7 @@ from torch.utils.data import dataloader as dataloader_module
 
 from memprof.capture.guard import Guard
 from memprof.capture.modules import ModuleBooks
+from memprof.capture.replacements import Replacements
 
 
 class Listener(Protocol):
@@ -73,45 +74,36 @@ class Hooks:
         self._listener = listener
         self._guard = guard
         self._modules = modules
-        self._undo: list[Callable[[], None]] = []
+        self._replaced = Replacements()
+        self._registered: list[Any] = []
+        """Handles of torch's own hooks."""
         self.thread = threading.get_ident()
         """The thread that trains; events of other threads are passed over."""
 
     def install(self) -> None:
         """Start listening."""
-        self._replace(torch.nn.Module, "__call__", self._module_call(torch.nn.Module.__call__))
+        self._replaced.put(torch.nn.Module, "__call__", self._module_call(torch.nn.Module.__call__))
         engine = "_engine_run_backward"
         if hasattr(torch.autograd, engine):
-            self._replace(torch.autograd, engine, self._backward(getattr(torch.autograd, engine)))
+            self._replaced.put(torch.autograd, engine, self._backward(getattr(torch.autograd, engine)))
         else:
             for name in ("backward", "grad"):
-                self._replace(torch.autograd, name, self._backward(getattr(torch.autograd, name)))
+                self._replaced.put(torch.autograd, name, self._backward(getattr(torch.autograd, name)))
         before = optimizer_module.register_optimizer_step_pre_hook(self._step_begins)
         after = optimizer_module.register_optimizer_step_post_hook(self._step_ends)
-        self._undo += [before.remove, after.remove]
+        self._registered += [before, after]
         base = optimizer_module.Optimizer
-        self._replace(base, "__init__", self._optimizer_init(base.__init__))
+        self._replaced.put(base, "__init__", self._optimizer_init(base.__init__))
         for owner in (base, torch.nn.Module):
-            self._replace(owner, "zero_grad", self._zero_grad(owner.zero_grad))
+            self._replaced.put(owner, "zero_grad", self._zero_grad(owner.zero_grad))
         iterator = dataloader_module._BaseDataLoaderIter
-        self._replace(iterator, "__next__", self._next(iterator.__next__))
+        self._replaced.put(iterator, "__next__", self._next(iterator.__next__))
 
     def remove(self) -> None:
         """Stop listening and restore what was there."""
-        while self._undo:
-            self._undo.pop()()
-
-    def _replace(self, owner: Any, name: str, replacement: Any) -> None:
-        original = owner.__dict__[name]
-        setattr(owner, name, replacement)
-
-        def restore() -> None:
-            if owner.__dict__.get(name) is replacement:
-                setattr(owner, name, original)
-            else:  # somebody wrapped our hook in theirs; it goes on working through the original
-                replacement.retired = True
-
-        self._undo.append(restore)
+        while self._registered:
+            self._registered.pop().remove()
+        self._replaced.undo()
 
     # ---- the hooks ---------------------------------------------------------------------
 

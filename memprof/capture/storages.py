@@ -158,10 +158,10 @@ class StorageTracker:
         spared = self.spares_gradients and self.phase == BACKWARD and not torch.is_grad_enabled()
         storage = None if spared else tensor.untyped_storage()
         address = NONE
-        if self._placed is None:
+        if self._placed is None or storage is None:
             device = tensor.device
         else:
-            device, address = self._placed(tensor.untyped_storage())
+            device, address = self._placed(storage)
         try:
             device_id = ids[device]
         except KeyError:
