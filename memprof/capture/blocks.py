@@ -20,6 +20,7 @@ import torch
 from memprof._collection import collection_paused
 from memprof.capture.block_places import BlockPlaces
 from memprof.capture.block_trace import COLUMN, TickEnd, TracePacker, counted, kinds, places_in_ticks
+from memprof.capture.compilation import between
 from memprof.capture.counters import AllocatorStats
 from memprof.capture.frames import UserCode
 from memprof.capture.module_regions import ModuleRegions
@@ -235,6 +236,7 @@ class AllocatorWatch:
         """Notice when the user's code switches the history on or off, and leave it to the user then."""
         original = self._original = torch._C._cuda_record_memory_history
 
+        @between
         def switched(*args: Any, **kwargs: Any) -> Any:
             if self.active:
                 self._give_way()

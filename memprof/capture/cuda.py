@@ -11,6 +11,7 @@ import torch
 
 from memprof.capture import oom
 from memprof.capture.blocks import AllocatorWatch
+from memprof.capture.compilation import uncompiled
 from memprof.capture.counters import Counter, cuda_counters
 from memprof.capture.device_state import DeviceStates
 from memprof.capture.frames import UserCode
@@ -79,6 +80,7 @@ class CudaWatch:
         if later is not None:
             reference = weakref.ref(self)
 
+            @uncompiled
             def initialised() -> None:
                 watch = reference()
                 if watch is not None and watch._running and not watch.awake:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from memprof._collection import collection_paused
+from memprof.capture.compilation import between
 from memprof.capture.replacements import Replacements
 
 _KEY = "Fake"
@@ -105,6 +106,7 @@ class _Kernels:
         op: Any = None
         run = self._run
 
+        @between
         def kernel(*args: Any, **kwargs: Any) -> Any:
             nonlocal op
             if op is None:
@@ -114,6 +116,7 @@ class _Kernels:
 
         return kernel
 
+    @between
     def _run(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(self.keys):
             output = func(*args, **kwargs)
@@ -139,6 +142,7 @@ class _Kernels:
         keys = self.keys
 
         @functools.wraps(original)
+        @between
         def hidden(*args: Any, **kwargs: Any) -> Any:
             with torch._C._ExcludeDispatchKeyGuard(keys):
                 return original(*args, **kwargs)
@@ -150,6 +154,7 @@ class _Kernels:
         original, ours = torch._ops.HigherOrderOperator.dispatch, self._key
 
         @functools.wraps(original)
+        @between
         def dispatch(self: Any, /, key: Any, *args: Any, **kwargs: Any) -> Any:
             if key == ours:
                 keys = self.non_fallthrough_keys.remove(ours)

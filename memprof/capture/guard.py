@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from memprof.capture.compilation import uncompiled
 from memprof.record.run_info import RunInfo
 
 
@@ -22,6 +23,7 @@ class Guard:
         self.busy = 0
         """Above zero while a root module, a backward or an own call is running."""
 
+    @uncompiled
     def run(self, action: Callable[..., None], *args: Any) -> None:
         """Run a piece of the profiler; its failure becomes a warning.
 

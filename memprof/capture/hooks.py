@@ -19,6 +19,7 @@ import torch
 from torch.optim import optimizer as optimizer_module
 from torch.utils.data import dataloader as dataloader_module
 
+from memprof.capture.compilation import between, uncompiled
 from memprof.capture.guard import Guard
 from memprof.capture.modules import ModuleBooks
 from memprof.capture.replacements import Replacements
@@ -113,9 +114,10 @@ class Hooks:
         get_ident, is_compiling, is_tracing = threading.get_ident, torch.compiler.is_compiling, torch._C._is_tracing
 
         @functools.wraps(original)
+        @between
         def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-            # First of all: `torch.compile` would trace what follows, and give up on it; while `torch.jit` traces, sizes
-            # are tensors, and what is done with them becomes part of the trace.
+            # First of all, here and below: `torch.compile` would trace what follows, and give up on it; while
+            # `torch.jit` traces, sizes are tensors, and what is done with them becomes part of the trace.
             if is_compiling() or is_tracing():
                 return original(self, *args, **kwargs)
             if guard.busy:
@@ -145,9 +147,12 @@ class Hooks:
         return call
 
     def _backward(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        is_compiling = torch.compiler.is_compiling
+
         @functools.wraps(original)
+        @between
         def run(*args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() != self.thread or hasattr(run, "retired"):
+            if is_compiling() or threading.get_ident() != self.thread or hasattr(run, "retired"):
                 return original(*args, **kwargs)
             outputs, keep, create = _backward_arguments(args, kwargs)
             self._listener.backward_begins(outputs, keep=keep, create=create)
@@ -159,37 +164,43 @@ class Hooks:
 
         return run
 
+    @uncompiled
     def _step_begins(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         if threading.get_ident() == self.thread:
             self._listener.optimizer_begins(optimizer)
 
+    @uncompiled
     def _step_ends(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         if threading.get_ident() == self.thread:
             self._listener.optimizer_ends(optimizer)
 
     def _optimizer_init(self, original: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(original)
+        @between
         def init(self: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> None:
             original(self, *args, **kwargs)
-            listener.optimizer_made(self)
+            if not is_compiling() and threading.get_ident() == hooks.thread and not hasattr(init, "retired"):
+                hooks._listener.optimizer_made(self)
 
-        listener = self._listener
+        hooks, is_compiling = self, torch.compiler.is_compiling
         return init
 
     def _zero_grad(self, original: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(original)
+        @between
         def zero_grad(self: Any, set_to_none: bool = True) -> None:
             original(self, set_to_none=set_to_none)
-            if threading.get_ident() == hooks.thread and not hasattr(zero_grad, "retired"):
+            if not is_compiling() and threading.get_ident() == hooks.thread and not hasattr(zero_grad, "retired"):
                 hooks._listener.gradients_zeroed(self, freed=bool(set_to_none))
 
-        hooks = self
+        hooks, is_compiling = self, torch.compiler.is_compiling
         return zero_grad
 
     def _next(self, original: Callable[[Any], Any]) -> Callable[[Any], Any]:
         @functools.wraps(original)
+        @between
         def following(self: Any) -> Any:
-            if threading.get_ident() != hooks.thread or hasattr(following, "retired"):
+            if is_compiling() or threading.get_ident() != hooks.thread or hasattr(following, "retired"):
                 return original(self)
             hooks._listener.batch_wanted(self)
             try:
@@ -203,10 +214,11 @@ class Hooks:
             hooks._listener.batch_came(self, exhausted=False, batch=batch)
             return batch
 
-        hooks = self
+        hooks, is_compiling = self, torch.compiler.is_compiling
         return following
 
 
+@uncompiled
 def _backward_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool, bool]:
     """What backward starts from, and whether it keeps the graph and makes one of the gradients.
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from memprof.capture import ticks
+from memprof.capture.compilation import uncompiled
 from memprof.capture.cuda import CudaWatch
 from memprof.capture.frames import UserCode, stack_key
 from memprof.capture.graph import sequence_nr
@@ -135,6 +136,7 @@ class LoopListener(OptimizerListener):
 
     # ---- forward -----------------------------------------------------------------------
 
+    @uncompiled
     def forward_begins(self, module: torch.nn.Module, args: Any, kwargs: Any, frame: Any) -> None:
         if self.on:
             self._passed_over = self._fetching > 0 and next(module.parameters(), None) is None
@@ -196,6 +198,7 @@ class LoopListener(OptimizerListener):
             self.modules.enter(self.modules.ids.get(id(module), NONE), args, kwargs)
         self._forward_start = (self._tracker.live_bytes, clock.allocated_bytes)
 
+    @uncompiled
     def forward_ends(self, output: Any, *, raised: bool) -> None:
         self._guard.busy -= 1
         if self.on and not self._passed_over:
@@ -248,6 +251,7 @@ class LoopListener(OptimizerListener):
 
     # ---- backward ----------------------------------------------------------------------
 
+    @uncompiled
     def backward_begins(self, outputs: Any, *, keep: bool, create: bool) -> None:
         if self.on and not self._guard.busy:
             self._guard.run(self._backward_begins, outputs, keep, create)
@@ -277,6 +281,7 @@ class LoopListener(OptimizerListener):
         self._clock.flags |= ticks.BACKWARD
         self._clock.enter(Phase.BACKWARD)
 
+    @uncompiled
     def backward_ends(self) -> None:
         guard = self._guard
         guard.busy -= 1
@@ -304,12 +309,14 @@ class LoopListener(OptimizerListener):
 
     # ---- batches -----------------------------------------------------------------------
 
+    @uncompiled
     def batch_wanted(self, loader: Any) -> None:
         if self.on and not self._guard.busy and not self._fetching:
             self._guard.run(self._clock.at_batch_wanted, loader)
             self._boundary()
         self._fetching += 1
 
+    @uncompiled
     def batch_came(self, loader: Any, *, exhausted: bool, batch: Any = None) -> None:
         self._fetching -= 1
         if self._fetching:
@@ -317,6 +324,7 @@ class LoopListener(OptimizerListener):
         if self.on and not self._guard.busy:
             self._guard.run(self._batch_came, loader, exhausted, batch)
 
+    @uncompiled
     def batch_failed(self) -> None:
         self._fetching -= 1
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from memprof.capture.compilation import uncompiled
 from memprof.capture.graph import sequence_nr
 from memprof.record.blocks import IntArray
 from memprof.record.schema import NONE
@@ -127,6 +128,7 @@ class ModuleRegions:
         self._marked.add(number)
         region, marks = self._region_of(number), self._marks
 
+        @uncompiled
         def reached(gradients: tuple[torch.Tensor | None, ...]) -> None:
             if not self.on:
                 return

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from memprof.capture.compilation import uncompiled
 from memprof.capture.cuda import CudaWatch
 from memprof.capture.hidden import HiddenParameterWatch
 from memprof.capture.module_regions import ModuleRegions
@@ -68,6 +69,7 @@ class ModuleBooks:
             self._tracker.found(buffer, Role.BUFFER, name)
         self._hidden.learn(root)
 
+    @uncompiled
     def enter(self, path: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         """A module is called.
 
@@ -87,6 +89,7 @@ class ModuleBooks:
             regions.enter(path, (*args, *kwargs.values()) if kwargs else args)
         return left
 
+    @uncompiled
     def leave(self, left: int, output: Any) -> None:
         """A module returned `output`, or raised; `left` is what `enter` gave."""
         self._tracker.module_id = left

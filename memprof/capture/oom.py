@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from memprof.capture.compilation import uncompiled
 from memprof.capture.frames import UserCode
 from memprof.record.events import OutOfMemory, Phase
 
@@ -39,6 +40,7 @@ def stop_listening(observer: Observer) -> None:
     _listeners[:] = [item for item in _listeners if item != observer]
 
 
+@uncompiled
 def _tell(device: int, segment_bytes: int, total_bytes: int, free_bytes: int) -> None:
     for observer in _listeners:
         try:

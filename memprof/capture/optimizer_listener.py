@@ -8,6 +8,7 @@ import weakref
 import torch
 
 from memprof.capture import ticks
+from memprof.capture.compilation import uncompiled
 from memprof.capture.cuda import CudaWatch
 from memprof.capture.frames import UserCode
 from memprof.capture.guard import Guard
@@ -82,6 +83,7 @@ class OptimizerListener:
         frame = self._code.innermost(sys._getframe(1))
         return None if frame is None else self._code.location(frame)
 
+    @uncompiled
     def optimizer_made(self, optimizer: torch.optim.Optimizer) -> None:
         frame = self._code.innermost(sys._getframe(1))
         self._guard.run(self.know_optimizer, optimizer, None if frame is None else self._code.location(frame))
@@ -97,6 +99,7 @@ class OptimizerListener:
         self.optimizers.add(optimizer)
         self._optimizer_log.add(optimizer, made)
 
+    @uncompiled
     def optimizer_begins(self, optimizer: torch.optim.Optimizer) -> None:
         if self.on and not self._guard.busy:
             self._run.has_optimizer = True
@@ -110,6 +113,7 @@ class OptimizerListener:
         self._clock.in_optimizer = True
         self._clock.enter(Phase.OPTIMIZER)
 
+    @uncompiled
     def optimizer_ends(self, optimizer: torch.optim.Optimizer) -> None:
         if self.on and not self._guard.busy:
             self._guard.run(self._optimizer_ends, optimizer)
@@ -135,6 +139,7 @@ class OptimizerListener:
         if optimizer is not None and self._finds_roles:
             self._optimizer_log.find_state(optimizer, self._tracker)
 
+    @uncompiled
     def gradients_zeroed(self, owner: torch.nn.Module | torch.optim.Optimizer, *, freed: bool) -> None:
         if self.on and not self._guard.busy:
             self._guard.run(self._gradients_zeroed, owner, freed)

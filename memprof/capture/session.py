@@ -16,6 +16,7 @@ import torch
 from memprof._errors import UsageError
 from memprof.capture import ticks
 from memprof.capture.census import CensusTaker
+from memprof.capture.compilation import uncompiled
 from memprof.capture.contents import ContentBooks
 from memprof.capture.counters import Counter, cpu_counter
 from memprof.capture.cuda import CudaWatch
@@ -163,7 +164,7 @@ class CaptureSession:
         if self.options.device != "cpu":
             self._guard.run(self._cuda.begin)
         for item in self._existing():
-            if issubclass(type(item), torch.optim.Optimizer):
+            if issubclass(type(item), torch.optim.Optimizer) and hasattr(item, "param_groups"):  # it has been made
                 self._listener.know_optimizer(item, None)  # type: ignore[arg-type]
         self._hooks.install()
         self._clock.sample(ends=False)
@@ -226,6 +227,7 @@ class CaptureSession:
     def _describe(self, error: BaseException) -> None:
         self.run.failure = describe(error, self._code, input_shape=self._listener.input_shape)
 
+    @uncompiled
     def step(self) -> None:
         """End the iteration here; from now on nothing else does."""
         if self.running and not self._guard.busy:

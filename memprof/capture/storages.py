@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from memprof.capture.compilation import uncompiled
 from memprof.capture.forward_places import ForwardPlaces
 from memprof.capture.frames import UserCode, function_name
 from memprof.capture.live import LiveStorage, Reference, spanned_bytes, storage_address, storage_key
@@ -225,9 +226,11 @@ class StorageTracker:
         )
         return live
 
+    @uncompiled
     def _died(self, reference: Reference) -> None:
         self._gone(reference.live)
 
+    @uncompiled
     def _tensor_died(self, reference: Reference) -> None:
         references = reference.live.references
         if reference in references:

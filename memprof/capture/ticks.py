@@ -15,6 +15,7 @@ from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Any
 
+from memprof.capture.compilation import uncompiled
 from memprof.capture.counters import Counter, Reading
 from memprof.record.events import Location, Phase, Tick, TickFlag
 from memprof.record.schema import NONE
@@ -243,6 +244,7 @@ class TickClock:
         """
         consumed, made_in = self._consumed, self.index
 
+        @uncompiled
         def used(_: Any) -> None:
             consumed.add(made_in)
             also()

@@ -11,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from memprof.capture import dispatch_key
+from memprof.capture.compilation import between, uncompiled
 from memprof.capture.contents import ContentBooks
 from memprof.capture.storages import BACKWARD, FORWARD, OPTIMIZER, StorageTracker
 
@@ -115,6 +116,7 @@ class OpBooks:
         self._alias_kinds: dict[Any, int] = {}
         self._dense = tracker.dense
 
+    @uncompiled
     def saw(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None, output: Any) -> None:
         """Book an op that has run; the user's result is what matters, so nothing is raised.
 
@@ -195,6 +197,7 @@ class _WatchingMode(TorchDispatchMode):
         """Let `torch.compile` compile while we watch; else it gives up on a frame for good."""
         return True
 
+    @between
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **kwargs) if kwargs else func(*args)
         self._books.saw(func, args, kwargs, output)
