@@ -72,11 +72,8 @@ class CensusTaker:
 
     def close_tick(self, tick: int) -> None:
         """Note which tensors made in the tick that ends are alive."""
-        recent = self._tracker.recent_tensors
-        self._tracker.recent_tensors = []
-        unique = {id(tensor): reference for reference in recent if (tensor := reference()) is not None}
         self._tensors = [item for item in self._tensors if item[1]() is not None]
-        self._tensors.extend((tick, reference) for reference in unique.values())
+        self._tensors.extend((tick, reference) for reference in self._tracker.recent.take())
 
     def remember_graphs(self, tick: int) -> None:
         """Note the graphs alive at the end of a tick, for the next census to recognise."""

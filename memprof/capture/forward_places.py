@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable
 
@@ -24,8 +25,11 @@ class ForwardPlaces:
     """
 
     def __init__(self, note: Callable[[str], None]) -> None:
-        self._numbers: list[int] = []
+        self._numbers = array("q")
+        """The number that the last op of each stretch saw: ops that follow each other in one place are a stretch."""
         self._places: list[tuple[int, int]] = []
+        self._seen: dict[tuple[int, int], tuple[int, int]] = {}
+        """Every place is one object, however often it is met."""
         self._next_number = getattr(torch._C._autograd, "_get_sequence_nr", None)
         self._current_node = getattr(torch._C, "_current_autograd_node", None)
         self.known = self._next_number is not None and self._current_node is not None
@@ -35,9 +39,15 @@ class ForwardPlaces:
 
     def mark(self, location_id: int, module_id: int) -> None:
         """An op of the forward has run here."""
-        if self._next_number is not None:
-            self._numbers.append(self._next_number())
-            self._places.append((location_id, module_id))
+        if self._next_number is None:
+            return
+        place = (location_id, module_id)
+        places = self._places
+        if places and places[-1] == place:
+            self._numbers[-1] = self._next_number()
+            return
+        self._numbers.append(self._next_number())
+        places.append(self._seen.setdefault(place, place))
 
     def of_gradient(self, module_id: int) -> tuple[int, int]:
         """Line and module of the forward op whose gradient the engine is computing.

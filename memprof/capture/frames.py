@@ -15,6 +15,8 @@ from memprof.record.events import Location
 _OWN_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _CO_OPTIMIZED = 0x1
 _STACK_KEY_DEPTH = 12
+_MANY = 4096
+"""After so many new code objects it is looked which are gone."""
 
 
 def _library_roots() -> tuple[str, ...]:
@@ -41,15 +43,31 @@ class UserCode:
         """`id` of a code object -> whether it is the user's. Hashing the object itself reads all of it."""
         self._kept: list[CodeType] = []
         """The code objects in `known`, so that their ids stay theirs."""
+        self._most = _MANY
         self._locations: dict[tuple[int, int], Location] = {}
+        self.lines: dict[tuple[int, int], tuple[int, Location]] = {}
+        """For whoever numbers locations: `id` of a code object and line -> number and location."""
 
     def owns(self, code: CodeType) -> bool:
         """Whether a code object is the user's."""
         mine = self.known.get(id(code))
         if mine is None:
+            if len(self._kept) >= self._most:
+                self._let_go()
             self._kept.append(code)
             mine = self.known[id(code)] = self._decide(code.co_filename)
         return mine
+
+    def _let_go(self) -> None:
+        """Forget the code objects that nobody else has any more: some programs make code while they run."""
+        ours_alone = 3  # the list, the variable, the argument of getrefcount
+        self._kept = [code for code in self._kept if sys.getrefcount(code) > ours_alone]
+        ids = set(map(id, self._kept))
+        for key in self.known.keys() - ids:
+            del self.known[key]
+        self._locations.clear()
+        self.lines.clear()
+        self._most = len(self._kept) + _MANY
 
     def owns_file(self, filename: str) -> bool:
         """Whether a source file is the user's."""

@@ -9,6 +9,9 @@ from typing import Any
 from memprof.capture.compilation import uncompiled
 from memprof.record.run_info import RunInfo
 
+_MOST_NOTES = 64
+"""Sentences that quote an error may differ each time."""
+
 
 class Guard:
     """Runs pieces of the profiler in the midst of the user's code.
@@ -41,13 +44,13 @@ class Guard:
 
     def note(self, sentence: str) -> None:
         """Add a sentence to the notes of the report, each once."""
-        if sentence not in self._run.notes:
+        if len(self._run.notes) < _MOST_NOTES and sentence not in self._run.notes:
             self._run.notes = (*self._run.notes, sentence)
 
     def warn(self, sentence: str) -> None:
         """Note a sentence and show it, each once."""
         self.note(sentence)
-        if sentence not in self._warned:
+        if len(self._warned) < _MOST_NOTES and sentence not in self._warned:
             self._warned.add(sentence)
             try:
                 warnings.warn(sentence, RuntimeWarning, stacklevel=4)

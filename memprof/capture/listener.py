@@ -39,6 +39,9 @@ _CHAINED, _LEAF_INPUT = int(PassFlag.CHAINED), int(PassFlag.LEAF_INPUT)
 _SET_TO_NONE, _SEEN_ONLY = int(PassFlag.SET_TO_NONE), int(PassFlag.SEEN_ONLY)
 """The flags as plain integers, as in `ticks`."""
 
+_MOST_SITES = 256
+"""In a program that goes on calling its model from new places (code that is made while it runs), that is no news."""
+
 _autocast_enabled: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", torch.is_autocast_enabled)
 
 
@@ -151,7 +154,7 @@ class LoopListener(OptimizerListener):
         stepped = len(self._stepped)
         all_stepped = stepped > 0 and 0 < len(self.optimizers) <= stepped
         began = not self._fetching and clock.at_call(site, all_stepped=all_stepped)
-        if site not in self._known_sites:
+        if site not in self._known_sites and len(self._known_sites) < _MOST_SITES:
             self._known_sites.add(site)
             self._news()
         training = module.training

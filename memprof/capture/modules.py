@@ -60,7 +60,10 @@ class ModuleBooks:
         if known and self.roots[root] == count:
             return
         self.roots[root] = count
-        self._parameters.learn(root)
+        if self._parameters.learn(root):
+            alive = {id(module) for known in self.roots for module in known.modules()}
+            for gone in self.ids.keys() - alive:
+                del self.ids[gone]
         for path, module in root.named_modules():
             self.ids[id(module)] = self._tracker.module(ModuleRef(path, type(module).__name__))
         for name, parameter in root.named_parameters():

@@ -21,6 +21,9 @@ from memprof.record.schema import NONE
 _MOST_NUMBERS = 4096
 """From so many root modules and optimizers on, those that are gone are looked for and left out."""
 
+_LEARNT_BETWEEN = 64
+"""So many root modules are learnt before what is known of those that are gone is forgotten."""
+
 _Key = tuple[int, ModuleRef, int | None, bool, bool, bool, bool]
 
 
@@ -46,6 +49,8 @@ class ParameterBooks:
         """`id` of a root module or optimizer -> it and its number, which every iteration asks for several times."""
         self._count = 0
         self._roots: list[weakref.ref[torch.nn.Module]] = []
+        self._learnt = 0
+        """Root modules so far."""
         self._first_version: dict[int, int] = {}
         """`id` of a parameter -> its version when it was first met."""
         self._before: dict[int, tuple[int, int]] = {}
@@ -53,6 +58,7 @@ class ParameterBooks:
         self._pending: dict[int, int] = {}
         """Optimizer -> `id` of a parameter of its that got a gradient since its last step or `zero_grad`."""
         self._known: dict[tuple[ParameterShare, ...], int] = {}
+        self._profiles = 0
         self._module_refs: dict[tuple[int, str], tuple[ModuleRef, int]] = {}
         self._without_optimizer = False
         """A parameter that no optimizer has got a gradient."""
@@ -72,15 +78,37 @@ class ParameterBooks:
         self._numbers[id(item)] = (weakref.ref(item), number)
         return number
 
-    def learn(self, root: torch.nn.Module) -> None:
-        """Take a root module's parameters into the books."""
+    def learn(self, root: torch.nn.Module) -> bool:
+        """Take a root module's parameters into the books.
+
+        Returns:
+            Whether it is time to forget what is known of modules that are gone.
+        """
         self._roots = [reference for reference in self._roots if reference() is not None]
         if any(reference() is root for reference in self._roots):
-            return
+            return False
         self._roots.append(weakref.ref(root))
+        self._learnt += 1
+        forgets = self._learnt % _LEARNT_BETWEEN == 0
+        if forgets:
+            self._forget_gone()
         for parameter in root.parameters():
             if not is_lazy(parameter):
                 self._first_version.setdefault(id(parameter), version_of(parameter))
+        return forgets
+
+    def _forget_gone(self) -> None:
+        """Forget what is known of root modules, optimizers and parameters that are gone."""
+        alive = [root for reference in self._roots if (root := reference()) is not None]
+        self._numbers = {key: entry for key, entry in self._numbers.items() if entry[0]() is not None}
+        numbers = {number for _, number in self._numbers.values()}
+        parameters = {id(parameter) for root in alive for parameter in root.parameters()}
+        self._module_refs = {key: known for key, known in self._module_refs.items() if key[0] in numbers}
+        self._known = {
+            shares: profile for shares, profile in self._known.items() if all(share.root in numbers for share in shares)
+        }
+        self._first_version = {key: version for key, version in self._first_version.items() if key in parameters}
+        self._pending = {key: parameter for key, parameter in self._pending.items() if key in numbers}
 
     def _owners(self) -> dict[int, list[int]]:
         """`id` of a parameter -> the optimizers that hold it; several may, each for a loss of its own."""
@@ -165,7 +193,8 @@ class ParameterBooks:
         )
         number = self._known.get(shares, NONE)
         if number == NONE:
-            number = self._known[shares] = len(self._known)
+            number = self._known[shares] = self._profiles
+            self._profiles += 1
             self._write(ParameterProfile(number, shares))
         return number
 

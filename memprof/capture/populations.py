@@ -45,6 +45,9 @@ class Populations:
                 self._next += 1
             now = _count(item, number, tick)
             self._compare(number, now, result)
+        alive = {_ALL, *self._numbers.values()}
+        self._last = {number: last for number, last in self._last.items() if number in alive}
+        self._told &= alive
         return tuple(result)
 
     def _compare(self, number: int, now: Population, result: list[Population]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import weakref
 from array import array
 from collections.abc import Callable, Iterable
 from time import perf_counter_ns
@@ -17,8 +16,9 @@ from memprof.capture.forward_places import ForwardPlaces
 from memprof.capture.frames import UserCode, function_name
 from memprof.capture.live import LiveStorage, Reference, spanned_bytes, storage_address, storage_key
 from memprof.capture.nested import dense_parts
+from memprof.capture.recent import RecentTensors
 from memprof.record.events import Location, ModuleRef, Phase, Role, RoleFact
-from memprof.record.schema import NONE
+from memprof.record.schema import BIRTH_COLUMNS, NONE
 from memprof.record.writer import RecordingWriter
 
 _Tensor = torch.Tensor
@@ -28,6 +28,8 @@ _NO_MEMORY = ("meta", "lazy")
 FORWARD, BACKWARD, OPTIMIZER = int(Phase.FORWARD), int(Phase.BACKWARD), int(Phase.OPTIMIZER)
 """The phases as plain integers: each op compares one."""
 _MODULE_STATE = Role.PARAMETER | Role.BUFFER
+_MOST_WAITING = 16_384 * len(BIRTH_COLUMNS)
+"""Numbers of births that wait for the end of their tick; a tick that never ends would keep them all."""
 _Event = TypeVar("_Event")
 
 
@@ -75,7 +77,7 @@ class StorageTracker:
         self.module_id = NONE
         self.backward_line: Location | None = None
         """The user's line that called backward last."""
-        self.recent_tensors: list[weakref.ref[torch.Tensor]] = []
+        self.recent = RecentTensors()
         """Tensors made outside backward and optimizer, for the census."""
         self.births: list[int] = []
         self.deaths: list[int] = []
@@ -86,7 +88,7 @@ class StorageTracker:
         self.next_id = 0
         """Id that the next storage gets; ids rise with time."""
         self._known = code.known
-        self._lines: dict[tuple[int, int], tuple[int, Location]] = {}
+        self._lines = code.lines
         self._op_ids: dict[Any, tuple[int, str]] = {}
         self._ids: dict[Any, int] = {}
         self._cuda_ids: set[int] = set()
@@ -224,6 +226,9 @@ class StorageTracker:
                 address,
             )
         )
+        if len(self.births) >= _MOST_WAITING:
+            births, deaths, roles = self.take_events()
+            self._writer.write_storages(births, deaths, roles, self.take_last_uses(final=False))
         return live
 
     @uncompiled

@@ -1,10 +1,12 @@
 """Where the user's loop turns: phases, and the places where an iteration can end.
 
 A tick ends
-* where the user says so (`prof.step()`, `memprof.iterations(...)`), and then nowhere else;
+* where the user says so (`prof.step()`, `memprof.iterations(...)`), and then nowhere else, but for one that has become
+  very long: the reader joins its ticks again;
 * when a `DataLoader` is asked for a batch, if anything was computed since the last one;
 * when a root module is called from a position in the code that already called one in this tick, or
-  after every optimizer has stepped in it, if no `DataLoader` drives the loop.
+  after every optimizer has stepped in it, if no `DataLoader` drives the loop. One that has not been
+  asked for dozens of steps does not: somebody keeps its iterator and the first batches of it.
 """
 
 from __future__ import annotations
@@ -36,6 +38,10 @@ _Reader = tuple[int, Callable[[], Reading]]
 """Id of a device, and how its counter is read."""
 
 _COMPUTED = FORWARD | BACKWARD | OPTIMIZER_STEP
+_MOST_STEPS_A_BATCH = 64
+"""An optimizer steps so often with one batch of a loader that drives the loop."""
+_MOST_NUMBERS = 16_384
+"""Numbers of samples from which on a tick is very long: an epoch that is marked as one iteration has many steps."""
 
 
 class TickClock:
@@ -79,6 +85,8 @@ class TickClock:
         self._sites: set[int] = set()
         self._forward_bytes: int | None = None
         self._loaders: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self._steps_again = 0
+        """Steps of optimizers that had stepped in the same tick before, since a loader was asked."""
         self._loop_began = False
 
     # ---- boundaries --------------------------------------------------------------------
@@ -94,7 +102,10 @@ class TickClock:
             Whether a tick began, whose counters have just been read.
         """
         began = self.index
-        if not self.explicit and self._phase_allows_boundary():
+        if self.explicit:
+            if len(self._samples) >= _MOST_NUMBERS and self._phase_allows_boundary():
+                self.turn()
+        elif self._phase_allows_boundary():
             again = site in self._sites or all_stepped
             if not self._loop_began or (again and not self._loader_drives()):
                 self.turn()
@@ -106,12 +117,14 @@ class TickClock:
         """An optimizer that has stepped in this tick is about to step again (with a closure that calls the model)."""
         if not self.explicit and self._phase_allows_boundary() and not self._loader_drives():
             self.turn()
+        self._steps_again += 1
 
     def at_batch_wanted(self, loader: Any) -> None:
         """A loader is about to be asked for a batch."""
         if not self.explicit and self._phase_allows_boundary() and (self.flags & _COMPUTED or not self._loop_began):
             self.turn()
         self._loop_began = True
+        self._steps_again = 0
         if id(loader) not in self._loaders:
             self.epoch += 1
             self._loaders = {key: item for key, item in self._loaders.items() if item[0]() is not None}
@@ -137,6 +150,8 @@ class TickClock:
 
     def _loader_drives(self) -> bool:
         """Whether a loader that gave more than one batch is still being read."""
+        if self._steps_again >= _MOST_STEPS_A_BATCH:
+            return False
         return any(reference() is not None and batches > 1 for reference, batches in self._loaders.values())
 
     def turn(self, *, final: bool = False) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Any
@@ -157,7 +156,7 @@ class OpBooks:
                     if type(item) in self._dense and item.layout is torch.strided:
                         tracker.made(func, item)
                         if tracker.phase <= FORWARD:
-                            tracker.recent_tensors.append(weakref.ref(item))
+                            tracker.recent.add(item)
                     elif item is not None:
                         tracker.odd_output(func, item)
                 return
@@ -175,7 +174,7 @@ class OpBooks:
         if tracker.phase <= FORWARD and isinstance(output, torch.Tensor):
             # `torch.utils.swap_tensors` refuses a parameter with weak references; one that gets a graph is of interest.
             if type(output) is not torch.nn.Parameter or torch.is_grad_enabled():
-                tracker.recent_tensors.append(weakref.ref(output))
+                tracker.recent.add(output)
 
 
 class _WatchingMode(TorchDispatchMode):

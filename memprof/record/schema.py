@@ -3,8 +3,8 @@
 WAL is what makes a recording survive `kill -9`: a committed transaction is in the page cache of the
 operating system and outlives the process. Opening the file replays it.
 
-Births and deaths of storages are the bulk of a recording. They lie in one row a tick, as rows of
-little-endian 64-bit integers that refer to the small tables `name`, `location` and `module`.
+Births and deaths of storages are the bulk of a recording. They lie in one row a tick, in several where a tick
+has very many, as rows of little-endian 64-bit integers that refer to the small tables `name`, `location` and `module`.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from memprof.record.journal import META_KEY, SUFFIX, TickJournal, TickRow
 from memprof.record.run_info import RunInfo
 
 _K = TypeVar("_K")
+_Statement = tuple[str, tuple[object, ...]]
 _CACHE_KIB = 64
 """What SQLite may keep of the file in memory, where it would show as the program's; nothing of it is read again."""
 _INSERT_TICK = "INSERT INTO tick VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -59,7 +60,7 @@ class RecordingWriter:
         self._locations: dict[Location, int] = {}
         self._modules: dict[ModuleRef, int] = {}
         self._stacks: dict[tuple[tuple[int, ...], int, int, int], int] = {}
-        self._pending: list[tuple[str, tuple[object, ...]]] = []
+        self._pending: list[_Statement] = []
         self._connection = self._create(path)
         self._journal = self._begin_journal(path)
         self.write_run(run)
@@ -125,16 +126,19 @@ class RecordingWriter:
         key = (frames, location, module, forward_location)
         found = self._stacks.get(key)
         if found is None:
-            found = self._stacks[key] = len(self._stacks)
-            row = (found, location, array("q", frames).tobytes(), module, forward_location)
-            self._pending.append(("INSERT INTO stack VALUES (?, ?, ?, ?, ?)", row))
+            row = location, array("q", frames).tobytes(), module, forward_location
+            found = self._intern(self._stacks, key, "INSERT INTO stack VALUES (?, ?, ?, ?, ?)", row)
         return found
 
     def _intern(self, table: dict[_K, int], key: _K, sql: str, row: Iterable[object]) -> int:
         found = table.get(key)
-        if found is None:
-            found = table[key] = len(table)
-            self._pending.append((sql, (found, *row)))
+        if found is not None:
+            return found
+        with self._lock:  # of two threads one gives it a number, and nobody commits meanwhile
+            found = table.get(key)
+            if found is None:
+                found = table[key] = len(table)
+                self._pending.append((sql, (found, *row)))
         return found
 
     # ---- events ------------------------------------------------------------------------
@@ -176,11 +180,7 @@ class RecordingWriter:
             passes[0].tobytes() if passes is not None and passes[0] else None,
             passes[1].tobytes() if passes is not None and passes[1] else None,
         )
-        statements: list[tuple[str, tuple[object, ...]]] = [(_INSERT_TICK, row)]
-        if births or deaths or last_uses:
-            packed = tuple(column.tobytes() if column else b"" for column in (births, deaths, last_uses))
-            statements.append(("INSERT INTO storages (births, deaths, last_uses) VALUES (?, ?, ?)", packed))
-        statements.extend(("INSERT INTO role VALUES (?, ?, ?)", (f.storage, int(f.role), f.name)) for f in roles)
+        statements: list[_Statement] = [(_INSERT_TICK, row), *_of_storages(births, deaths, roles, last_uses)]
         statements.extend(("INSERT INTO device_state (data) VALUES (?)", (codec.dump(state),)) for state in states)
         if len(statements) > 1 or self._pending or not self._put_off(row):
             self._commit(statements)
@@ -191,6 +191,12 @@ class RecordingWriter:
             journal = self._journal
             return journal is not None and not journal.full and journal.take(row)
 
+    def write_storages(
+        self, births: array[int], deaths: array[int], roles: Iterable[RoleFact], last_uses: array[int]
+    ) -> None:
+        """Commit what happened to storages in a tick that goes on; see `write_tick`."""
+        self._commit(_of_storages(births, deaths, roles, last_uses))
+
     def write_blocks(self, events: Iterable[tuple[int, bytes]]) -> None:
         """Commit what the caching allocators did in finished ticks, and mark these as known to the last event.
 
@@ -200,7 +206,7 @@ class RecordingWriter:
         known = list(events)
         if not known:
             return
-        statements: list[tuple[str, tuple[object, ...]]] = [
+        statements: list[_Statement] = [
             ("INSERT INTO blocks (tick, events) VALUES (?, ?)", (tick, rows)) for tick, rows in known if rows
         ]
         flagged = (int(TickFlag.BLOCKS), known[0][0], known[-1][0])
@@ -270,14 +276,14 @@ class RecordingWriter:
 
     _memory: sqlite3.Connection | None = None
 
-    def _commit(self, statements: list[tuple[str, tuple[object, ...]]]) -> None:
+    def _commit(self, statements: list[_Statement]) -> None:
         with self._lock:
             journal = self._journal
             waiting = 0 if journal is None else journal.waiting
             if self._pending or waiting:
+                pending, self._pending = self._pending, []
                 ticks = () if journal is None else journal.ticks()
-                statements = [*((_INSERT_TICK, row) for row in ticks), *self._pending, *statements]
-                self._pending = []
+                statements = [*((_INSERT_TICK, row) for row in ticks), *pending, *statements]
             try:
                 self._execute(statements)
             except sqlite3.Error as error:
@@ -286,7 +292,7 @@ class RecordingWriter:
             if waiting and self._journal is not None:
                 self._journal.empty()
 
-    def _execute(self, statements: list[tuple[str, tuple[object, ...]]]) -> None:
+    def _execute(self, statements: list[_Statement]) -> None:
         execute = self._connection.execute
         if len(statements) == 1:
             execute(*statements[0])
@@ -314,6 +320,17 @@ class RecordingWriter:
         self._on_failure(
             f"{self.path} can no longer be written ({error}); recording goes on in memory and the file ends here"
         )
+
+
+def _of_storages(
+    births: array[int] | None, deaths: array[int] | None, roles: Iterable[RoleFact], last_uses: array[int] | None
+) -> list[_Statement]:
+    statements: list[_Statement] = []
+    if births or deaths or last_uses:
+        packed = tuple(column.tobytes() if column else b"" for column in (births, deaths, last_uses))
+        statements.append(("INSERT INTO storages (births, deaths, last_uses) VALUES (?, ?, ?)", packed))
+    statements.extend(("INSERT INTO role VALUES (?, ?, ?)", (f.storage, int(f.role), f.name)) for f in roles)
+    return statements
 
 
 def is_recording(path: Path) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from memprof.capture import ticks
 from memprof.capture.counters import Counter
 from memprof.capture.ticks import TickClock
 from memprof.capture.windows import Level, WatchPlan
 from memprof.record.events import Phase, Tick, TickFlag
+from memprof.record.iterations import Iteration, group
 from memprof.record.schema import NONE
 
 F, B, S = TickFlag.FORWARD, TickFlag.BACKWARD, TickFlag.OPTIMIZER_STEP
@@ -35,15 +37,17 @@ class Story:
         self.clock.enter(Phase.BACKWARD)
         self.clock.enter(Phase.OTHER)
 
-    def optimizer(self) -> None:
+    def optimizer(self, *, again: bool = False) -> None:
+        if again and self.clock.flags & S:
+            self.clock.at_optimizer()
         self.clock.enter(Phase.OPTIMIZER)
         self.clock.flags |= S
         self.clock.enter(Phase.OTHER)
 
-    def train(self, site: int = 1) -> None:
+    def train(self, site: int = 1, *, again: bool = False) -> None:
         self.forward(site)
         self.backward()
-        self.optimizer()
+        self.optimizer(again=again)
 
     def batch(self, loader: object, *, exhausted: bool = False) -> None:
         self.clock.at_batch_wanted(loader)
@@ -86,6 +90,21 @@ def test_a_loader_drives_its_loop() -> None:
     assert story.flags == [TickFlag(0), *(item | TickFlag.BATCH for item in (F | B | S, F | B, F | B))]
 
 
+def test_a_loader_that_nobody_asks_any_more_drives_nothing() -> None:
+    story, loader = Story(), Loader()
+    for _ in range(3):
+        story.batch(loader)
+    for _ in range(200):
+        story.train(again=True)
+    turned = len(story.ticks)
+    assert turned > 100
+    for _ in range(2):  # it is asked again
+        story.batch(loader)
+        for _ in range(4):
+            story.train(again=True)
+    assert len(story.ticks) == turned + 2
+
+
 def test_a_batch_wanted_before_anything_was_computed_ends_nothing() -> None:
     story, loader = Story(), Loader()
     story.batch(loader)
@@ -115,6 +134,22 @@ def test_after_a_mark_nothing_else_turns() -> None:
         story.train()
     story.clock.at_step()
     assert [bool(tick.flags & TickFlag.EXPLICIT) for tick in story.ticks] == [False, True, True]
+
+
+def test_an_iteration_of_the_user_that_is_very_long_is_several_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ticks, "_MOST_NUMBERS", 800)
+    story = Story()
+    story.clock.read_from((Counter("cpu", "made up", lambda: (0, NONE, NONE, NONE)),), lambda _: 0)
+    story.clock.at_step()
+    for _ in range(100):
+        story.train()
+    story.clock.at_step()
+    assert 5 < len(story.ticks) < 20
+    assert [len(run) for run in map(_ticks_of, group(story.ticks, has_optimizer=True))] == [1, len(story.ticks) - 1]
+
+
+def _ticks_of(iteration: Iteration) -> range:
+    return range(iteration.first_tick, iteration.last_tick + 1)
 
 
 def test_nothing_turns_inside_a_backward_or_an_optimizer() -> None:
