@@ -59,6 +59,7 @@ class LoopListener(OptimizerListener):
         guard: Runs everything here.
         kept_graphs: Takes backwards while storages are watched.
         news: Called when a root module is called from a place that never called before.
+        loop_ended: Called when a loader has no more batches.
         boundary: Called where an iteration may have ended, after it; may raise to end the user's loop.
     """
 
@@ -75,6 +76,7 @@ class LoopListener(OptimizerListener):
         guard: Guard,
         kept_graphs: KeptGraphs,
         news: Callable[[], None],
+        loop_ended: Callable[[], None],
         boundary: Callable[[], None],
     ) -> None:
         super().__init__(
@@ -82,6 +84,7 @@ class LoopListener(OptimizerListener):
         )
         self._kept_graphs = kept_graphs
         self._news = news
+        self._loop_ended = loop_ended
         self._boundary = boundary
         self._hidden = HiddenParameterWatch(code)
         self.modules = ModuleBooks(tracker, watch, cuda, self._parameters, self._hidden)
@@ -333,5 +336,7 @@ class LoopListener(OptimizerListener):
 
     def _batch_came(self, loader: Any, exhausted: bool, batch: Any) -> None:
         self._clock.at_batch(loader, exhausted=exhausted)
-        if self._watch.on and not exhausted:
+        if exhausted:
+            self._loop_ended()
+        elif self._watch.on:
             self._padding.came(loader, batch, tick=self._clock.index, location=self._user_line())

@@ -141,6 +141,7 @@ class CaptureSession:
             guard=self._guard,
             kept_graphs=self._census.kept_graphs,
             news=self._news,
+            loop_ended=self._loop_ended,
             boundary=self._raise_if_done,
         )
         self._cuda.out_of_memory = self._listener.out_of_memory
@@ -284,6 +285,11 @@ class CaptureSession:
         """A new loop calls a module: watch from here on, or what its first iteration makes is never known."""
         self._plan.news()
         if self.options.level is Level.AUTO and self.running:
+            self._watch.switch(True)
+
+    def _loop_ended(self) -> None:
+        """A loop over a loader has ended: what is done once an epoch comes before the next begins."""
+        if self._plan.loop_ended(self._clock.allocated_bytes) and self.running:
             self._watch.switch(True)
 
     def _unwatch(self) -> None:

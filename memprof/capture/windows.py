@@ -2,8 +2,9 @@
 
 Level `auto` watches the first iterations, watches again for a few when the program does something
 new (a root module called from a place that never called before: the first validation), and comes back
-at growing distances for as long as the last census or the counters show growth. Levels `steps` and
-`blocks` never do: to be told of each op takes the host time.
+at growing distances for as long as the last census or the counters show growth. What is done once an epoch falls
+between these: where memory goes up from epoch to epoch, it watches where a loop over a loader ends. Levels `steps`
+and `blocks` never do: to be told of each op takes the host time.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ _LONGEST_FIRST = 32
 of outputs is seen when the loop ends."""
 _RECHECK_FIRST = 8
 _RECHECK_ITERATIONS = 3
+_AFTER_LOOP = 1
+"""Iterations watched after the one that follows the end of a loop."""
+_LOOPS_LOOKED_BACK = 4
+"""An epoch may have so many loops: training, validation, tests. Memory at the end of one is compared with that at the
+end of as many before."""
 _SLOPE_POINTS = 16
 _SLOPE_RISING = 0.75
 _SLOPE_MIN_BYTES = 4096
@@ -62,6 +68,8 @@ class WatchPlan:
         self._recheck_at = _RECHECK_FIRST
         self._suspicious = False
         self._ends: deque[int] = deque(maxlen=_SLOPE_POINTS)
+        self._loop_ends: deque[int] = deque(maxlen=_LOOPS_LOOKED_BACK)
+        self._rising_loops = 0
         self._news = 0
         self._fresh = 0
         """Iterations left of those that follow something new."""
@@ -69,6 +77,28 @@ class WatchPlan:
     def news(self) -> None:
         """A root module was called from a place that never called before."""
         self._news = _AFTER_NEWS
+
+    def loop_ended(self, allocated_bytes: int | None) -> bool:
+        """A loop over a loader has ended.
+
+        Args:
+            allocated_bytes: What is allocated now.
+
+        Returns:
+            Whether to watch from here on: memory has gone up since the loops before, and what is done once an epoch
+            is done now. The more often it has gone up, the more rarely.
+        """
+        if self._level is not Level.AUTO or allocated_bytes is None:
+            return False
+        before = min(self._loop_ends, default=allocated_bytes)
+        self._loop_ends.append(allocated_bytes)
+        if allocated_bytes - before < _SLOPE_MIN_BYTES:
+            return False
+        self._rising_loops += 1
+        if not at_growing_distances(self._rising_loops):
+            return False
+        self._news = max(self._news, _AFTER_LOOP)
+        return True
 
     @property
     def census_due(self) -> bool:

@@ -98,7 +98,7 @@ class HookStoresActivations(Rule):
         return findings_of_piles(self, model, lambda pile: self._finding(model, pile))
 
     def _finding(self, model: MemoryModel, pile: Pile) -> Finding | None:
-        if not pile.with_graph and pile.per_iteration < KIB:
+        if not pile.with_graph and pile.each_time < KIB:
             return None
         where = place(pile.stored)
         hook = pile.region.text if pile.region is not None else pile.holder.text.partition(",")[0]
@@ -360,7 +360,7 @@ class DatasetKeepsTensors(Rule):
         return findings_of_piles(self, model, lambda pile: self._judge(model, pile))
 
     def _judge(self, model: MemoryModel, pile: Pile) -> Finding | Skipped | None:
-        if pile.per_iteration < MIN_GROWTH_BYTES:
+        if pile.each_time < MIN_GROWTH_BYTES:
             return None
         if pile.holder.container == "dict" and not self._outlasts_an_epoch(model, pile):
             return Skipped(self.code, f"{pile.holder.text} may be full after one epoch; run more than one")

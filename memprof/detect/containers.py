@@ -174,7 +174,7 @@ class TensorsKeptInContainer(Rule):
         return findings_of_piles(self, model, lambda pile: self._judge(model, pile))
 
     def _judge(self, model: MemoryModel, pile: Pile) -> Finding | Skipped | None:
-        if pile.per_iteration < MIN_GROWTH_BYTES or not pile.main.storages:
+        if pile.each_time < MIN_GROWTH_BYTES or not pile.main.storages:
             return None
         if emptied(model, pile) and not self._matters(model, pile):
             return Skipped(self.code, f"{pile.holder.text} is emptied during the run")
@@ -184,11 +184,12 @@ class TensorsKeptInContainer(Rule):
         """Whether a container that is emptied now and then has a large share of the peak before it is."""
         peak = main_peak(model, device_of(model, pile.main.storages[0]))
         stored = (model.storages[storage] for storage in pile.main.storages if storage in model.storages)
-        kept_for = max(
-            (item.death_iteration - item.birth_iteration + 1)
+        ages = [
+            item.death_iteration - item.birth_iteration + 1
             for item in stored
             if item.death_iteration is not None and item.birth_iteration is not None
-        )
+        ]
+        kept_for = max(ages, default=0)
         return peak is not None and pile.per_iteration * kept_for >= self._SHARE_THAT_MATTERS * peak.allocated_bytes
 
     def _finding(self, model: MemoryModel, pile: Pile) -> Finding:

@@ -11,7 +11,7 @@ from memprof.detect.evidence import MIB, counted, main_peak, place, related, sha
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
 from memprof.detect.pass_evidence import MIN_PASSES, PassEvidence, peak_share, typical
 from memprof.detect.rule import Rule
-from memprof.detect.source import names_assigned_at, statement_at
+from memprof.detect.source import statement_at, targets_assigned_at
 from memprof.model.lifetimes import IntArray
 from memprof.model.memory import MemoryModel, Source
 from memprof.record.events import Location, PassKind, Phase, Role
@@ -134,7 +134,7 @@ class EqualContentKeptTwice(Rule):
         share = peak_share(model, device, nbytes)
         tensors = max(len(rows) for rows in cases)
         many, originals = tensors > 1, "original" if tensors == 1 else "originals"
-        variable = ", ".join(f"`{name}`" for name in sorted(names_assigned_at(where))) or "what was assigned there"
+        variable = ", ".join(f"`{name}`" for name in sorted(targets_assigned_at(where))) or "what was assigned there"
         first = table.locations[int(table.location[original])]
         name = table.names[int(table.name[original])]
         source = f" made at {place(first)}" if first not in (None, where) else f" `{name}`" if name and not many else ""

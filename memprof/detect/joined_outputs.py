@@ -11,7 +11,7 @@ from memprof.detect.evidence import MIB, counted, main_peak, place, related, sha
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
 from memprof.detect.pass_evidence import PassEvidence, peak_share
 from memprof.detect.rule import Rule
-from memprof.detect.source import arguments_named_at, names_assigned_at, statement_at, stored_under
+from memprof.detect.source import arguments_named_at, statement_at, stored_under, targets_assigned_at
 from memprof.model.memory import MemoryModel, Source, Storage
 from memprof.record.events import Location, Phase
 
@@ -134,7 +134,7 @@ class OutputsConcatenatedOnDevice(Rule):
         """Each time all that was joined before is copied once more."""
         nbytes = joined.nbytes + (parts[-1].nbytes if again else sum(storage.nbytes for storage in parts))
         share = peak_share(model, evidence.device, nbytes)
-        names = ", ".join(f"`{name}`" for name in sorted(names_assigned_at(where))) or "its result"
+        names = ", ".join(f"`{name}`" for name in sorted(targets_assigned_at(where))) or "its result"
         frees = (joined.id, *(storage.id for storage in parts))
         text = "keep what the metric needs of each batch: counts, sums, a confusion matrix"
         reduce = Remedy("reduce_per_batch", text, frees=frees)

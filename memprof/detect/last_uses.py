@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
-from memprof.detect.evidence import MIB, counted, main_peak, place, share_severity, size
+from memprof.detect.evidence import MIB, counted, main_peak, place, related, share_severity, size, user_files
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
 from memprof.detect.pass_evidence import MIN_PASSES, PassEvidence, Preparation, peak_share, typical
 from memprof.detect.rule import Rule
-from memprof.detect.source import names_assigned_at
+from memprof.detect.variables import Binding, binding_of
 from memprof.model.lifetimes import IntArray
 from memprof.model.memory import Category, IterationMemory, MemoryModel, Source
 from memprof.model.storages import CATEGORIES
-from memprof.record.events import Location, PassKind, Phase, Role
+from memprof.record.events import Location, Pass, PassKind, Phase, Role
 
 
 class TensorOutlivesLastUse(Rule):
@@ -32,7 +33,7 @@ class TensorOutlivesLastUse(Rule):
     ## Evidence
     In at least three watched iterations a tensor made outside the modules, a tenth of the peak or more, was alive when
     memory was highest, in a forward, a backward or a step that began after its last use and ended before it was
-    freed.
+    freed; or between two of these, one that began and one that ended so. The source shows one variable that keeps it.
 
     ## Remedy
     `del` after the last use, or do the preparation in a function of its own.
@@ -84,25 +85,30 @@ class TensorOutlivesLastUse(Rule):
         if not model.last_uses:
             return
         evidence = PassEvidence(model)
-        by_line: dict[Location, list[list[int]]] = defaultdict(list)
+        by_line: dict[Location, list[tuple[list[int], Location | None]]] = defaultdict(list)
         preparation = Preparation(model)
         for iteration in evidence.watched_training():
             here: dict[Location, list[int]] = defaultdict(list)
-            for row, location in self._idle(evidence, iteration, preparation):
+            runs: dict[Location, Location | None] = {}
+            for row, location, running in self._idle(evidence, iteration, preparation):
                 here[location].append(row)
+                runs[location] = running
             for location, rows in here.items():
-                by_line[location].append(rows)
-        for location, cases in by_line.items():
-            parts = [np.array(rows, np.int64) for rows in cases]
+                by_line[location].append((rows, runs[location]))
+        files = user_files(model) if by_line else []
+        for made, cases in by_line.items():
+            kept = [binding_of(made, running, files) for _, running in cases]
+            binding = next((item for item in kept if item is not None), None)
+            parts = [np.array(rows, np.int64) for (rows, _), item in zip(cases, kept, strict=True) if item is not None]
             nbytes = typical(evidence.nbytes(rows) for rows in parts)
             large = nbytes >= self._MIN_BYTES and peak_share(model, evidence.device, nbytes) >= self._MIN_SHARE
-            if large and len(parts) >= MIN_PASSES and names_assigned_at(location):
-                yield self._finding(evidence, location, parts, nbytes)
+            if binding is not None and large and len(parts) >= MIN_PASSES:
+                yield self._finding(evidence, made, binding, parts, nbytes)
 
     def _idle(
         self, evidence: PassEvidence, iteration: IterationMemory, preparation: Preparation
-    ) -> Iterator[tuple[int, Location]]:
-        """Rows of tensors that were alive at the highest moment and never used again, with their lines."""
+    ) -> Iterator[tuple[int, Location, Location | None]]:
+        """Rows of tensors that were alive at the highest moment and never used again, their lines, and what ran."""
         highest = evidence.highest(iteration, Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER)
         of_all = evidence.highest(iteration)
         if highest is None or of_all is None:
@@ -121,8 +127,8 @@ class TensorOutlivesLastUse(Rule):
         first, last = iteration.ticks
         passes = [item for item in evidence.model.passes if first <= item.tick <= last]
         spans = [(item.start_ns, item.end_ns) for item in passes if item.kind is PassKind.FORWARD]
-        at_peak = evidence.pass_at(iteration, highest[0])
-        if at_peak is None:
+        unused = _span_around(passes, highest[0])
+        if unused is None:
             return
         for row in rows.tolist():
             used = evidence.model.last_uses.get(int(table.id[row]))
@@ -138,15 +144,19 @@ class TensorOutlivesLastUse(Rule):
                 made_in=born_here,
                 phase=Phase(int(table.birth_phase[row])),
             )
-            outlived = not table.died[row] or int(table.death_ns[row]) > at_peak.end_ns
-            if current and outlived and used is not None and used < at_peak.start_ns:
-                yield row, location
+            outlived = not table.died[row] or int(table.death_ns[row]) > unused.end_ns
+            if current and outlived and used is not None and used < unused.start_ns:
+                yield row, location, unused.location
 
-    def _finding(self, evidence: PassEvidence, where: Location, cases: list[IntArray], nbytes: int) -> Finding:
+    def _finding(
+        self, evidence: PassEvidence, made: Location, kept: Binding, cases: list[IntArray], nbytes: int
+    ) -> Finding:
         model = evidence.model
         share = peak_share(model, evidence.device, nbytes)
-        names = sorted(names_assigned_at(where))
-        variable = ", ".join(f"`{name}`" for name in names)
+        where, names = kept.location, ", ".join(kept.names)
+        variable = ", ".join(f"`{name}`" for name in kept.names)
+        hold = "holds" if len(kept.names) == 1 else "hold"
+        again = "" if where == made else f" ({place(where)})"
         return self.finding(
             severity=share_severity(nbytes, main_peak(model, evidence.device)),
             location=where,
@@ -154,15 +164,38 @@ class TensorOutlivesLastUse(Rule):
             bytes=nbytes,
             source=Source.MEASURED,
             message=(
-                f"{size(nbytes)} made at {place(where)} are still on {evidence.device} when memory is highest, "
+                f"{size(nbytes)} made at {place(made)} are still on {evidence.device} when memory is highest, "
                 f"{share:.0%} of the "
-                f"peak, though nothing uses them any more: {variable} holds them until it is assigned again. "
-                f"`del {', '.join(names)}` after its last use, or prepare the batch in a function."
+                f"peak, though nothing uses them any more: {variable}{again} {hold} them until it is assigned "
+                f"again. `del {names}` after its last use, or prepare the batch in a function."
             ),
             holder=f"loop variable {variable} assigned at {place(where)}",
-            remedies=(Remedy("del", f"`del {', '.join(names)}` after its last use", frees=evidence.ids(cases)),),
+            remedies=(Remedy("del", f"`del {names}` after its last use", frees=evidence.ids(cases)),),
+            related=related(made if made != where else None, None),
             evidence={"iterations": len(cases), "bytes": nbytes, "seen_in": counted(len(cases), "iteration")},
         )
+
+
+class _Span(NamedTuple):
+    """A stretch of an iteration around a moment."""
+
+    start_ns: int
+    end_ns: int
+    location: Location | None
+    """The user's line that ran then."""
+
+
+def _span_around(passes: list[Pass], time_ns: int) -> _Span | None:
+    """The pass that runs at a moment, or, between two (the loss is computed there), from the one to the other."""
+    before = after = None
+    for item in passes:
+        if item.start_ns <= time_ns <= item.end_ns:
+            return _Span(item.start_ns, item.end_ns, item.location)
+        if item.end_ns < time_ns:
+            before = item
+        elif after is None:
+            after = item
+    return None if before is None or after is None else _Span(before.start_ns, after.end_ns, after.location)
 
 
 __all__ = ["TensorOutlivesLastUse"]

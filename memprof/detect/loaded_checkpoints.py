@@ -11,7 +11,7 @@ from memprof.detect.evidence import KIB, counted, main_peak, place, share_severi
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
 from memprof.detect.pass_evidence import PassEvidence, peak_share
 from memprof.detect.rule import Rule
-from memprof.detect.source import names_assigned_at, statement_at
+from memprof.detect.source import statement_at, targets_assigned_at
 from memprof.model.memory import MemoryModel, Source, Storage
 from memprof.record.events import Location, PassKind, Role
 
@@ -119,7 +119,7 @@ class CheckpointKeptAfterLoading(Rule):
 
     def _finding(self, evidence: PassEvidence, where: Location, storages: list[Storage], nbytes: int) -> Finding:
         share = peak_share(evidence.model, evidence.device, nbytes)
-        names = sorted(names_assigned_at(where))
+        names = sorted(targets_assigned_at(where))
         variable = ", ".join(f"`{name}`" for name in names) or "the variable it was loaded into"
         frees = tuple(storage.id for storage in storages)
         delete = Remedy(

@@ -55,7 +55,8 @@ def pile_finding(
 
 def cost(pile: Pile, device: str) -> str:
     """What a pile costs, as a clause: "4.0 MiB an iteration stay on cuda:0"."""
-    text = f"{format_bytes(pile.per_iteration)} an iteration stay on {device}"
+    often = "an iteration" if pile.apart < 2 else f"every {pile.apart:.0f} iterations"
+    text = f"{format_bytes(pile.each_time)} {often} stay on {device}"
     if not pile.with_graph:
         return text
     if pile.graph_bytes:

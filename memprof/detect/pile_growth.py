@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
+from statistics import median
 
 from memprof.detect.evidence import KIB, MIN_ITERATIONS, counted, device_of, line_growing, place
 from memprof.detect.finding import Skipped
@@ -33,7 +35,7 @@ def checked(model: MemoryModel, code: str, *, even_bounded: bool = False) -> Ite
 
 def is_dear(pile: Pile) -> bool:
     """Whether a pile costs enough to be told of: a graph does however small its tensors are."""
-    return pile.with_graph or pile.per_iteration >= MIN_GROWTH_BYTES
+    return pile.with_graph or pile.each_time >= MIN_GROWTH_BYTES
 
 
 def grown(model: MemoryModel, pile: Pile, *, even_bounded: bool = False) -> str | None:
@@ -77,16 +79,21 @@ def _is_passing(pile: Pile) -> bool:
 
 
 def _has_stopped(model: MemoryModel, pile: Pile) -> bool:
-    """Whether nothing was added in the last third of the watched iterations of its kind."""
+    """Whether nothing was added in the last third of the watched iterations of its kind, and for long as it goes.
+
+    What is kept once an epoch adds nothing in most iterations.
+    """
     kinds = {model.iterations[index].kind for index in pile.iterations}
-    first = min(pile.iterations)
+    added = sorted(pile.iterations)
     watched = [
         iteration.index
         for iteration in model.iterations
-        if iteration.tracked and iteration.kind in kinds and first <= iteration.index < pile.seen_in
+        if iteration.tracked and iteration.kind in kinds and added[0] <= iteration.index < pile.seen_in
     ]
     recent = watched[-max(2, len(watched) // _STALE_SHARE) :]
-    return len(watched) > MIN_ITERATIONS and not pile.iterations & set(recent)
+    if len(watched) <= MIN_ITERATIONS or pile.iterations & set(recent):
+        return False
+    return pile.seen_in - added[-1] > 2 * median([after - before for before, after in pairwise(added)] or [1])
 
 
 def _is_on_host_by_design(model: MemoryModel, pile: Pile) -> bool:

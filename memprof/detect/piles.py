@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
 
 import numpy as np
 
@@ -56,6 +59,8 @@ class Pile:
     grows: bool = False
     """That statement adds to what is there; of a list and its slice, this tells the list."""
     code: str = ""
+    apart: float = 1.0
+    """Iterations of its kinds from one that added to it to the next: what is kept once an epoch comes rarely."""
     region: CodeRegion | None = None
     """The code that torch calls back in which they are stored, if they are."""
 
@@ -100,9 +105,14 @@ class Pile:
         return self.grows, self.holder.size or 0, self.tensors
 
     @property
-    def per_iteration(self) -> float:
+    def each_time(self) -> float:
         """Bytes for each iteration that added to it."""
         return (self.nbytes + self.graph_bytes) / max(len(self.iterations), 1)
+
+    @property
+    def per_iteration(self) -> float:
+        """Bytes that an iteration of its kinds adds, on average."""
+        return self.each_time / self.apart
 
     @property
     def noun(self) -> str:
@@ -158,8 +168,17 @@ def piles(model: MemoryModel, code: str) -> Iterator[Pile]:
         pile.grows = adds_to(pile.stored, pile.holder)
         pile.region = region_of(model, pile.stored)
         pile.code = _code(model, pile)
+        pile.apart = _apart(model, pile)
         if pile.code == code:
             yield pile
+
+
+def _apart(model: MemoryModel, pile: Pile) -> float:
+    """How many iterations of its kinds lie between two that added to a pile: the median, as `auto` misses some."""
+    kinds = {model.iterations[index].kind for index in pile.iterations}
+    alike = [iteration.index for iteration in model.iterations if iteration.kind in kinds]
+    places = [bisect_left(alike, index) for index in sorted(pile.iterations)]
+    return float(median([after - before for before, after in pairwise(places)] or [1]))
 
 
 def _variable(kept: HeldGroup | GraphRoot) -> tuple[str, str, Location | None]:

@@ -23,7 +23,7 @@ _GROWS = 3
 _MOST_FILES = 64
 """Files of one program that are looked through."""
 
-_STORING_METHODS = frozenset(
+STORING_METHODS = frozenset(
     "append appendleft add extend extendleft insert put put_nowait update setdefault push".split()
 )
 
@@ -155,7 +155,7 @@ def _statements(tree: ast.Module) -> Iterable[tuple[ast.stmt, str]]:
 def _stores(node: ast.stmt, name: str, *, attribute: bool) -> int:
     """How surely a statement stores into `name`: 3 grows it, 2 sets an item, 1 rebinds it, 0 not at all."""
     for call in (item for item in ast.walk(node) if isinstance(item, ast.Call)):
-        if isinstance(call.func, ast.Attribute) and call.func.attr in _STORING_METHODS:
+        if isinstance(call.func, ast.Attribute) and call.func.attr in STORING_METHODS:
             if _base_is(call.func.value, name, attribute) and call.args and not _puts_nothing(call):
                 return 3
     if isinstance(node, ast.AugAssign) and _base_is(node.target, name, attribute):
@@ -225,19 +225,48 @@ def attributes_assigned(files: Iterable[str], name: str) -> list[Location]:
 
 
 def names_assigned_at(made: Location | None) -> set[str]:
-    """Variables that the statement at a line assigns."""
+    """Names in what the statement at a line assigns: of `self.kept[index]` both `self` and `index`."""
+    return set().union(*map(_names_in, _targets_at(made)))
+
+
+def targets_assigned_at(made: Location | None) -> set[str]:
+    """What the statement at a line assigns, as the source writes it: `batch`, `self.features`."""
+    return set(target_texts(_targets_at(made)))
+
+
+def assigned_targets(node: ast.AST | None) -> list[ast.expr]:
+    """What a statement assigns, tuples taken apart; [] for any other node."""
+    if isinstance(node, ast.Assign):
+        waiting = list(node.targets)
+    elif isinstance(node, ast.AugAssign) or (isinstance(node, ast.AnnAssign) and node.value is not None):
+        waiting = [node.target]
+    else:
+        return []
+    found = []
+    while waiting:
+        target = waiting.pop(0)
+        if isinstance(target, (ast.Tuple, ast.List)):
+            waiting[:0] = target.elts
+        else:
+            found.append(target.value if isinstance(target, ast.Starred) else target)
+    return found
+
+
+def target_texts(targets: Iterable[ast.expr]) -> tuple[str, ...]:
+    """Targets of an assignment as the source writes them, each once."""
+    return tuple(dict.fromkeys(map(ast.unparse, targets)))
+
+
+def _targets_at(made: Location | None) -> list[ast.expr]:
     tree = syntax_tree(made.file) if made is not None else None
     if tree is None or made is None:
-        return set()
-    names: set[str] = set()
-    for node, _ in _statements(tree):
-        if node.lineno <= made.line <= (node.end_lineno or node.lineno) and isinstance(
-            node, (ast.Assign, ast.AugAssign)
-        ):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            for target in targets:
-                names |= _names_in(target)
-    return names
+        return []
+    return [
+        target
+        for node, _ in _statements(tree)
+        if node.lineno <= made.line <= (node.end_lineno or node.lineno)
+        for target in assigned_targets(node)
+    ]
 
 
 def statement_at(location: Location | None) -> str:

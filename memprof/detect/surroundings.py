@@ -13,7 +13,7 @@ _ADDRESSES = frozenset({"id", "data_ptr", "untyped_storage", "storage"})
 _TO_HOST = frozenset({"cpu", "numpy", "tolist"})
 
 
-def _statement_at(place: Location | None) -> tuple[ast.stmt | None, list[ast.AST]]:
+def statement_at_line(place: Location | None) -> tuple[ast.stmt | None, list[ast.AST]]:
     """The simple statement at a line and what it lies in, outermost first."""
     tree = syntax_tree(place.file) if place is not None else None
     if tree is None or place is None:
@@ -106,7 +106,7 @@ def growing_calls(files: Iterable[str], names: Iterable[str]) -> list[Location]:
         for name, call in _called(tree) if tree is not None else ():
             if name in wanted:
                 place = Location(file, call.lineno, "")
-                _, around = _statement_at(place)
+                _, around = statement_at_line(place)
                 if any(isinstance(item, (ast.For, ast.While, ast.FunctionDef)) for item in around):
                     found.append(place)
     return sorted(found, key=lambda place: -place.line)
@@ -118,7 +118,7 @@ def _is_name(node: ast.AST, name: str) -> bool:
 
 def key_is_address(statement: Location | None, name: str) -> bool:
     """Whether a statement stores under a key that is made of addresses (`cache[id(x)] = y`)."""
-    node, _ = _statement_at(statement)
+    node, _ = statement_at_line(statement)
     if node is None or not name:
         return False
     return any(
@@ -132,7 +132,7 @@ def key_is_address(statement: Location | None, name: str) -> bool:
 def moves_to_host(*statements: Location | None) -> bool:
     """Whether one of the statements moves tensors to the host: `.cpu()`, `.to("cpu")`, `.numpy()`."""
     for statement in statements:
-        node, _ = _statement_at(statement)
+        node, _ = statement_at_line(statement)
         for name, call in _called(node) if node is not None else ():
             if name in _TO_HOST or (
                 name == "to" and any(isinstance(item, ast.Constant) and item.value == "cpu" for item in call.args)
@@ -148,7 +148,7 @@ def reads_what_it_stores(statement: Location | None, name: str) -> bool:
         statement: The one that stores.
         name: The holder's name.
     """
-    node, around = _statement_at(statement)
+    node, around = statement_at_line(statement)
     wanted = name.partition("[")[0].rpartition(".")[2]
     scopes = [item for item in around if isinstance(item, (ast.For, ast.While, ast.FunctionDef, ast.AsyncFunctionDef))]
     if node is None or not scopes or not wanted:

@@ -11,7 +11,7 @@ from memprof.detect.evidence import KIB, MIB, counted, iteration_of_ticks, main_
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
 from memprof.detect.pass_evidence import PassEvidence, Preparation, peak_share, typical
 from memprof.detect.rule import Rule
-from memprof.detect.source import names_assigned_at
+from memprof.detect.source import targets_assigned_at
 from memprof.detect.unused_graphs import unused_in_training
 from memprof.model.carried import CarriedOver, carried_over
 from memprof.model.lifetimes import IntArray
@@ -301,7 +301,7 @@ class PreviousIterationAlive(Rule):
         made = by_line.most_common(1)[0][0] if by_line else None
         where = _call_of(model, storages) or made
         share = nbytes / peak.allocated_bytes if peak is not None else 0.0
-        names = sorted(names_assigned_at(where) | (names_assigned_at(made) if made is not None else set()))
+        names = sorted(targets_assigned_at(where) | (targets_assigned_at(made) if made is not None else set()))
         variables = ", ".join(f"`{name}`" for name in names) or "the loop's variables"
         return self.finding(
             severity=share_severity(nbytes, peak),

@@ -170,7 +170,7 @@ class StateDictCopiesPileUp(Rule):
         return findings_of_piles(self, model, lambda pile: self._finding(model, pile))
 
     def _finding(self, model: MemoryModel, pile: Pile) -> Finding | None:
-        if pile.per_iteration < MIN_GROWTH_BYTES or emptied(model, pile):
+        if pile.each_time < MIN_GROWTH_BYTES or emptied(model, pile):
             return None
         where = place(pile.stored)
         device = device_of(model, pile.main.storages[0] if pile.main.storages else None)
@@ -178,7 +178,7 @@ class StateDictCopiesPileUp(Rule):
             self,
             model,
             pile,
-            what=f"A copy of the weights ({size(pile.per_iteration)}) is added on {device} each time",
+            what=f"A copy of the weights ({size(pile.each_time)}) is added on {device} each time",
             step=f"At {where} keep the best only, copy to the host (`v.cpu()`), or write it to disk with `torch.save`.",
             remedies=(
                 Remedy("move_to_cpu", f"copy to the host at {where}, or `torch.save`", frees=pile.storages),

@@ -294,6 +294,43 @@ def test_level_auto_watches_what_is_new() -> None:
     assert run(plan, 10, start=30).count(True) >= 2
 
 
+def epochs(plan: WatchPlan, count: int, *, growth: int, loops: int = 1) -> list[bool]:
+    """Feed epochs of some loops of 20 iterations, with growth after the last of each; whether it was watched."""
+    watched = []
+    index, level = 0, 10_000_000
+    for _ in range(count):
+        for _ in range(loops):
+            run(plan, 20, start=index)
+            index += 20
+            watching = plan.watching
+            watching |= plan.loop_ended(level)
+        watched.append(watching)
+        level += growth
+    return watched
+
+
+@pytest.mark.parametrize("loops", [1, 2, 3])
+def test_level_auto_watches_what_is_done_at_the_end_of_an_epoch_while_memory_rises(loops: int) -> None:
+    watched = epochs(WatchPlan(Level.AUTO), 24, growth=1 << 20, loops=loops)
+    assert watched[1:].count(True) >= 3
+    assert not all(watched[8:])
+
+
+def test_level_auto_leaves_epochs_alone_that_are_steady() -> None:
+    assert not any(epochs(WatchPlan(Level.AUTO), 24, growth=0))
+
+
+@pytest.mark.parametrize("level", [Level.STEPS, Level.BLOCKS, Level.TENSORS])
+def test_other_levels_do_not_look_at_epochs(level: Level) -> None:
+    plan = WatchPlan(level)
+    assert not any(plan.loop_ended(nbytes << 20) for nbytes in range(8))
+
+
+def test_without_a_counter_nothing_is_known_of_epochs() -> None:
+    plan = WatchPlan(Level.AUTO)
+    assert not any(plan.loop_ended(None) for _ in range(8))
+
+
 @pytest.mark.parametrize("level", [Level.AUTO, Level.TENSORS])
 def test_a_census_is_due_while_watching_only_and_at_least_twice(level: Level) -> None:
     plan = WatchPlan(level)

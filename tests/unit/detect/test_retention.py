@@ -241,6 +241,46 @@ def test_what_has_stopped_growing_is_fine(graph: bool) -> None:
     assert any("has stopped growing" in item.reason for item in run.skipped())
 
 
+def once_an_epoch(*, epochs: int, after: int = 0) -> Run:
+    """Epochs of ten iterations; each begins with a tensor that is kept, and storages are watched around that only."""
+    run = Run()
+    for _ in range(epochs):
+        run.fake.watch(True)
+        run.iterate(64 * KIB)
+        run.iterate()
+        run.census(run.group())
+        run.fake.watch(False)
+        run.iterate(times=8)
+    run.fake.watch(True)
+    run.iterate(times=after)
+    run.census(run.group())
+    return run
+
+
+def test_what_is_kept_once_an_epoch_goes_on_growing() -> None:
+    (finding,) = once_an_epoch(epochs=5).findings()
+    assert finding.code == "MP103"
+    assert finding.bytes_per_iteration == 64 * KIB / 10
+    assert "64 KiB every 10 iterations stay on cpu" in finding.message
+
+
+def test_what_was_kept_once_an_epoch_and_is_no_longer_is_fine() -> None:
+    assert once_an_epoch(epochs=4, after=40).codes() == []
+
+
+def test_a_container_that_is_emptied_but_for_its_largest_tensors_is_fine() -> None:
+    run = Run()
+    run.iterate(MIB, times=2)
+    large = run.group(location=Location("train.py", 20, "train"))
+    run.kept.clear()
+    run.iterate(64 * KIB, times=6)
+    run.iterate()
+    run.census(large, run.group())
+    run.fake.death(*(storage for storage, _ in run.kept))
+    run.iterate(times=2)
+    assert run.codes() == []
+
+
 def test_a_window_that_moves_on_is_fine() -> None:
     run = Run()
     for _ in range(8):
