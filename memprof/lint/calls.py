@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 from dataclasses import replace
 
-from memprof.lint.names import is_constant, is_name, keyword, path_of
+from memprof.lint.library_calls import LibraryReader
+from memprof.lint.names import is_constant, keyword, path_of
 from memprof.lint.program import ClassInfo, FunctionInfo, Site
-from memprof.lint.torch_calls import TorchReader
+from memprof.lint.records import is_record, record_fields, stored_parameters
+from memprof.lint.torch_calls import DISTRIBUTION
 from memprof.lint.values import (
     MODULE,
     PARAMETER,
@@ -17,19 +19,17 @@ from memprof.lint.values import (
     Kind,
     Value,
     container,
+    dictionary,
     element_of,
     join,
     join_all,
 )
 from memprof.lint.vocabulary import (
-    EXTENDING_METHODS,
     PASSING_FUNCTIONS,
-    PLAIN_FUNCTIONS,
-    STORING_METHODS,
 )
 
 
-class CallReader(TorchReader):
+class CallReader(LibraryReader):
     """Values of calls."""
 
     def call(self, node: ast.Call) -> Value:
@@ -48,18 +48,32 @@ class CallReader(TorchReader):
             if found is not None:
                 return found
         called = self.value(node.func)
+        if called.kind is Kind.MODULE:
+            return self.apply_module(called, node, arguments, keywords)
+        known = (self._call_of(one, node, arguments, keywords) for one in called.alternatives)
+        results = [result for result in known if result is not None]
+        return join_all(results) if results else self.by_name(node, name, arguments, keywords)
+
+    def _call_of(
+        self, called: Value, node: ast.Call, arguments: list[Value], keywords: dict[str | None, Value]
+    ) -> Value | None:
+        """What a function, an object, or a class of the program gives; None for anything else."""
         if called.kind is Kind.FUNCTION and called.function is not None:
-            return self.invoke(called.function, node, arguments, keywords)
+            bound = [value for value, key in zip(called.items, called.names, strict=True) if not key]
+            named: dict[str | None, Value] = {}
+            named.update(zip(called.names, called.items, strict=True))
+            named.update(keywords)
+            return self.invoke(called.function, node, [*bound, *arguments], named, len(bound))
         if called.kind is Kind.OBJECT and called.cls is not None:
             method = self.program.method(called.cls, "__call__")
             return self.invoke(method, node, arguments, keywords) if method is not None else UNKNOWN
         if called.kind is Kind.CLASS and called.cls is None:  # of collections.namedtuple
-            return Value(Kind.TUPLE, items=tuple(everything))
+            everything = (*arguments, *keywords.values())
+            names = called.names if len(called.names) == len(everything) and not keywords else ()
+            return Value(Kind.TUPLE, items=everything, names=names)
         if called.kind is Kind.CLASS and called.cls is not None:
-            return self._construct(called.cls, node, arguments, keywords)
-        if called.kind is Kind.MODULE:
-            return self.apply_module(called, node, arguments, keywords)
-        return self._by_name(node, name, arguments, everything)
+            return self.construct(called.cls, node, arguments, keywords)
+        return None
 
     # ---- methods -----------------------------------------------------------------------------
 
@@ -74,13 +88,15 @@ class CallReader(TorchReader):
             if base.kind in (Kind.CONTAINER, Kind.UNKNOWN) and arguments:
                 if base.kind is Kind.UNKNOWN and (name != "append" or not isinstance(func.value, ast.Name)):
                     return UNKNOWN  # of something that may turn out to be no list
-                self._keep(func.value, name, arguments)
+                self.keep(func.value, name, arguments)
                 if base.kind is Kind.CONTAINER:
                     return PLAIN
         if base.kind is Kind.UNKNOWN and name in _OF_TENSORS_ONLY:
             return PLAIN
+        if base.kind is Kind.OBJECT and base.shape == DISTRIBUTION:
+            return self.distribution_method(base, name, arguments)
         if base.kind is Kind.CONTAINER:
-            return self._container_method(func.value, base, name, arguments)
+            return self.container_method(node, func.value, base, arguments, keywords)
         if base.kind is Kind.MODULE and not name.startswith("register_"):
             return self._module_method(node, func, base, arguments, keywords)
         if base.kind is Kind.STATE_DICT and name in ("items", "values"):
@@ -97,30 +113,6 @@ class CallReader(TorchReader):
         if name == "from_pretrained" and any(part in ast.unparse(func.value) for part in ("Model", "For", "Net")):
             return MODULE
         return None
-
-    def _keep(self, holder: ast.expr, name: str, arguments: list[Value]) -> None:
-        if name in STORING_METHODS:
-            self.store(holder, arguments[-1], "list" if name != "add" else "set")
-        elif name in EXTENDING_METHODS:
-            self.store(holder, element_of(arguments[0]), "list")
-
-    def _container_method(self, holder: ast.expr, base: Value, name: str, arguments: list[Value]) -> Value:
-        element = base.element or UNKNOWN
-        if name == "items":
-            return container("iterator", Value(Kind.TUPLE, items=(PLAIN, element)))
-        if name in ("values", "copy"):
-            return replace(base, shape="iterator" if name == "values" else base.shape)
-        if name == "setdefault":
-            default = arguments[1] if len(arguments) > 1 else PLAIN
-            found = default if base.element is None else join(element, default)
-            self.store(holder, default)
-            return found
-        if name == "update" and arguments:
-            self.store(holder, element_of(arguments[0]))
-            return PLAIN
-        if name == "clear":
-            return PLAIN
-        return element if name in ("get", "pop", "popleft", "popitem", "get_nowait") else UNKNOWN
 
     def _module_method(
         self,
@@ -172,10 +164,6 @@ class CallReader(TorchReader):
     def _hook(self, name: str, node: ast.Call) -> None:
         """A hook is called with the module, its inputs, and its output."""
         given = node.args[0] if node.args else keyword(node, "hook")
-        bound = 0
-        if isinstance(given, ast.Call) and self.module.qualified(given.func) in ("functools.partial", "partial"):
-            bound = len(given.args) - 1
-            given = given.args[0] if given.args else None
         output = replace(self.graph(output=True), activation=True)
         passed = [MODULE, output] if "pre" in name else [MODULE, container("iterator", output), output]
         if isinstance(given, ast.Lambda):
@@ -186,12 +174,18 @@ class CallReader(TorchReader):
             self.env = before
             return
         hook = self.value(given) if given is not None else UNKNOWN
-        if hook.kind is not Kind.FUNCTION or hook.function is None:
+        function = hook.function
+        if hook.kind is Kind.OBJECT and hook.cls is not None:
+            function = self.program.method(hook.cls, "__call__")
+        if function is None:
             return
-        self.knowledge.hooks[hook.function] = self.function
+        self.knowledge.hooks[function] = self.function
         kept = self.knowledge.passed[self.function]
-        for parameter, value in zip(hook.function.parameters[bound:], passed, strict=False):
-            kept[hook.function, parameter.arg] = value
+        bound = [value for value, key in zip(hook.items, hook.names, strict=True) if not key]
+        if hook.kind is not Kind.FUNCTION:
+            bound = []
+        for parameter, value in zip(function.parameters, [*bound, *passed], strict=False):
+            kept[function, parameter.arg] = value
 
     # ---- modules, classes, functions ---------------------------------------------------------
 
@@ -223,55 +217,77 @@ class CallReader(TorchReader):
         if inside.kind is Kind.TUPLE:
             return replace(inside, items=tuple(self._shaped(item, made) for item in inside.items))
         if inside.kind is Kind.CONTAINER:
-            return replace(inside, element=self._shaped(inside.element or UNKNOWN, made))
+            items = tuple(self._shaped(item, made) for item in inside.items)
+            return replace(inside, items=items, element=self._shaped(inside.element or UNKNOWN, made))
         return made if inside.kind in (Kind.UNKNOWN, Kind.GRAPH) else inside
 
-    def _construct(
+    def construct(
         self, cls: ClassInfo, node: ast.Call, arguments: list[Value], keywords: dict[str | None, Value]
     ) -> Value:
+        """A new instance of a class of the program."""
         start = self.program.method(cls, "__init__")
         if start is not None:
             self.invoke(start, node, arguments, keywords)
         if self.program.is_module_class(cls):
             loss = "loss" in cls.name.lower() or "criterion" in cls.name.lower()
             return Value(Kind.MODULE, cls=cls, loss=loss, frozen=loss)
-        return Value(Kind.OBJECT, cls=cls, items=self._fields(cls, arguments, keywords))
+        fields = self._fields(cls, node, arguments, keywords)
+        return Value(Kind.OBJECT, cls=cls, names=tuple(fields), items=tuple(fields.values()))
 
-    def _fields(self, cls: ClassInfo, arguments: list[Value], keywords: dict[str | None, Value]) -> tuple[Value, ...]:
-        """What an instance of a data class or a named tuple holds."""
-        decorators = {
-            self.module.qualified(item.func if isinstance(item, ast.Call) else item).rpartition(".")[2]
-            for item in cls.node.decorator_list
-        }
-        if "dataclass" in decorators or any(base.endswith("NamedTuple") for base in cls.bases):
-            return (*arguments, *keywords.values())
-        return ()
+    def _fields(
+        self, cls: ClassInfo, node: ast.Call, arguments: list[Value], keywords: dict[str | None, Value]
+    ) -> dict[str, Value]:
+        """What a new instance holds as it was passed: all of a data class, what `__init__` stores of any other."""
+        if any(isinstance(item, ast.Starred) for item in node.args):
+            return {}
+        passed = {key: value for key, value in keywords.items() if key is not None}
+        if is_record(self.program, cls):
+            return {**dict(zip(record_fields(self.program, cls), arguments, strict=False)), **passed}
+        start = self.program.method(cls, "__init__")
+        if start is None:
+            return {}
+        passed.update(zip((item.arg for item in start.parameters), arguments, strict=False))
+        return {field: passed[name] for field, name in stored_parameters(start).items() if name in passed}
 
     def invoke(
-        self, function: FunctionInfo, node: ast.Call, arguments: list[Value], keywords: dict[str | None, Value]
+        self,
+        function: FunctionInfo,
+        node: ast.Call,
+        arguments: list[Value],
+        keywords: dict[str | None, Value],
+        bound: int = 0,
     ) -> Value:
-        """Pass values to a function under check and take what it returns."""
-        evaluating = self.evaluating
-        self.knowledge.called[self.function][node] = (function, Site(self.function, node, self.grad, evaluating))
+        """Pass values to a function under check and take what it returns.
+
+        Args:
+            function: What is called.
+            node: The call.
+            arguments: Positional ones.
+            keywords: Those passed by name.
+            bound: How many of `arguments` do not stand in the call.
+        """
+        site = Site(self.function, node, self.grad, self.evaluating, bound)
+        self.knowledge.called[self.function][node, function] = site
         kept = self.knowledge.passed[self.function]
         parameters = function.parameters
-        starred = any(isinstance(item, ast.Starred) for item in node.args)
-        passed = [] if starred else list(zip((item.arg for item in parameters), arguments, strict=False))
+        positional, starred = _spread(node, arguments, bound)
+        passed = list(zip((item.arg for item in parameters), positional, strict=False))
         names = {item.arg for item in parameters}
         if not isinstance(function.node, ast.Module):
             names |= {item.arg for item in function.node.args.kwonlyargs}
             extra, more = function.node.args.kwarg, function.node.args.vararg
             if extra is not None:
-                rest = [value for key, value in keywords.items() if key is not None and key not in names]
-                passed.append((extra.arg, container("dict", join_all(rest) if rest else None)))
+                rest = {key: value for key, value in keywords.items() if key is not None and key not in names}
+                spread = [element_of(value) for key, value in keywords.items() if key is None]
+                passed.append((extra.arg, dictionary(rest, spread)))
             if more is not None and not starred:
-                rest = arguments[len(parameters) :]
-                passed.append((more.arg, container("iterator", join_all(rest) if rest else None)))
+                passed.append((more.arg, Value(Kind.TUPLE, items=tuple(positional[len(parameters) :]))))
         passed += [(key, value) for key, value in keywords.items() if key in names and key is not None]
         for key, value in passed:
             known = kept.get((function, key))
             kept[function, key] = value if known is None else join(known, value)
         self._take_attributes(function, node)
+        self._through_decorators(function, node, arguments, keywords)
         self.makes_graphs = self.makes_graphs or function.makes_graphs
         returned = self.without_graph(function.returns) if self.grad is False else function.returns
         given = [*arguments, *keywords.values()]
@@ -279,6 +295,16 @@ class CallReader(TorchReader):
             return returned
         bare = any(item.tensors for item in given) and all(item.is_bare for item in given)
         return self.without_graph(returned) if bare else UNKNOWN  # the graph is that of other callers
+
+    def _through_decorators(
+        self, function: FunctionInfo, node: ast.Call, arguments: list[Value], keywords: dict[str | None, Value]
+    ) -> None:
+        """Functions of the program that stand for a decorated one are called as well, as a cache is."""
+        for name in function.decorators:
+            decorator = self.program.find(name, function.module) if name else None
+            inner = decorator.returns.function if isinstance(decorator, FunctionInfo) else None
+            if inner is not None and inner.outer is decorator and inner is not self.function:
+                self.invoke(inner, node, arguments, keywords)
 
     def _take_attributes(self, function: FunctionInfo, node: ast.Call) -> None:
         """After `self.reset()` the attributes are as `reset` leaves them."""
@@ -291,71 +317,21 @@ class CallReader(TorchReader):
             if path.startswith(f"{own}."):
                 self.env[f"{instance}.{path[len(own) + 1 :]}"] = value
 
-    def _collected(self, name: str, first: Value, arguments: list[Value]) -> Value:
-        """What `list(...)` and the like make of what they are given."""
-        if name == "iter" or (name == "tuple" and first.kind is Kind.TUPLE):
-            return first
-        if name == "next":
-            return element_of(first)
-        if name == "dict":
-            return first if first.kind is Kind.CONTAINER else container("dict")
-        shape = {"sorted": "list", "list": "list", "set": "set"}.get(name, "iterator")
-        return container(shape, element_of(first) if arguments else None)
 
-    # ---- everything else ---------------------------------------------------------------------
-
-    def _by_name(self, node: ast.Call, name: str, arguments: list[Value], everything: list[Value]) -> Value:
-        first = arguments[0] if arguments else UNKNOWN
-        last = name.rpartition(".")[2]
-        if name in _COLLECTING:
-            return self._collected(name, first, arguments)
-        if name in ("abs", "round") and first.is_tensor:
-            return self.arithmetic(first)
-        if name == "random.choice":
-            return element_of(first)
-        if name in ("random.sample", "random.choices"):
-            return container("list", element_of(first))
-        if name == "sum" and first.tensors:
-            return replace(self.arithmetic(*first.tensors), scalar=all(item.scalar for item in first.tensors))
-        if name in ("collections.namedtuple", "namedtuple"):
-            return Value(Kind.CLASS)
-        if name.startswith("numpy.") and is_name(keyword(node, "dtype"), "object"):
-            return container("dict")
-        if name in PLAIN_FUNCTIONS or name.startswith(("numpy.", "math.", "time.", "os.", "random.", "json.")):
-            return PLAIN
-        if name in ("collections.deque", "deque"):
-            limit = node.args[1] if len(node.args) > 1 else keyword(node, "maxlen")
-            bounded = limit is not None and not is_constant(limit, None)
-            return container("deque", first.element if arguments else None, bounded=bounded)
-        if name in ("collections.defaultdict", "defaultdict"):
-            kind = ast.unparse(node.args[0]) if node.args else ""
-            inner = {"list": container("list"), "dict": container("dict"), "deque": container("deque")}.get(kind)
-            if node.args and isinstance(node.args[0], ast.Lambda):
-                inner = self.value(node.args[0].body)
-            return container("dict", inner or (PLAIN if kind in ("int", "float") else None))
-        if name.startswith(("queue.", "multiprocessing.")) and last in ("Queue", "SimpleQueue", "LifoQueue"):
-            return container("queue", bounded=bool(node.args or node.keywords))
-        if name == "dataclasses.field" or name == "field":
-            factory = keyword(node, "default_factory")
-            made = ast.unparse(factory) if factory is not None else ""
-            return container(made) if made in ("list", "dict", "set", "deque") else UNKNOWN
-        if name in ("tqdm", "trange") or name.startswith(("tqdm.", "rich.progress")):
-            return first if last != "trange" else container("iterator", PLAIN)
-        if name == "zip":
-            return container("iterator", Value(Kind.TUPLE, items=tuple(element_of(item) for item in arguments)))
-        if name == "enumerate":
-            return container("iterator", Value(Kind.TUPLE, items=(PLAIN, element_of(first))))
-        if name == "getattr":
-            return UNKNOWN
-        if name == "timm.create_model":
-            return MODULE
-        if "loss" in last.lower() and any(item.has_graph for item in everything):
-            return self.graph(scalar=True, guess=True)
-        return UNKNOWN
+def _spread(node: ast.Call, arguments: list[Value], bound: int) -> tuple[list[Value], bool]:
+    """Positional arguments with `*args` laid out, and whether what follows is not known."""
+    found = arguments[:bound]
+    for item, value in zip(node.args, arguments[bound:], strict=False):
+        if not isinstance(item, ast.Starred):
+            found.append(value)
+        elif value.kind is Kind.TUPLE:
+            found += value.items
+        else:
+            return found, True
+    return found, False
 
 
 _MOVING = frozenset("to cuda cpu half float double bfloat16 train eval".split())
-_COLLECTING = frozenset("list tuple set dict sorted reversed iter next".split())
 
 
 def _may_bring(value: Value) -> bool:

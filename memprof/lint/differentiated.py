@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from memprof.lint.names import base_of, is_backward, local_names, parts_of
@@ -41,14 +41,14 @@ class Differentiated:
 
     Args:
         program: All files.
-        callees: Which function each call calls.
+        callees: Which functions a call may call.
         value: Value of an expression; what has no graph carries nothing on.
     """
 
     def __init__(
         self,
         program: Program,
-        callees: Mapping[ast.Call, FunctionInfo],
+        callees: Callable[[ast.AST], Sequence[FunctionInfo]],
         value: Callable[[ast.AST], Value],
     ) -> None:
         self._callees = callees
@@ -132,8 +132,7 @@ class Differentiated:
             elif isinstance(call.func, ast.Attribute) and call.func.attr in STORING_METHODS | EXTENDING_METHODS:
                 if call.args and _key(call.func.value):
                     ways.assigned.append(self._way(call.args[-1], into=[call.func.value]))
-            callee = self._callees.get(call)
-            if callee is not None:
+            for callee in self._callees(call):
                 for number, parameter in enumerate(callee.parameters):
                     given = next((item.value for item in call.keywords if item.arg == parameter.arg), None)
                     if given is None and number < len(call.args):
@@ -165,8 +164,8 @@ class Differentiated:
                 names.add(item.id)
             elif isinstance(item, ast.Attribute):
                 names.add(f".{item.attr}")
-            elif isinstance(item, ast.Call) and item in self._callees:
-                callees.add(self._callees[item])
+            elif isinstance(item, ast.Call):
+                callees.update(self._callees(item))
         return _Way(frozenset(_key(part) for part in into or ()) - {""}, frozenset(names), frozenset(callees))
 
 

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 
-from memprof.lint.names import is_constant, is_constant_text, path_of
+from memprof.lint.names import is_constant, is_constant_text, path_of, text_of
 from memprof.lint.scope import Scope, definition
 from memprof.lint.values import (
     MODULE,
@@ -22,9 +22,11 @@ from memprof.lint.values import (
     Kind,
     Value,
     container,
+    dictionary,
     element_of,
     join,
     join_all,
+    turn_of,
 )
 from memprof.lint.vocabulary import guess
 
@@ -65,19 +67,15 @@ class ExpressionReader(Scope):
         base = self.value(node.value)
         if base.is_tensor:
             return self._tensor_attribute(base, node.attr)
+        if base.kind is Kind.TUPLE and base.named(node.attr) is not None:
+            return base.named(node.attr) or UNKNOWN
         if (
             base.kind is Kind.TUPLE and base.items and all(item.is_tensor for item in base.items)
         ):  # `x.max(dim=1).values`
             return base.items[-1] if node.attr == "indices" else base.items[0]
-        if base.cls is not None and base.kind in (Kind.OBJECT, Kind.MODULE):
-            known = self.program.attribute(base.cls, node.attr)
-            if known is not None:
-                return replace(known, frozen=True) if base.frozen and known.kind is Kind.MODULE else known
-            method = self.program.method(base.cls, node.attr)
-            if method is not None:
-                if "property" in method.decorators:
-                    return method.returns
-                return Value(Kind.FUNCTION, function=method)
+        member = self.member(base, node.attr)
+        if member is not None:
+            return member
         if base.kind is Kind.MODULE:
             return self._module_attribute(base, node.attr)
         if base.kind is Kind.UNKNOWN and node.attr in ("shape", "ndim", "dtype"):
@@ -90,6 +88,31 @@ class ExpressionReader(Scope):
             if root not in self.module.imports and root not in _SETTINGS:
                 return guess(node.attr)
         return UNKNOWN
+
+    def member(self, base: Value, name: str) -> Value | None:
+        """An attribute or a method of an object or a module of the program; None where its class has none."""
+        found = [self._member_of(one, name) for one in base.alternatives if one.kind in (Kind.OBJECT, Kind.MODULE)]
+        known = [value for value in found if value is not None]
+        return join_all(known) if known else None
+
+    def _member_of(self, base: Value, name: str) -> Value | None:
+        if base.cls is None:
+            return None
+        known, given = self.program.attribute(base.cls, name), base.named(name)
+        if given is not None:
+            return given if known is None else join(given, known)
+        if known is not None:
+            return replace(known, frozen=True) if base.frozen and known.kind is Kind.MODULE else known
+        derived = self.program.derived(base.cls) if base.derived else []
+        methods = [self.program.method(base.cls, name), *(cls.methods.get(name) for cls in derived)]
+        found = [
+            method.returns if "property" in method.decorators else Value(Kind.FUNCTION, function=method)
+            for method in methods
+            if method is not None
+        ]
+        if not found:
+            found = [cls.attributes[name] for cls in derived if name in cls.attributes]
+        return join_all(found) if found else None
 
     def _tensor_attribute(self, base: Value, name: str) -> Value:
         if name in ("data", "grad"):
@@ -120,7 +143,18 @@ class ExpressionReader(Scope):
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.expr):
                 self.value(child)
-        return PLAIN
+        text = text_of(node) or ""
+        return replace(PLAIN, names=(text,)) if text.isidentifier() else PLAIN
+
+    def _formatted(self, node: ast.JoinedStr) -> Value:
+        """`f"on_{event}"` is known where `event` is."""
+        texts: tuple[str, ...] = ("",)
+        for part in node.values:
+            known = self.value(part.value if isinstance(part, ast.FormattedValue) else part).names
+            text = text_of(part)
+            more = (text,) if text is not None else known
+            texts = tuple(before + after for before in texts for after in more)[:_TEXTS]
+        return replace(PLAIN, names=texts if all(text.isidentifier() for text in texts) else ())
 
     def _list(self, node: ast.List | ast.Set) -> Value:
         shape = "list" if isinstance(node, ast.List) else "set"
@@ -134,26 +168,46 @@ class ExpressionReader(Scope):
         for key in node.keys:
             if key is not None:
                 self.value(key)
-        items = [
-            self.value(item) if key is not None else element_of(self.value(item))
-            for key, item in zip(node.keys, node.values, strict=True)
-        ]
-        return container("dict", join_all(items) if items else None)
+        entries: dict[str, Value] = {}
+        others: list[Value] = []
+        for key, item in zip(node.keys, node.values, strict=True):
+            value, text = self.value(item), text_of(key)
+            if text is not None:
+                entries[text] = value
+            elif key is None and value.names and value.kind is Kind.CONTAINER:  # {**losses, ...}
+                entries.update(zip(value.names, value.items, strict=True))
+            elif key is not None:
+                others.append(value)
+            elif value.element is not None or value.kind is not Kind.CONTAINER:
+                others.append(element_of(value))
+        return dictionary(entries, others)
 
     def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp) -> Value:
         before = dict(self.env)
         for generator in node.generators:
-            self.bind(generator.target, element_of(self.value(generator.iter)))
+            self.bind(generator.target, turn_of(self.value(generator.iter)))
             for condition in generator.ifs:
                 self.value(condition)
         if isinstance(node, ast.DictComp):
             self.value(node.key)
             result = container("dict", self.value(node.value))
+            if self._copies_weights(node):
+                result = Value(Kind.STATE_DICT, copied=True)
         else:
             shape = {ast.ListComp: "list", ast.SetComp: "set"}.get(type(node), "iterator")
             result = container(shape, self.value(node.elt))
         self.env = before
         return result
+
+    def _copies_weights(self, node: ast.DictComp) -> bool:
+        """`{name: weight.clone() for name, weight in model.state_dict().items()}`, not on the host."""
+        source = node.generators[0].iter
+        if not isinstance(source, ast.Call) or not isinstance(source.func, ast.Attribute):
+            return False
+        if self.knowledge.values.get(source.func.value, UNKNOWN).kind is not Kind.STATE_DICT:
+            return False
+        cloned = any(isinstance(item, ast.Attribute) and item.attr == "clone" for item in ast.walk(node.value))
+        return cloned and not self.knowledge.values[node.value].host
 
     def _lambda(self, node: ast.Lambda) -> Value:
         before = dict(self.env)
@@ -193,7 +247,7 @@ class ExpressionReader(Scope):
     def _binary(self, node: ast.BinOp) -> Value:
         left, right = self.value(node.left), self.value(node.right)
         if left.kind is Kind.CONTAINER or right.kind is Kind.CONTAINER:
-            if left.kind is right.kind and isinstance(node.op, ast.Add):
+            if left.kind is right.kind and isinstance(node.op, (ast.Add, ast.BitOr)):
                 return join(left, right)
             return left if left.kind is Kind.CONTAINER else right
         return self.arithmetic(left, right)
@@ -230,13 +284,13 @@ class ExpressionReader(Scope):
     def _subscript(self, node: ast.Subscript) -> Value:
         base = self.value(node.value)
         self.value(node.slice)
-        if base.kind is Kind.TUPLE:
+        if base.kind is Kind.TUPLE or (base.kind is Kind.OBJECT and base.items):
             index = node.slice.value if isinstance(node.slice, ast.Constant) else None
             if isinstance(index, int) and -len(base.items) <= index < len(base.items):
                 return base.items[index]
             return base if isinstance(node.slice, ast.Slice) else join_all(base.items)
         if base.kind is Kind.CONTAINER:
-            element = base.element or UNKNOWN
+            element = base.named(text_of(node.slice) or "") or base.element or UNKNOWN
             if is_constant_text(node.slice, "loss") and element.is_tensor:
                 return replace(element, scalar=True)
             return base if isinstance(node.slice, ast.Slice) else element
@@ -268,6 +322,9 @@ class ExpressionReader(Scope):
         return UNKNOWN
 
 
+_TEXTS = 12
+"""How many texts a formatted one may be."""
+
 _SETTINGS = frozenset("args cfg config opt opts options hparams flags params settings conf FLAGS".split())
 
 _FIELDS = frozenset("loss logits hidden_states last_hidden_state pooler_output values indices".split())
@@ -282,7 +339,7 @@ _READERS: dict[type[ast.AST], Callable[..., Value]] = {
     ast.Attribute: ExpressionReader._attribute,
     ast.Call: lambda reader, node: reader.call(node),
     ast.Constant: ExpressionReader._constant,
-    ast.JoinedStr: ExpressionReader._constant,
+    ast.JoinedStr: ExpressionReader._formatted,
     ast.FormattedValue: ExpressionReader._constant,
     ast.Slice: ExpressionReader._constant,
     ast.List: ExpressionReader._list,

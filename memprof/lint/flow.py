@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from functools import cached_property
 
 from memprof.lint.differentiated import Differentiated
 from memprof.lint.emptying import Emptying
 from memprof.lint.knowledge import Knowledge
-from memprof.lint.names import base_of, inside, is_backward, local_names, parts_of, path_of, paths_in
+from memprof.lint.lifetimes import Lifetimes
+from memprof.lint.names import inside, is_backward, is_name, path_of, paths_in
 from memprof.lint.program import LOOPS, FunctionInfo, Loop, Program
 from memprof.lint.values import Kind, Value
 from memprof.lint.vocabulary import FRAMEWORK_STEPS, guess
-
-_DEPTH = 4
 
 
 class Flow:
@@ -27,13 +27,20 @@ class Flow:
     def __init__(self, program: Program, knowledge: Knowledge) -> None:
         self.program = program
         self.knowledge = knowledge
-        self.callees: dict[ast.Call, FunctionInfo] = {
-            site.call: function for function in program.functions for site in function.sites
-        }
+        self._callees: dict[ast.Call, list[FunctionInfo]] = {}
+        self._bound: dict[ast.Call, int] = {}
+        for function in program.functions:
+            for site in function.sites:
+                self._callees.setdefault(site.call, []).append(function)
+                self._bound[site.call] = site.bound
 
     def value(self, node: ast.AST | None) -> Value:
         """Value of an expression."""
         return self.knowledge.values.get(node, _NOTHING) if node is not None else _NOTHING
+
+    def callees(self, node: ast.AST) -> Sequence[FunctionInfo]:
+        """The functions under check that a call may call."""
+        return self._callees.get(node, ()) if isinstance(node, ast.Call) else ()
 
     # ---- who runs backward, who runs a model ---------------------------------------------------
 
@@ -104,8 +111,7 @@ class Flow:
         """Whether a backward pass runs within a part of a function."""
         for item in inside(node):
             if isinstance(item, ast.Call):
-                callee = self.callees.get(item)
-                if is_backward(item) or (callee is not None and callee in self.trains):
+                if is_backward(item) or any(callee in self.trains for callee in self.callees(item)):
                     return True
         return any(
             info in self.trains and node in function.module.parents_of(info.node) for info in function.inner.values()
@@ -138,13 +144,13 @@ class Flow:
         turning = paths_in(loop.target) if isinstance(loop, (ast.For, ast.AsyncFor)) else set()
         runs = any(
             isinstance(item, ast.Call)
-            and (self.is_forward(item) or self.callees.get(item) in self.applies)
+            and (self.is_forward(item) or any(callee in self.applies for callee in self.callees(item)))
             and not turning & paths_in(item.func)  # another layer in each turn
             for item in inside(loop)
         )
         if not runs:
             return None
-        if isinstance(loop, (ast.For, ast.AsyncFor)) and self._over_loader(loop.iter):
+        if self.goes_over_loader(loop):
             return "evaluation"
         nested = any(kinds.get(outer) == "training" for outer in function.module.loops_of(loop))
         if nested or function in self.trains:
@@ -170,12 +176,17 @@ class Flow:
         around = self.iteration_loop(function, node)
         if around is None or not isinstance(around[0], (ast.For, ast.AsyncFor)):
             return True
-        return self._over_loader(around[0].iter)
+        return self.gives_batches(around[0].iter)
 
-    def _over_loader(self, node: ast.expr) -> bool:
+    def goes_over_loader(self, loop: Loop) -> bool:
+        """Whether a loop goes through the batches of a loader."""
+        return isinstance(loop, (ast.For, ast.AsyncFor)) and self.gives_batches(loop.iter)
+
+    def gives_batches(self, node: ast.expr) -> bool:
+        """Whether an expression is a loader, or goes through one: `enumerate(loader)`."""
         if self.value(node).kind is Kind.LOADER:
             return True
-        return isinstance(node, ast.Call) and any(self._over_loader(item) for item in node.args)
+        return isinstance(node, ast.Call) and any(self.gives_batches(item) for item in node.args)
 
     def _over_layers(self, node: ast.expr) -> bool:
         """Whether a loop goes over the parts of a module: `for number, block in enumerate(net.blocks)`."""
@@ -199,8 +210,7 @@ class Flow:
         for item in inside(loop):
             if item is not loop and isinstance(item, LOOPS) and item in self._kinds:
                 return False
-            callee = self.callees.get(item) if isinstance(item, ast.Call) else None
-            if callee is not None and any(inner in self._kinds for inner in callee.loops):
+            if any(inner in self._kinds for callee in self.callees(item) for inner in callee.loops):
                 return False
         return True
 
@@ -209,7 +219,11 @@ class Flow:
         """Functions that run in every iteration of some loop, and its kind."""
         found: dict[FunctionInfo, str] = {}
         for function in self.program.functions:
-            if (function.name in FRAMEWORK_STEPS and function.cls is not None) or function in self.knowledge.hooks:
+            if (
+                (function.name in FRAMEWORK_STEPS and function.cls is not None)
+                or function in self.knowledge.hooks
+                or (not function.sites and self._handed_over(function))
+            ):
                 found[function] = "training"
         for _ in range(len(self.program.functions)):
             size = len(found)
@@ -223,149 +237,39 @@ class Flow:
                 break
         return found
 
-    # ---- what outlives an iteration ----------------------------------------------------------
-
-    def outlives(self, function: FunctionInfo, holder: ast.expr, node: ast.AST, depth: int = 0) -> str | None:
-        """Whether what is stored in a holder at a node is there in the next iteration.
-
-        Args:
-            function: Where the node is.
-            holder: What it is stored in, subscripts included.
-            node: The statement or call that stores.
-            depth: Callers already gone up.
-
-        Returns:
-            The kind of iteration, `training`, `evaluation`, or `steps`; None when it is made anew each time or when
-            nothing tells.
-        """
-        while isinstance(base_of(holder), ast.Call):  # d.setdefault(k, []).append(x)
-            called = base_of(holder)
-            if not isinstance(called, ast.Call) or not isinstance(called.func, ast.Attribute):
-                return None
-            holder = called.func.value
-        path = path_of(base_of(holder))
-        if not path or depth > _DEPTH:
-            return None
-        around = self.iteration_loop(function, node)
-        whole = self._iterated(function, path.partition(".")[0], node, around[0] if around is not None else None)
-        if whole is not None:
-            loop, source = whole
-            return self.outlives(function, source, loop, depth + 1)
-        if around is not None:
-            loop, kind = around
-            if not self._made_in(loop, path):
-                return kind
-            return None
-        if function not in self.every_iteration:
-            return None
-        root = path.partition(".")[0]
-        if self._rebound(function.body, path):
-            return None
-        if root == function.self_name and "." in path:
-            return self._through_callers(function, None, depth) or self._by_framework(function)
-        if root in {parameter.arg for parameter in function.parameters}:
-            return self._through_callers(function, root, depth)
-        if root in local_names(function):
-            return None
-        return self.every_iteration[function]
-
-    def _iterated(
-        self, function: FunctionInfo, name: str, node: ast.AST, outermost: Loop | None
-    ) -> tuple[Loop, ast.expr] | None:
-        """The loop inside an iteration that a name runs in, and what it runs over."""
-        for loop in function.module.loops_of(node):
-            if loop is outermost:
-                return None
-            if isinstance(loop, (ast.For, ast.AsyncFor)) and name in {path_of(part) for part in parts_of(loop.target)}:
-                source = loop.iter
-                while isinstance(source, ast.Call):  # enumerate(x), x.items()
-                    if isinstance(source.func, ast.Attribute):
-                        source = source.func.value
-                    elif source.args:
-                        source = source.args[0]
-                    else:
-                        return None
-                return (loop, source) if path_of(source) != name else None
-        return None
-
-    def _by_framework(self, function: FunctionInfo) -> str | None:
-        return self.every_iteration[function] if not function.sites else None
-
-    def _through_callers(self, function: FunctionInfo, parameter: str | None, depth: int) -> str | None:
-        """Whether the instance (None) or an argument outlives the iteration where the function is called."""
-        for site in function.sites:
-            if site.caller is function:
-                continue
-            passed = self.argument(function, site.call, parameter) if parameter is not None else _instance(site.call)
-            if passed is None:
-                continue
-            kind = self.outlives(site.caller, passed, site.call, depth + 1)
-            if kind is None and isinstance(passed, ast.Name) and passed.id == site.caller.self_name:
-                kind = self._own_instance(site.caller, site.call, depth + 1)
-            if kind is not None:
-                return kind
-        return None
-
-    def _own_instance(self, caller: FunctionInfo, call: ast.Call, depth: int) -> str | None:
-        around = self.iteration_loop(caller, call)
-        if around is not None:
-            return around[1]
-        if caller not in self.every_iteration or depth > _DEPTH:
-            return None
-        return self._through_callers(caller, None, depth) or self._by_framework(caller)
-
     def argument(self, function: FunctionInfo, call: ast.Call, parameter: str) -> ast.expr | None:
         """The expression a call passes for a parameter."""
         for item in call.keywords:
             if item.arg == parameter:
                 return item.value
         names = [item.arg for item in function.parameters]
-        if parameter in names and names.index(parameter) < len(call.args):
-            return call.args[names.index(parameter)]
-        return None
+        number = names.index(parameter) - self._bound.get(call, 0) if parameter in names else -1
+        given = call.args[: number + 1]
+        if number < 0 or len(given) <= number or any(isinstance(item, ast.Starred) for item in given):
+            return None
+        return given[number]
 
-    def _made_in(self, loop: Loop, path: str) -> bool:
-        """Whether each turn of a loop begins with a new object."""
-        root = path.partition(".")[0]
-        if isinstance(loop, (ast.For, ast.AsyncFor)):
-            if any(isinstance(item, ast.Name) and item.id == root for item in ast.walk(loop.target)):
-                return True
-        return self._rebound(loop.body, path) or ("." in path and self._rebound(loop.body, root))
-
-    def _rebound(self, body: list[ast.stmt], path: str) -> bool:
-        """Whether statements give a name another value that is not made from its own."""
-        for statement in body:
-            for item in inside(statement):
-                if isinstance(item, (ast.Assign, ast.AnnAssign)) and item.value is not None:
-                    targets = item.targets if isinstance(item, ast.Assign) else [item.target]
-                    parts = [part for target in targets for part in parts_of(target)]
-                    if any(path_of(part) == path for part in parts) and path not in paths_in(item.value):
-                        return True
-                elif isinstance(item, (ast.For, ast.AsyncFor)):
-                    if any(path_of(part) == path for part in parts_of(item.target)):
-                        return True
-                elif isinstance(item, ast.withitem) and item.optional_vars is not None:
-                    if path_of(item.optional_vars) == path:
-                        return True
+    def _handed_over(self, function: FunctionInfo) -> bool:
+        """Whether a training iteration passes a function to what is not under check: `optimizer.step(closure)`."""
+        around = function.outer or function.module.body
+        for call in around.calls if function.cls is None else ():
+            passed = (*call.args, *(item.value for item in call.keywords))
+            if any(is_name(item, function.name) for item in passed):
+                loop = self.iteration_loop(around, call)
+                if loop is not None and loop[1] == "training" and not self.callees(call):
+                    return True
         return False
 
-    def renewed(self, function: FunctionInfo, holder: ast.expr, node: ast.AST) -> bool:
-        """Whether a holder is made anew in some loop around a node, though not in every iteration."""
-        path = path_of(base_of(holder))
-        return any(self._made_in(loop, path) for loop in function.module.loops_of(node))
+    # ---- what outlives an iteration ----------------------------------------------------------
 
-    def begun_anew(self, function: FunctionInfo, holder: ast.expr) -> bool:
-        """Whether another method of the class, which is not its `__init__`, gives an attribute a fresh value."""
-        path = path_of(base_of(holder))
-        if function.cls is None or not function.self_name or not path.startswith(f"{function.self_name}."):
-            return False
-        name = path.partition(".")[2]
-        return any(
-            self._rebound(method.body, f"{method.self_name}.{name}")
-            for cls in self.program.bases(function.cls)
-            for method in cls.methods.values()
-            if method is not function and method.name != "__init__" and method.self_name
-        )
+    @cached_property
+    def lifetimes(self) -> Lifetimes:
+        """What outlives an iteration, and what is made anew in each."""
+        return Lifetimes(self)
+
+    def outlives(self, function: FunctionInfo, holder: ast.expr, node: ast.AST) -> str | None:
+        """Whether what is stored in a holder at a node is there in the next iteration: as `Lifetimes.outlives`."""
+        return self.lifetimes.outlives(function, holder, node)
 
     # ---- emptied -----------------------------------------------------------------------------
 
@@ -396,7 +300,3 @@ class Flow:
 _NOTHING = Value(Kind.UNKNOWN)
 _KINDS = ("training", "evaluation", "steps")
 """Kinds of iterations, the surest first. Steps may be those of a sequence, or chunks of one batch."""
-
-
-def _instance(call: ast.Call) -> ast.expr | None:
-    return call.func.value if isinstance(call.func, ast.Attribute) else None

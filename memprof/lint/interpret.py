@@ -10,7 +10,7 @@ from memprof.lint.calls import CallReader
 from memprof.lint.knowledge import Knowledge
 from memprof.lint.names import is_constant, path_of
 from memprof.lint.program import ClassInfo, FunctionInfo, Program
-from memprof.lint.values import PARAMETER, PLAIN, UNKNOWN, Kind, Value, container, element_of, join
+from memprof.lint.values import PARAMETER, PLAIN, UNKNOWN, Kind, Value, element_of, join, turn_of, with_entry
 from memprof.lint.vocabulary import FRAMEWORK_EVALUATION, GRAD_SWITCHES, guess, names_evaluation, of_annotation
 
 
@@ -63,17 +63,10 @@ class Interpreter(CallReader):
             kind = Kind.MODULE if self.program.is_module_class(cls) else Kind.OBJECT
             if "classmethod" in self.function.decorators:
                 kind = Kind.CLASS
-            self.env[self.function.self_name] = Value(kind, cls=cls)
-        defaults = self._defaults(node.args)
+            self.env[self.function.self_name] = Value(kind, cls=cls, derived=kind is not Kind.CLASS)
         for parameter in (*self.function.parameters, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg):
             if parameter is not None:
-                self.env[parameter.arg] = self._parameter(parameter, defaults.get(parameter.arg))
-
-    def _defaults(self, arguments: ast.arguments) -> dict[str, ast.expr]:
-        positional = [*arguments.posonlyargs, *arguments.args]
-        pairs = list(zip(reversed(positional), reversed(arguments.defaults), strict=False))
-        pairs += [(one, value) for one, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if value]
-        return {parameter.arg: value for parameter, value in pairs}
+                self.env[parameter.arg] = self._parameter(parameter, self.function.default(parameter.arg))
 
     def _parameter(self, parameter: ast.arg, default: ast.expr | None) -> Value:
         passed = self.function.arguments.get(parameter.arg, UNKNOWN)
@@ -84,6 +77,8 @@ class Interpreter(CallReader):
             return annotated
         if default is not None and isinstance(default, ast.Constant) and default.value is not None:
             return PLAIN
+        if isinstance(default, (ast.List, ast.Dict, ast.Set)):
+            return self.value(default)
         return guess(parameter.arg)
 
     def _annotated(self, node: ast.expr | None) -> Value | None:
@@ -210,9 +205,7 @@ class Interpreter(CallReader):
     def _augmented(self, node: ast.AugAssign) -> None:
         before, value = self.value(node.target), self.value(node.value)
         if before.kind is Kind.CONTAINER:
-            element = element_of(value)
-            joined = element if before.element is None else join(before.element, element)
-            after = container(before.shape, joined, bounded=before.bounded)
+            after = with_entry(before, None, element_of(value))
         else:
             after = self.arithmetic(before, value)
             if after.kind is Kind.UNKNOWN and value.is_tensor:
@@ -226,7 +219,7 @@ class Interpreter(CallReader):
             if isinstance(node, ast.While):
                 self.value(node.test)
             elif iterated is not None:
-                self.bind(node.target, element_of(iterated))
+                self.bind(node.target, turn_of(iterated))
             self._block(node.body)
             self._note_freezing(node)
             joined = _join(before, self.env)

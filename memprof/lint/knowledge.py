@@ -27,7 +27,7 @@ class Knowledge:
     values: dict[ast.AST, Value] = field(default_factory=dict)
     grad: dict[ast.AST, bool | None] = field(default_factory=dict)
     passed: dict[FunctionInfo, dict[tuple[FunctionInfo, str], Value]] = field(default_factory=dict)
-    called: dict[FunctionInfo, dict[ast.Call, tuple[FunctionInfo, Site]]] = field(default_factory=dict)
+    called: dict[FunctionInfo, dict[tuple[ast.Call, FunctionInfo], Site]] = field(default_factory=dict)
     hooks: dict[FunctionInfo, FunctionInfo] = field(default_factory=dict)
     evaluating: set[FunctionInfo] = field(default_factory=set)
     ends: dict[FunctionInfo, tuple[Value, dict[str, Value]]] = field(default_factory=dict)
@@ -48,6 +48,6 @@ class Knowledge:
                 kept[name] = join(kept[name], value) if name in kept else value
         sites: dict[FunctionInfo, list[Site]] = {}
         for called in self.called.values():
-            for function, site in called.values():
+            for (_, function), site in called.items():
                 sites.setdefault(function, []).append(site)
         return arguments, sites

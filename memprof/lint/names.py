@@ -77,6 +77,11 @@ def is_constant_text(node: ast.expr | None, text: str) -> bool:
     return isinstance(node, ast.Constant) and node.value == text
 
 
+def text_of(node: ast.AST | None) -> str | None:
+    """The text that a literal is, or None."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
 def is_name(node: ast.AST | None, name: str) -> bool:
     """Whether an expression is this name."""
     return isinstance(node, ast.Name) and node.id == name

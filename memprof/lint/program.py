@@ -64,6 +64,18 @@ class FunctionInfo:
         found = [*self.node.args.posonlyargs, *self.node.args.args]
         return found[1:] if self.takes_self else found
 
+    def default(self, parameter: str) -> ast.expr | None:
+        """The expression that stands for a parameter which a caller leaves out."""
+        if isinstance(self.node, ast.Module):
+            return None
+        arguments = self.node.args
+        positional = [*arguments.posonlyargs, *arguments.args]
+        pairs = [
+            *zip(reversed(positional), reversed(arguments.defaults), strict=False),
+            *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True),
+        ]
+        return next((value for item, value in pairs if item.arg == parameter), None)
+
     @property
     def takes_self(self) -> bool:
         """Whether the first parameter is the instance or the class."""
@@ -88,12 +100,21 @@ class FunctionInfo:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A call of a function: who calls, where, and in which modes."""
+    """A call of a function: who calls, where, and in which modes.
+
+    Attributes:
+        caller: Who calls.
+        call: Where.
+        grad: Whether autograd is on there; None: as a variable says.
+        evaluating: The caller evaluates.
+        bound: Positional arguments that `functools.partial` passes before those of the call.
+    """
 
     caller: FunctionInfo
     call: ast.Call
     grad: bool | None
     evaluating: bool
+    bound: int = 0
 
 
 @dataclass(eq=False, slots=True, repr=False)
@@ -266,6 +287,7 @@ class Program:
         self.functions = [function for module in modules for function in module.every_function]
         self.classes = [cls for module in modules for cls in module.classes.values()]
         self._module_classes: dict[ClassInfo, bool] = {}
+        self._derived: dict[ClassInfo, list[ClassInfo]] | None = None
 
     def module_named(self, name: str, near: SourceModule) -> SourceModule | None:
         """The file a dotted name is imported from; a file beside the importing one wins."""
@@ -334,6 +356,16 @@ class Program:
     def attribute(self, cls: ClassInfo, name: str) -> Value | None:
         """An attribute of instances, looked up through the bases."""
         return next((item.attributes[name] for item in self.bases(cls) if name in item.attributes), None)
+
+    def derived(self, cls: ClassInfo) -> list[ClassInfo]:
+        """The classes derived from a class, directly or through others."""
+        if self._derived is None:
+            self._derived = {}
+            for item in self.classes:
+                for base in self.bases(item):
+                    if base is not item:
+                        self._derived.setdefault(base, []).append(item)
+        return self._derived.get(cls, [])
 
     def base_names(self, cls: ClassInfo) -> set[str]:
         """Dotted names of all bases, under check or not."""

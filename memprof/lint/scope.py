@@ -7,10 +7,10 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 
 from memprof.lint.knowledge import Knowledge
-from memprof.lint.names import path_of
+from memprof.lint.names import path_of, text_of
 from memprof.lint.narrowing import tensor_asked
 from memprof.lint.program import ClassInfo, FunctionInfo, Program
-from memprof.lint.values import GRAPH, PLAIN, UNKNOWN, Kind, Value, container, element_of, join, unpack
+from memprof.lint.values import GRAPH, PLAIN, UNKNOWN, Kind, Value, container, element_of, unpack, with_entry
 from memprof.lint.vocabulary import guess
 
 
@@ -47,11 +47,10 @@ class Scope(ABC):
         """A value as it is where autograd is off."""
         if value.kind in (Kind.GRAPH, Kind.PARAMETER):
             return replace(value, kind=Kind.TENSOR)
-        if value.kind is Kind.TUPLE:
-            return replace(value, items=tuple(self.without_graph(item) for item in value.items))
-        if value.kind is Kind.CONTAINER and value.element is not None:
-            return replace(value, element=self.without_graph(value.element))
-        return value
+        if value.kind not in (Kind.TUPLE, Kind.CONTAINER, Kind.OBJECT):
+            return value
+        element = None if value.element is None else self.without_graph(value.element)
+        return replace(value, items=tuple(self.without_graph(item) for item in value.items), element=element)
 
     def brought(self, value: Value) -> Value:
         """A value that comes into the function otherwise than by its arguments."""
@@ -104,7 +103,7 @@ class Scope(ABC):
         elif isinstance(target, ast.Subscript):
             self.value(target.slice)
             self.value(target.value)
-            self.store(target.value, value)
+            self.store(target.value, value, key=text_of(target.slice))
 
     def set_path(self, path: str, value: Value) -> None:
         """Let a name or an attribute stand for a value; what hung on the old one is forgotten."""
@@ -115,12 +114,11 @@ class Scope(ABC):
             del self.env[known]
         self.env[path] = value
 
-    def store(self, holder: ast.expr, value: Value, shape: str = "") -> None:
-        """Put a value into a container, or write it into a tensor."""
+    def store(self, holder: ast.expr, value: Value, shape: str = "", key: str | None = None) -> None:
+        """Put a value into a container, under a key where that is known, or write it into a tensor."""
         current = self.value(holder)
         if current.kind is Kind.CONTAINER:
-            kept = value if current.element is None else join(current.element, value)
-            self._replace(holder, container(current.shape or shape, kept, bounded=current.bounded))
+            self._replace(holder, with_entry(replace(current, shape=current.shape or shape), key, value))
         elif current.kind is Kind.TENSOR and value.has_graph and self.grad is not False:
             self._replace(holder, replace(GRAPH, host=current.host))
         elif current.kind is Kind.UNKNOWN and shape:
@@ -131,9 +129,9 @@ class Scope(ABC):
         if path:
             self.env[path] = value
         elif isinstance(holder, ast.Subscript):
-            self.store(holder.value, value)
+            self.store(holder.value, value, key=text_of(holder.slice))
         elif isinstance(holder, ast.Call) and isinstance(holder.func, ast.Attribute):  # d.setdefault(k, []).append(x)
-            self.store(holder.func.value, value)
+            self.store(holder.func.value, value, key=text_of(holder.args[0]) if holder.args else None)
 
     # ---- narrowing ---------------------------------------------------------------------------
 

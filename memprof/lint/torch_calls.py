@@ -29,6 +29,9 @@ from memprof.lint.vocabulary import (
     layer,
 )
 
+DISTRIBUTION = "distribution"
+"""Shape of the objects that stand for those of torch.distributions."""
+
 _NAMESPACES = ("torch.nn.functional.", "torch.linalg.", "torch.special.", "torch.fft.", "torch.")
 
 
@@ -56,6 +59,8 @@ class TorchReader(ExpressionReader):
             create = keyword(node, "create_graph")
             kept = create is not None and not is_constant(create, False)
             return container("iterator", replace(self.graph() if kept else TENSOR, gradient=True))
+        if name.startswith("torch.distributions."):
+            return self._distribution(name.rpartition(".")[2], everything)
         if name == "torch.set_grad_enabled":
             self._set_grad(node)
             return UNKNOWN
@@ -70,6 +75,21 @@ class TorchReader(ExpressionReader):
             if name.startswith(namespace) and "." not in name[len(namespace) :]:
                 return self._function(node, last, arguments, everything)
         return None
+
+    def _distribution(self, name: str, given: list[Value]) -> Value:
+        """A distribution holds its parameters; a divergence of two is made from both."""
+        tensors = tuple(tensor for item in given for tensor in item.tensors)
+        if name[:1].isupper():
+            return Value(Kind.OBJECT, shape=DISTRIBUTION, items=tensors)
+        return self.arithmetic(*tensors) if tensors else UNKNOWN
+
+    def distribution_method(self, base: Value, name: str, arguments: list[Value]) -> Value:
+        """What a method of a distribution gives: samples have no graph, densities have that of its parameters."""
+        if name == "sample" and base.items:
+            return self.without_graph(self.arithmetic(*base.items))
+        if name in ("log_prob", "entropy", "rsample", "cdf", "icdf") and base.items:
+            return self.arithmetic(*base.items, *(item for item in arguments if item.is_tensor))
+        return UNKNOWN
 
     def _set_grad(self, node: ast.Call) -> None:
         """A bare `torch.set_grad_enabled(...)`, which holds until it is called again."""
@@ -137,7 +157,7 @@ class TorchReader(ExpressionReader):
         if name in REDUCTIONS:
             return replace(result, scalar=not node.args and not node.keywords)
         if name in ("clone", "contiguous", "float", "double", "half", "squeeze", "view", "reshape", "flatten"):
-            return replace(base, kind=result.kind, output=False)
+            return replace(base, kind=result.kind, output=False, weights=result.weights)
         if name in ("split", "chunk", "unbind"):
             return container("iterator", result)
         return result

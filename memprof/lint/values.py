@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,12 @@ if TYPE_CHECKING:
 
 _DEPTH = 4
 """How deep containers are followed into each other."""
+
+_NAMES = 32
+"""How many keys of a dictionary are told apart."""
+
+_ALTERNATIVES = 12
+"""How many classes or functions one value may stand for."""
 
 
 class Kind(enum.Enum):
@@ -59,8 +65,11 @@ class Value:
         shape: For containers: list, dict, set, deque, queue, iterator.
         cls: Class of a module, object, or the class itself.
         function: The function itself.
-        items: Elements of a tuple, or of the tuple that a tensor may turn out to be; what an instance of a data class
-            was made of.
+        items: Elements of a tuple, or of the tuple that a tensor may turn out to be; fields of an instance; values of a
+            dictionary whose keys are known.
+        names: Of the fields or keys that `items` are for; empty where they go by position. Of text: all that it may be.
+        others: What it may be as well: objects of other classes, other functions.
+        derived: An object, or a module, that may be of a class derived from `cls`: what a method calls `self`.
         element: What a container or loader gives.
     """
 
@@ -81,6 +90,9 @@ class Value:
     cls: ClassInfo | None = None
     function: FunctionInfo | None = None
     items: tuple[Value, ...] = ()
+    names: tuple[str, ...] = ()
+    others: tuple[Value, ...] = ()
+    derived: bool = False
     element: Value | None = None
 
     @property
@@ -94,7 +106,7 @@ class Value:
         if self.kind is Kind.GRAPH:
             return True
         if self.kind in _WITH_ITEMS:
-            return any(item.has_graph for item in self.items)
+            return any(item.has_graph for item in (*self.items, *self.others))
         return self.kind is Kind.CONTAINER and self.element is not None and self.element.has_graph
 
     @property
@@ -111,8 +123,19 @@ class Value:
         """The tensors it is or holds."""
         if self.is_tensor:
             return [self]
-        parts = self.items if self.kind in _WITH_ITEMS else (self.element,) if self.kind is Kind.CONTAINER else ()
+        parts: tuple[Value | None, ...] = (self.element,) if self.kind is Kind.CONTAINER else ()
+        if self.kind in _WITH_ITEMS:
+            parts = (*self.items, *self.others)
         return [tensor for part in parts if part is not None for tensor in part.tensors]
+
+    @property
+    def alternatives(self) -> tuple[Value, ...]:
+        """All that it may be, one by one."""
+        return (replace(self, others=()), *self.others) if self.others else (self,)
+
+    def named(self, name: str) -> Value | None:
+        """The field or entry of a name; None where it is not known apart from the others."""
+        return self.items[self.names.index(name)] if name in self.names else None
 
     @property
     def guessed(self) -> bool:
@@ -156,10 +179,14 @@ def join(first: Value, second: Value, depth: int = 0) -> Value:
             return replace(first, items=tuple(join(one, other, depth + 1) for one, other in pairs))
         return container("iterator", join_all((*first.items, *second.items)))
     if first.kind in (Kind.OBJECT, Kind.CLASS, Kind.FUNCTION):
-        return first
+        return _several(first, second, depth)
+    if first.kind is Kind.PLAIN:
+        both = tuple(dict.fromkeys((*first.names, *second.names)))
+        return replace(PLAIN, names=both if first.names and second.names and len(both) <= _NAMES else ())
     element = first.element if second.element is None else second.element
     if first.element is not None and second.element is not None:
         element = join(first.element, second.element, depth + 1)
+    names, items = _joined_names(first, second, depth)
     return replace(
         first,
         scalar=first.scalar and second.scalar,
@@ -176,9 +203,41 @@ def join(first: Value, second: Value, depth: int = 0) -> Value:
         bounded=first.bounded or second.bounded,
         shape=first.shape or second.shape,
         cls=first.cls or second.cls,
-        items=first.items or second.items,
+        names=names,
+        items=items if names else first.items or second.items,
         element=element,
     )
+
+
+def _several(first: Value, second: Value, depth: int) -> Value:
+    """What may be any of several objects, classes, or functions."""
+    found: dict[object, Value] = {}
+    for value in (*first.alternatives, *second.alternatives):
+        identity = value.cls if value.function is None else value.function
+        known = found.get(identity)
+        if known is None:
+            found[identity] = value
+        elif known != value and value.kind is Kind.OBJECT:
+            names, items = _joined_names(known, value, depth)
+            found[identity] = replace(known, names=names, items=items, derived=known.derived or value.derived)
+    main, *others = found.values()
+    return replace(main, others=tuple(others[: _ALTERNATIVES - 1]))
+
+
+def _joined_names(first: Value, second: Value, depth: int) -> tuple[tuple[str, ...], tuple[Value, ...]]:
+    """Names that either of two values has, and what each may stand for."""
+    if not first.names and not second.names:
+        return (), first.items or second.items
+    names = tuple(dict.fromkeys((*first.names, *second.names)))
+    if len(names) > _NAMES:
+        return (), ()
+
+    def of(name: str) -> Value:
+        known = [value.named(name) or (None if value.names else value.element) for value in (first, second)]
+        pair = [value for value in known if value is not None]
+        return join(pair[0], pair[1], depth + 1) if len(pair) == 2 else pair[0]
+
+    return names, tuple(of(name) for name in names)
 
 
 _STRENGTH = (
@@ -213,14 +272,39 @@ def container(shape: str, element: Value | None = None, *, bounded: bool = False
     return Value(Kind.CONTAINER, shape=shape, element=_cut(element, 0), bounded=bounded)
 
 
+def dictionary(entries: Mapping[str, Value], others: Iterable[Value] = ()) -> Value:
+    """A dictionary with entries that are known by their keys, and others that may be under any key."""
+    loose = list(others)
+    both = container("dict", join_all((*entries.values(), *loose)) if entries or loose else None)
+    if loose or not 0 < len(entries) <= _NAMES:
+        return both
+    return replace(both, names=tuple(entries), items=tuple(_cut(item, 0) or UNKNOWN for item in entries.values()))
+
+
+def with_entry(held: Value, key: str | None, value: Value) -> Value:
+    """A container after `held[key] = value`; without a key, any entry may be this one."""
+    value = _cut(value, 0) or UNKNOWN
+    element = value if held.element is None else join(held.element, value)
+    after = replace(held, element=_cut(element, 0))
+    if held.shape != "dict" or (held.element is not None and not held.names):
+        return after
+    if key is None:
+        return replace(after, items=tuple(_cut(join(item, value), 0) or UNKNOWN for item in held.items))
+    entries = {**dict(zip(held.names, held.items, strict=True)), key: value}
+    if len(entries) > _NAMES:
+        return replace(after, names=(), items=())
+    return replace(after, names=tuple(entries), items=tuple(entries.values()))
+
+
 def _cut(value: Value | None, depth: int) -> Value | None:
     """Keeps containers in containers finite."""
-    if value is None or (value.element is None and not value.items):
+    if value is None or (value.element is None and not value.items and not value.others):
         return value
     if depth >= _DEPTH:
         return UNKNOWN
     return replace(
         value,
+        others=tuple(_cut(item, depth) or UNKNOWN for item in value.others),
         element=_cut(value.element, depth + 1),
         items=tuple(_cut(item, depth + 1) or UNKNOWN for item in value.items),
     )
@@ -241,9 +325,14 @@ def element_of(value: Value) -> Value:
     return UNKNOWN
 
 
+def turn_of(value: Value) -> Value:
+    """What a loop over a value gives; keys of a dictionary are no tensors."""
+    return PLAIN if value.kind is Kind.CONTAINER and value.shape == "dict" else element_of(value)
+
+
 def unpack(value: Value, count: int) -> list[Value]:
     """The values of `a, b, ... = value`."""
-    if value.kind in (Kind.TUPLE, Kind.GRAPH) and len(value.items) == count:
+    if value.kind in (Kind.TUPLE, Kind.GRAPH, Kind.OBJECT) and len(value.items) == count:
         return list(value.items)
     if value.guess and value.scalar:  # a loss by its name, and with it what goes into a log
         return [value] + [UNKNOWN] * (count - 1)

@@ -57,7 +57,8 @@ REDUCTIONS = _words("mean sum norm std var prod max min logsumexp median nanmean
 FACTORIES = _words(
     "tensor as_tensor from_numpy zeros ones full empty rand randn randint randperm arange linspace logspace eye "
     "zeros_like ones_like full_like empty_like rand_like randn_like randint_like normal bernoulli tril_indices "
-    "triu_indices one_hot complex get_rng_state"
+    "triu_indices one_hot complex get_rng_state Tensor FloatTensor DoubleTensor HalfTensor LongTensor IntTensor "
+    "ShortTensor ByteTensor CharTensor BoolTensor"
 )
 """Functions of torch that make a tensor without a graph."""
 

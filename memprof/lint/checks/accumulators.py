@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from memprof.lint.checks.joined import JOINING
 from memprof.lint.context import Context, shown, sure
 from memprof.lint.finding import Confidence, LintFinding
-from memprof.lint.names import base_of, parts_of, path_of
+from memprof.lint.names import base_of, parts_of, path_of, paths_in
 from memprof.lint.program import FunctionInfo
 from memprof.lint.values import Kind, Value
 
@@ -28,6 +28,8 @@ def check(context: Context) -> Iterator[LintFinding]:
             if found is None:
                 continue
             value = context.value(found.added)
+            if found.each:
+                value = value.element or value
             if value.kind is Kind.PARAMETER and found.stored:
                 value = Value(Kind.GRAPH, weights=True, guess=value.guess)
             if value.kind is not Kind.GRAPH or context.knowledge.grad.get(statement) is False:
@@ -51,12 +53,14 @@ class _Accumulation:
         added: What comes in.
         stored: By writing features or weights into a store.
         grows: By joining, so that it gets longer.
+        each: Several values at once, each made from its old one.
     """
 
     target: ast.expr
     added: ast.expr
     stored: bool = False
     grows: bool = False
+    each: bool = False
 
 
 def _is_cut(context: Context, function: FunctionInfo, statement: ast.stmt, found: _Accumulation) -> bool:
@@ -101,7 +105,7 @@ def _finding(
     if value.weights or (not value.scalar and (in_module or found.stored)):
         what = "weights" if value.weights else "features"
         if not value.weights and (
-            function in context.knowledge.evaluating or context.flow.begun_anew(function, found.target)
+            function in context.knowledge.evaluating or context.flow.lifetimes.begun_anew(function, found.target)
         ):
             return None  # a sequence, or an inference that its caller sees to
         message = (
@@ -138,6 +142,8 @@ def _accumulation(context: Context, function: FunctionInfo, statement: ast.stmt)
     path = path_of(base_of(target))
     if not path or _is_kept(statement.value, path):
         return None
+    if isinstance(statement.value, (ast.ListComp, ast.DictComp)) and _sums_each(statement.value, path):
+        return _Accumulation(target, statement.value, each=True)
     if any(path_of(base_of(part)) == path for part in _operands(function, statement.value, statement, _DEPTH)):
         return _Accumulation(target, statement.value)
     if isinstance(target, ast.Subscript):
@@ -152,6 +158,22 @@ def _accumulation(context: Context, function: FunctionInfo, statement: ast.stmt)
             if any(path_of(base_of(item)) == path for item in items):
                 return _Accumulation(target, statement.value, stored=sliced, grows=not sliced)
     return None
+
+
+def _sums_each(node: ast.ListComp | ast.DictComp, path: str) -> bool:
+    """`sums = [a + b for a, b in zip(sums, losses)]`, `sums = {name: sums[name] + loss for name, loss in ...}`."""
+    made = node.value if isinstance(node, ast.DictComp) else node.elt
+    if not isinstance(made, ast.BinOp) or not isinstance(made.op, (ast.Add, ast.Sub)):
+        return False
+    old = {
+        part.id
+        for generator in node.generators
+        if path in paths_in(generator.iter)
+        for part in ast.walk(generator.target)
+        if isinstance(part, ast.Name)
+    }
+    parts = {path_of(base_of(part)) for part in ast.walk(made) if isinstance(part, (ast.Name, ast.Subscript))}
+    return bool(parts & old) or path in parts
 
 
 def _is_kept(node: ast.expr, path: str) -> bool:

@@ -42,8 +42,12 @@ def _retained(context: Context, function: FunctionInfo, call: ast.Call, root: as
         region: ast.AST = around[0]
     elif function in context.flow.every_iteration and not context.flow.result_reaches_backward(function):
         region = function.node
-        if any(_passes(context, site.caller, _region(context, site), call) for site in function.sites):
-            return
+        for site in function.sites:
+            around_site = _region(context, site)
+            if _passes(context, site.caller, around_site, call):
+                return
+            if _graph_from_outside(context, site.caller, around_site):
+                return
     else:
         return
     if call not in list(inside(region)) or _conditional(function, call, region):
@@ -112,8 +116,8 @@ def _passes(context: Context, function: FunctionInfo, region: ast.AST, call: ast
         later = call not in function.calls or (item.lineno, item.col_offset) > (call.lineno, call.col_offset)
         if later and (is_backward(item) or function.module.qualified(item.func).startswith("torch.autograd.")):
             return True
-        callee = context.flow.callees.get(item)
-        if callee is not None and call not in callee.calls and callee in context.flow.trains:
+        callees = context.flow.callees(item)
+        if any(call not in callee.calls and callee in context.flow.trains for callee in callees):
             return True
     return False
 
@@ -121,8 +125,11 @@ def _passes(context: Context, function: FunctionInfo, region: ast.AST, call: ast
 def _graph_from_outside(context: Context, function: FunctionInfo, loop: ast.AST) -> bool:
     """Whether the loss depends on a graph built before the loop, or on one that iterations hand on."""
     bound: set[str] = set()
+    parameters = {item.arg for item in function.parameters} if loop is function.node else set()
     for item in inside(loop):
         if isinstance(item, ast.Assign) and carried_state(context, function, item) is not None:
+            return True
+        if any(_carries(context, callee) for callee in context.flow.callees(item)):
             return True
         if isinstance(item, (ast.Name, ast.Attribute)) and isinstance(item.ctx, ast.Store):
             bound.add(path_of(item))
@@ -136,9 +143,17 @@ def _graph_from_outside(context: Context, function: FunctionInfo, loop: ast.AST)
         if isinstance(item, (ast.Name, ast.Attribute)) and isinstance(item.ctx, ast.Load):
             path = path_of(item)
             outside = path not in bound or not first_use.get(path, (0, 0, True))[2]
-            if path and outside and context.value(item).has_graph:
+            if path and path not in parameters and outside and context.value(item).has_graph:
                 return True
     return False
+
+
+def _carries(context: Context, function: FunctionInfo) -> bool:
+    """Whether a function of a module goes on from a state that it has kept."""
+    return context.flow.in_module(function) and any(
+        isinstance(item, ast.Assign) and carried_state(context, function, item) is not None
+        for item in function.statements
+    )
 
 
 def _created(context: Context, function: FunctionInfo, call: ast.Call) -> Iterator[LintFinding]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from memprof.lint.checks.joined import is_reduced_later, join_of
 from memprof.lint.context import Context, shown, sure
 from memprof.lint.finding import Confidence, LintFinding
-from memprof.lint.names import base_of, inside, is_name, local_names, path_of
+from memprof.lint.names import base_of, inside, is_name, local_names, path_of, paths_in
 from memprof.lint.program import FunctionInfo, Loop
 from memprof.lint.values import Kind, Value
 from memprof.lint.vocabulary import EXTENDING_METHODS, STORING_METHODS
@@ -49,7 +49,11 @@ def _stored(context: Context, function: FunctionInfo) -> Iterator[_Stored]:
             continue
         if base.kind is Kind.UNKNOWN and call.func.attr != "append":
             continue  # a queue that somebody empties, a buffer with a limit of its own
-        if call.func.attr in STORING_METHODS or (
+        if call.func.attr == "update" and isinstance(kept, ast.Dict) and base.shape == "dict":  # d.update({step: x})
+            for key, item in zip(kept.keys, kept.values, strict=True):
+                if key is not None and _new_key(context, function, call, base, key):
+                    yield _Stored(function, call, holder, item, context.value(item))
+        elif call.func.attr in STORING_METHODS or (
             call.func.attr in EXTENDING_METHODS and base.kind is Kind.CONTAINER and base.shape != "dict"
         ):
             yield _Stored(function, call, holder, kept, context.value(kept))
@@ -58,7 +62,10 @@ def _stored(context: Context, function: FunctionInfo) -> Iterator[_Stored]:
             yield _Stored(function, statement, statement.target, statement.value, context.value(statement.value))
         elif isinstance(statement, ast.Assign) and len(statement.targets) == 1:
             target = statement.targets[0]
-            if isinstance(target, ast.Subscript) and _new_key(context, function, statement, target):
+            held = context.value(target.value) if isinstance(target, ast.Subscript) else None
+            if isinstance(target, ast.Subscript) and held is not None:
+                if not _new_key(context, function, statement, held, target.slice):
+                    continue
                 yield _Stored(function, statement, target, statement.value, context.value(statement.value))
             elif isinstance(statement.value, ast.BinOp) and isinstance(statement.value.op, ast.Add):
                 both = (statement.value.left, statement.value.right)
@@ -76,13 +83,14 @@ def _is_bounded(context: Context, holder: ast.expr) -> bool:
     return context.value(node).bounded
 
 
-def _new_key(context: Context, function: FunctionInfo, statement: ast.stmt, target: ast.Subscript) -> bool:
+def _new_key(context: Context, function: FunctionInfo, node: ast.stmt | ast.expr, base: Value, key: ast.expr) -> bool:
     """Whether `d[key] = x` has another key in each iteration."""
-    base = context.value(target.value)
-    around = context.flow.iteration_loop(function, statement)
+    around = context.flow.iteration_loop(function, node)
     if base.kind is not Kind.CONTAINER or base.shape != "dict" or base.bounded:
         return False
-    names = {item.id for item in ast.walk(target.slice) if isinstance(item, ast.Name)}
+    names = paths_in(key) - {""}
+    if names & _counted(function):
+        return True
     if around is not None:
         return bool(names & _changing(around[0]))
     for site in function.sites:  # the caller counts
@@ -91,6 +99,21 @@ def _new_key(context: Context, function: FunctionInfo, statement: ast.stmt, targ
         if where is not None and any(isinstance(item, ast.Name) and item.id in _changing(where[0]) for item in passed):
             return True
     return False
+
+
+def _counted(function: FunctionInfo) -> set[str]:
+    """Attributes that the methods of a class count up: `self.step += 1`."""
+    methods = function.cls.methods.values() if function.cls is not None and function.self_name else ()
+    return {
+        f"{function.self_name}.{statement.target.attr}"
+        for method in methods
+        for statement in method.statements
+        if isinstance(statement, ast.AugAssign)
+        and isinstance(statement.op, ast.Add)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.target, ast.Attribute)
+        and path_of(statement.target.value) == method.self_name
+    }
 
 
 def _changing(loop: Loop) -> set[str]:
@@ -267,7 +290,7 @@ def _without_graph(context: Context, stored: _Stored, outlives: str) -> LintFind
         "Store `.cpu()` of it, or limit the container."
     )
     # What an evaluation gathers for later ends with the data, and the source does not tell how much it is.
-    renewed = context.flow.renewed(function, stored.holder, stored.node)
+    renewed = context.flow.lifetimes.renewed(function, stored.holder, stored.node)
     gathered = outlives == "steps" or (outlives == "evaluation" and _is_read(stored))
     passing = gathered or (renewed and (not activation or not context.flow.over_loader(function, stored.node)))
     confidence = Confidence.LOW if passing else Confidence.MEDIUM
@@ -291,9 +314,6 @@ def _copies_weights(context: Context, stored: _Stored) -> bool:
     node = stored.kept
     if isinstance(node, ast.Call) and stored.function.module.qualified(node.func) == "copy.deepcopy" and node.args:
         return context.value(node.args[0]).kind is Kind.MODULE
-    if isinstance(node, ast.DictComp) and isinstance(node.value, ast.Call):
-        text = ast.unparse(node)
-        return ".state_dict()" in text and ".clone()" in text and ".cpu()" not in text and "'cpu'" not in text
     return False
 
 

@@ -5,48 +5,103 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from memprof.lint.checks.modes import other_mode
 from memprof.lint.context import Context, shown, sure
 from memprof.lint.finding import Confidence, LintFinding
 from memprof.lint.names import inside
-from memprof.lint.program import FunctionInfo
+from memprof.lint.program import FunctionInfo, Loop
+from memprof.lint.values import Kind
+from memprof.lint.vocabulary import PLAIN_FUNCTIONS, PLAIN_METHODS
+
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_STEPPING = frozenset("step zero_grad".split())
+_TRAINING_NAMES = ("train", "fit", "learn", "finetune")
 
 
 def check(context: Context) -> Iterator[LintFinding]:
     """Find them, one for each loop or function that evaluates."""
     for function in context.program.functions:
-        if context.flow.in_module(function):
+        if context.flow.in_module(function) or context.is_test(function):
             continue
         seen: set[ast.AST] = set()
         for call in sorted(function.calls, key=lambda item: (item.lineno, item.col_offset)):
             if not _runs_model(context, function, call) or context.knowledge.grad.get(call) is not True:
                 continue
             region: ast.AST = next(iter(function.module.loops_of(call)), function.node)
-            if region in seen or not context.value(call).has_graph or not _evaluates(context, function, call):
+            if region in seen or not context.value(call).has_graph:
                 continue
-            if _is_differentiated(context, function, call) or _is_cut_in_training(context, function, call):
+            finding = _judge(context, function, call)
+            if finding is None:
                 continue
             if _asks_for_gradients(function):
                 break
             seen.add(region)
-            yield _finding(context, function, call)
+            yield finding
+
+
+def _judge(context: Context, function: FunctionInfo, call: ast.Call) -> LintFinding | None:
+    if _evaluates(context, function, call):
+        if _is_differentiated(context, function, call) or _is_cut_in_training(context, function, call):
+            return None
+        return _finding(context, function, call)
+    around = context.flow.iteration_loop(function, call)
+    if around is None or not context.flow.is_forward(call):
+        return None
+    loop, kind = around
+    if kind == "evaluation" and context.flow.goes_over_loader(loop) and _gives_no_gradients(context, function, loop):
+        if not _is_differentiated(context, function, call):
+            return _finding(context, function, call, Confidence.MEDIUM)
+    mode = other_mode(context, function, loop, call) if kind == "training" else None
+    return _in_both_modes(context, function, call, mode) if mode is not None else None
 
 
 def _runs_model(context: Context, function: FunctionInfo, call: ast.Call) -> bool:
     """Whether a call runs a model, or a function in which training runs it as well."""
     if context.flow.is_forward(call):
         return True
-    callee = context.flow.callees.get(call)
-    if callee is None or callee is function or callee in context.knowledge.evaluating or callee in context.flow.trains:
+    if function not in context.knowledge.evaluating:
         return False
-    return callee in context.flow.applies and function in context.knowledge.evaluating
+    apart = context.knowledge.evaluating | context.flow.trains | {function}
+    return any(callee in context.flow.applies and callee not in apart for callee in context.flow.callees(call))
 
 
 def _evaluates(context: Context, function: FunctionInfo, call: ast.Call) -> bool:
-    if context.is_test(function):
-        return False
+    """Whether a model is in evaluation mode, or the function is called as those that evaluate."""
     if context.value(call.func).evaluating:
         return True
     return function in context.knowledge.evaluating and function not in context.flow.trains
+
+
+def _gives_no_gradients(context: Context, function: FunctionInfo, loop: Loop) -> bool:
+    """Whether nothing that a loop computes can be differentiated: it stays in what is under check, and in numbers."""
+    if any(name in function.name.lower() for name in _TRAINING_NAMES) and function not in context.flow.trains:
+        return False  # its backward pass may be where the check cannot see it
+    if function.returns.has_graph and not function.sites:
+        return False
+    for item in inside(loop):
+        if isinstance(item, (ast.Yield, ast.YieldFrom, ast.Await)):
+            return False
+        if isinstance(item, ast.Call) and _may_differentiate(context, function, item):
+            return False
+    return True
+
+
+def _may_differentiate(context: Context, function: FunctionInfo, call: ast.Call) -> bool:
+    """Whether a call takes a graph to where the check cannot follow it, or steps an optimizer."""
+    name = function.module.qualified(call.func)
+    last = call.func.attr if isinstance(call.func, ast.Attribute) else name
+    if last in _STEPPING:
+        return True
+    passed = (*call.args, *(item.value for item in call.keywords))
+    if not any(context.value(item).has_graph or context.value(item).kind is Kind.UNKNOWN for item in passed):
+        return False
+    if context.flow.callees(call) or context.value(call.func).kind in (Kind.MODULE, Kind.CLASS):
+        return False
+    if name.startswith(("torch.", "numpy.", "math.")) or name in PLAIN_FUNCTIONS or last in PLAIN_METHODS:
+        return False
+    if isinstance(call.func, ast.Attribute) and context.value(call.func.value).kind is not Kind.UNKNOWN:
+        return False  # a method of a tensor, a container, an object under check
+    return any(context.value(item).has_graph for item in passed)
 
 
 def _asks_for_gradients(function: FunctionInfo) -> bool:
@@ -83,13 +138,16 @@ def _is_cut_in_training(context: Context, function: FunctionInfo, call: ast.Call
     return around is not None and around[1] == "training" and isinstance(user, ast.Attribute) and user.attr == "detach"
 
 
-def _finding(context: Context, function: FunctionInfo, call: ast.Call) -> LintFinding:
+def _finding(
+    context: Context, function: FunctionInfo, call: ast.Call, most: Confidence = Confidence.HIGH
+) -> LintFinding:
     through = not context.flow.is_forward(call)
-    confidence = Confidence.MEDIUM if through else sure(context.value(call.func))
+    confidence = Confidence.MEDIUM if through else min(most, sure(context.value(call.func)), key=lambda one: one.rank)
     around = context.flow.iteration_loop(function, call)
-    if around is None and function not in context.flow.every_iteration:
+    repeated = around is not None or _in_comprehension(context, function, call)
+    if not repeated and function not in context.flow.every_iteration:
         confidence = Confidence.LOW  # one forward pass
-    elif not function.sites and isinstance(function.module.statement_of(call), ast.Return):
+    elif not function.sites and isinstance(function.module.statement_of(call), ast.Return) and around is None:
         confidence = Confidence.LOW  # who calls it may want gradients
     place = "the loop" if isinstance(function.node, ast.Module) or around is not None else f"`{function.name}()`"
     what = f"The model of `{shown(call.func)}()`" if through else f"`{shown(call.func)}`"
@@ -98,3 +156,21 @@ def _finding(context: Context, function: FunctionInfo, call: ast.Call) -> LintFi
         f"never comes, and held by its output. Put {place} under `with torch.no_grad():`."
     )
     return context.finding(function, call, "MP201", message, "no_grad", confidence)
+
+
+def _in_comprehension(context: Context, function: FunctionInfo, call: ast.Call) -> bool:
+    """Whether a call is made for each batch of a loader that a comprehension goes over."""
+    return any(
+        isinstance(parent, _COMPREHENSIONS) and context.flow.gives_batches(parent.generators[0].iter)
+        for parent in function.module.parents_of(call)
+    )
+
+
+def _in_both_modes(context: Context, function: FunctionInfo, call: ast.Call, mode: ast.expr) -> LintFinding:
+    text = shown(mode)
+    message = (
+        f"`{shown(call.func)}` runs with autograd on where `{text}` does not hold, too: its activations are saved for "
+        "a backward pass that never comes, and held by its output. Run it under "
+        f"`with torch.set_grad_enabled({text}):`."
+    )
+    return context.finding(function, call, "MP201", message, "no_grad", Confidence.MEDIUM)

@@ -40,7 +40,8 @@ def _checkpoints(context: Context, function: FunctionInfo) -> Iterator[LintFindi
         if not path or not _is_loaded(function, path):
             continue
         own = "." in path and path.partition(".")[0] == function.self_name
-        if not (_stays(context, function, path) if own else _trains_after(context, function, statement, path)):
+        stays = _stays(context, function, path) if own else _trains_after(context, function, statement, path)
+        if not stays and not _is_kept_by_a_caller(context, function, path):
             continue
         how = "the device it was saved from" if where is None else f"`{shown(where, 20)}`"
         message = (
@@ -92,6 +93,19 @@ def _stays(context: Context, function: FunctionInfo, path: str) -> bool:
     return len(written) == 1 and any(method in context.flow.trains for method in function.cls.methods.values())
 
 
+def _is_kept_by_a_caller(context: Context, function: FunctionInfo, path: str) -> bool:
+    """Whether a function returns what it loaded, and a caller has it under a name while the model runs."""
+    returned = [item.value for item in function.statements if isinstance(item, ast.Return) and item.value is not None]
+    if not any(path_of(item) == path for item in returned):
+        return False
+    for site in function.sites:
+        statement = site.caller.module.statement_of(site.call)
+        if isinstance(statement, ast.Assign) and statement.value is site.call and path_of(statement.targets[0]):
+            if _trains_after(context, site.caller, statement, path_of(statement.targets[0])):
+                return True
+    return False
+
+
 def _trains_after(context: Context, function: FunctionInfo, statement: ast.stmt, path: str) -> bool:
     """Whether the model runs in a loop while the checkpoint is still there."""
     start = statement.lineno
@@ -108,8 +122,7 @@ def _trains_after(context: Context, function: FunctionInfo, statement: ast.stmt,
         if start < loop.lineno < end and context.flow.iteration_loop(function, loop.body[0]) is not None:
             return True
     for call in function.calls:
-        callee = context.flow.callees.get(call)
-        if callee is not None and start < call.lineno < end and callee in context.flow.trains:
+        if start < call.lineno < end and any(callee in context.flow.trains for callee in context.flow.callees(call)):
             return True
     return False
 
@@ -132,9 +145,10 @@ def _exceptions(context: Context, function: FunctionInfo) -> Iterator[LintFindin
 def _runs_model(context: Context, node: ast.AST) -> bool:
     if not isinstance(node, ast.Call):
         return False
-    callee = context.flow.callees.get(node)
     flow = context.flow
-    return flow.is_forward(node) or (callee is not None and (callee in flow.applies or callee in flow.trains))
+    return flow.is_forward(node) or any(
+        callee in flow.applies or callee in flow.trains for callee in flow.callees(node)
+    )
 
 
 def _kept(context: Context, function: FunctionInfo, handler: ast.ExceptHandler) -> Iterator[LintFinding]:

@@ -83,7 +83,7 @@ def _makes_layers(context: Context, node: ast.expr) -> bool:
 def is_new_layer(context: Context, node: ast.expr, start: FunctionInfo | None = None) -> bool:
     """A call that makes a module with parameters, or a parameter, or a name that `start` gives to such."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _MOVING:
-        return start is not None and is_new_layer(context, node.func.value, start)
+        return is_new_layer(context, node.func.value, start)
     if isinstance(node, ast.Name) and start is not None:
         return _is_made_and_not_kept(context, node.id, start)
     if not isinstance(node, ast.Call):

@@ -112,8 +112,8 @@ def _belongs_elsewhere(context: Context, names: set[str]) -> bool:
         for call in function.calls:
             passed = [*call.args, *(item.value for item in call.keywords)]
             if any(path_of(item).rpartition(".")[2] in names for item in passed if path_of(item)):
-                callee = context.flow.callees.get(call)
-                if callee is None or callee.name == "__init__":
+                callees = context.flow.callees(call)
+                if not callees or any(callee.name == "__init__" for callee in callees):
                     return True
             if isinstance(call.func, ast.Attribute) and path_of(call.func.value).rpartition(".")[2] in names:
                 if call.func.attr in ("requires_grad_", "zero_grad", "step"):

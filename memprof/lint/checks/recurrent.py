@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from memprof.lint.context import Context, sure
 from memprof.lint.finding import LintFinding
-from memprof.lint.names import inside, path_of, paths_in
+from memprof.lint.names import inside, is_backward, is_constant, keyword, parts_of, path_of, paths_in
 from memprof.lint.program import FunctionInfo, Loop
 from memprof.lint.values import Kind
 
@@ -44,7 +44,7 @@ def carried_state(context: Context, function: FunctionInfo, statement: ast.Assig
     for path, argument in given.items():
         if not path or not context.value(argument).has_graph or (around is None and "." not in path):
             continue
-        if context.flow.begun_anew(function, argument):
+        if context.flow.lifetimes.begun_anew(function, argument):
             continue  # at the start of each sequence
         source = path if path in made else _handed_on(around[0], path, made) if around is not None else None
         if source is None or _detached(around[0] if around is not None else None, function, path, statement, source):
@@ -55,11 +55,34 @@ def carried_state(context: Context, function: FunctionInfo, statement: ast.Assig
         if around is not None and not training and _over_sequence(context, around[0], call):
             continue
         in_training = training or context.flow.every_iteration.get(function) == "training"
+        if around is None and in_training and context.flow.reaches_backward(function, argument):
+            if _is_own_state(context, function, argument):
+                return path
+            continue
         if context.knowledge.grad.get(statement) is None and not in_training:
             continue  # some callers switch autograd off
         if training or not context.flow.reaches_backward(function, argument):
             return path
     return None
+
+
+def _is_own_state(context: Context, function: FunctionInfo, argument: ast.expr) -> bool:
+    """Whether a module carries a state that nobody else sets, and passes go through its history again and again.
+
+    Such a pass fails unless the one before it kept the graph.
+    """
+    if not isinstance(argument, ast.Attribute) or path_of(argument.value) != function.self_name:
+        return False
+    for other in context.program.functions:
+        for statement in other.statements if other is not function and other.name != "__init__" else ():
+            targets = statement.targets if isinstance(statement, ast.Assign) else []
+            if any(getattr(part, "attr", "") == argument.attr for item in targets for part in parts_of(item)):
+                return False
+    return any(
+        is_backward(call) and not is_constant(keyword(call, "retain_graph"), False) and keyword(call, "retain_graph")
+        for other in context.program.functions
+        for call in other.calls
+    )
 
 
 def _over_sequence(context: Context, loop: Loop, call: ast.Call) -> bool:

@@ -162,7 +162,7 @@ CLEAN = {
 
         decoder = Decoder()
         for memory in loader:
-            print(decoder(memory).max())
+            print(decoder(memory).max())  # noqa: MP201
         """,
     "a checkpoint that stays where it was read": """
         checkpoint = torch.load(path, map_location=lambda storage, location: storage)
@@ -250,7 +250,7 @@ CLEAN = {
 
         average = Average()
         for state, y in loader:
-            average.build(model(state))
+            average.build(model(state))  # noqa: MP201
         """,
     "names of weights that are looked up": """
         class Average:
@@ -263,7 +263,7 @@ CLEAN = {
 
         average = Average()
         for x, y in loader:
-            average.build(criterion(model(x), y) * 2)
+            average.build(criterion(model(x), y) * 2)  # noqa: MP201
         """,
     "a part of a forward, outside of a module": """
         def reduced(nodes, function):
@@ -286,10 +286,10 @@ CLEAN = {
     "images as bytes": """
         kept = []
         for x, y in loader:
-            kept.append((model(x) * 255).to(torch.uint8).flatten(1).max(dim=1).values.cpu())
+            kept.append((model(x) * 255).to(torch.uint8).flatten(1).max(dim=1).values.cpu())  # noqa: MP201
         images = []
         for x, y in loader:
-            images.append((model(x) * 255).to(dtype=torch.uint8).cpu())
+            images.append((model(x) * 255).to(dtype=torch.uint8).cpu())  # noqa: MP201
         """,
     "a function that gives what it is given, whatever others give it": """
         def gathered(tensor):

@@ -1,0 +1,344 @@
+"""The ways that losses and outputs take before they are kept: dictionaries, records, callbacks, closures."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.lint.programs import findings, lines
+
+STEP = """\
+def step(x, y):
+    output = model(x)
+    loss = criterion(output, y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+TRAINER = """
+class Trainer:
+    def __init__(self, model, callbacks=None):
+        self.model = model
+        self.callbacks = callbacks or []
+
+    def fire(self, event, *args, **kwargs):
+        for callback in self.callbacks:
+            getattr(callback, f"on_{event}")(*args, **kwargs)
+
+    def fit(self, loader):
+        for x, y in loader:
+            loss = F.mse_loss(self.model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            FIRE
+"""
+HISTORY = """
+class Stopper:
+    def __init__(self):
+        self.best = None
+
+    def on_step(self, loss):
+        self.best = float(loss)
+
+class History:
+    def __init__(self):
+        self.losses = []
+
+    def on_step(self, loss):
+        self.losses.append(loss)
+"""
+FITTED = "\nTrainer(model, [Stopper(), History()]).fit(loader)\n"
+LOOP = "for x, y in loader:\n"
+
+LEAKY = {
+    "entry of a dictionary": (
+        STEP
+        + "    return {'loss': loss, 'size': len(x)}\n\nhistory = []\n"
+        + LOOP
+        + "    history.append(step(x, y)['loss'])",
+        ("MP102", "history.append(step(x, y)['loss'])"),
+    ),
+    "entry of dict()": (
+        STEP
+        + "    return dict(size=len(x), loss=loss)\n\nhistory = []\n"
+        + LOOP
+        + "    result = step(x, y)\n    history.append(result.get('loss'))",
+        ("MP102", "history.append(result.get('loss'))"),
+    ),
+    "entry of a merged dictionary": (
+        STEP
+        + "    return {'loss': loss}\n\nhistory = []\n"
+        + LOOP
+        + "    result = {**step(x, y), 'size': len(x)}\n    history.append(result['loss'])",
+        ("MP102", "history.append(result['loss'])"),
+    ),
+    "entry that update() brought": (
+        STEP
+        + "    return {'loss': loss}\n\ntotal = 0.0\n"
+        + LOOP
+        + "    result = {'size': len(x)}\n    result.update(step(x, y), rate=0.1)\n    total += result['loss']",
+        ("MP101", "total += result['loss']"),
+    ),
+    "field of a data class": (
+        "from dataclasses import dataclass\n\n@dataclass\nclass Result:\n    loss: torch.Tensor\n    size: int = 0\n\n"
+        + STEP
+        + "    return Result(loss, size=len(x))\n\nhistory = []\n"
+        + LOOP
+        + "    result = step(x, y)\n    history.append(result.loss)",
+        ("MP102", "history.append(result.loss)"),
+    ),
+    "a NamedTuple unpacked": (
+        "from typing import NamedTuple\n\nclass Result(NamedTuple):\n    size: int\n    loss: torch.Tensor\n\n"
+        + STEP
+        + "    return Result(len(x), loss)\n\ntotal = 0.0\n"
+        + LOOP
+        + "    size, loss = step(x, y)\n    total += loss",
+        ("MP101", "total += loss"),
+    ),
+    "field of a namedtuple": (
+        "from collections import namedtuple\n\nResult = namedtuple('Result', 'size loss')\n\n"
+        + STEP
+        + "    return Result(len(x), loss)\n\nhistory = []\n"
+        + LOOP
+        + "    history.append(step(x, y).loss)",
+        ("MP102", "history.append(step(x, y).loss)"),
+    ),
+    "an object that stores what it is given": (
+        "class Record:\n    def __init__(self, loss, size):\n        self.loss = loss\n        self.size = size\n\n"
+        + STEP
+        + "    return loss\n\nrecords = []\n"
+        + LOOP
+        + "    records.append(Record(step(x, y), len(x)))",
+        ("MP102", "records.append(Record(step(x, y), len(x)))"),
+    ),
+    "meters made on demand": (
+        "class Meter:\n    def __init__(self):\n        self.sum = 0\n\n    def update(self, value):\n"
+        "        self.sum += value\n\nmeters = defaultdict(Meter)\n\n"
+        + STEP
+        + "    return loss\n\n"
+        + LOOP
+        + "    meters['loss'].update(step(x, y))",
+        ("MP101", "self.sum += value"),
+    ),
+    "the second of several callbacks": (
+        HISTORY
+        + TRAINER.replace("FIRE", "for callback in self.callbacks:\n                callback.on_step(loss)")
+        + FITTED,
+        ("MP102", "self.losses.append(loss)"),
+    ),
+    "callbacks called by the name of an event": (
+        HISTORY + TRAINER.replace("FIRE", "self.fire('step', loss)") + FITTED,
+        ("MP102", "self.losses.append(loss)"),
+    ),
+    "a method that a derived class defines": (
+        """
+        class Base:
+            def __init__(self, model):
+                self.model = model
+                self.total = 0.0
+
+            def loss(self, batch):
+                raise NotImplementedError
+
+            def fit(self, loader):
+                for batch in loader:
+                    loss = self.loss(batch)
+                    optimizer.zero_grad()
+                    loss.mean().backward()
+                    optimizer.step()
+                    self.total += loss.mean()
+
+        class Supervised(Base):
+            def __init__(self, model):
+                super().__init__(model)
+
+            def loss(self, batch):
+                x, y = batch
+                return F.mse_loss(self.model(x), y)
+
+        Supervised(model).fit(loader)
+        """,
+        ("MP101", "self.total += loss.mean()"),
+    ),
+    "functools.partial": (
+        STEP.replace("step(x, y)", "step(history, x, y)")
+        + "    history.append(loss)\n\nhistory = []\nrun = functools.partial(step, history)\n"
+        + LOOP
+        + "    run(x, y)",
+        ("MP102", "history.append(loss)"),
+    ),
+    "arguments passed on": (
+        "losses = []\n\ndef note(epoch, loss):\n    losses.append(loss)\n\ndef call(function, *args):\n    function(*args)\n\n"
+        + STEP
+        + "    return loss\n\n"
+        + LOOP
+        + "    call(note, 3, step(x, y))",
+        ("MP102", "losses.append(loss)"),
+    ),
+    "a list made once for all calls": (
+        STEP
+        + "    return loss\n\ndef note(loss, store=[]):\n    store.append(loss)\n\n"
+        + LOOP
+        + "    note(step(x, y))",
+        ("MP102", "store.append(loss)"),
+    ),
+    "a closure given to the optimizer": (
+        """
+        losses = []
+        for x, y in loader:
+            def closure():
+                optimizer.zero_grad()
+                loss = criterion(model(x), y)
+                loss.backward()
+                losses.append(loss)
+                return loss
+            optimizer.step(closure)
+        """,
+        ("MP102", "losses.append(loss)"),
+    ),
+    "entropy of a distribution": (
+        """
+        entropies = []
+        for state, action in loader:
+            distribution = torch.distributions.Categorical(logits=model(state))
+            loss = -distribution.log_prob(action).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            entropies.append(distribution.entropy())
+        """,
+        ("MP102", "entropies.append(distribution.entropy())"),
+    ),
+    "a hook that is an object": (
+        """
+        class Recorder:
+            def __init__(self):
+                self.outputs = []
+
+            def __call__(self, module, inputs, output):
+                self.outputs.append(output)
+
+        model[0].register_forward_hook(Recorder())
+        """,
+        ("MP107", "self.outputs.append(output)"),
+    ),
+    "weights copied by a function": (
+        STEP
+        + "\ndef snapshot(model):\n    return {name: weight.clone() for name, weight in model.state_dict().items()}\n\n"
+        "kept = []\n" + LOOP + "    step(x, y)\n    kept.append(snapshot(model))",
+        ("MP113", "kept.append(snapshot(model))"),
+    ),
+    "an average of cloned weights": (
+        "average = {name: weight.clone() for name, weight in model.named_parameters()}\n\n"
+        + STEP
+        + "\n"
+        + LOOP
+        + "    step(x, y)\n    for name, weight in model.named_parameters():\n"
+        "        average[name] = 0.9 * average[name] + 0.1 * weight",
+        ("MP112", "average[name] = 0.9 * average[name] + 0.1 * weight"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEAKY)
+def test_found(name: str) -> None:
+    text, expected = LEAKY[name]
+    assert expected in lines(text, findings(text))
+
+
+FINE = {
+    "another entry of a dictionary": (
+        STEP
+        + "    return {'loss': loss, 'size': len(x)}\n\nhistory, total = [], 0\n"
+        + LOOP
+        + "    result = step(x, y)\n    history.append(result['size'])\n    total += result['size']"
+    ),
+    "an entry that is replaced": (
+        STEP
+        + "    return {'loss': loss, 'size': len(x)}\n\nhistory = []\n"
+        + LOOP
+        + "    result = step(x, y)\n    result['loss'] = result['loss'].item()\n    history.append(result['loss'])"
+    ),
+    "another field of a data class": (
+        "from dataclasses import dataclass\n\n@dataclass\nclass Result:\n    loss: torch.Tensor\n    size: int = 0\n\n"
+        + STEP
+        + "    return Result(loss, size=len(x))\n\nhistory = []\n"
+        + LOOP
+        + "    history.append(step(x, y).size)"
+    ),
+    "another element of a NamedTuple": (
+        "from typing import NamedTuple\n\nclass Result(NamedTuple):\n    size: int\n    loss: torch.Tensor\n\n"
+        + STEP
+        + "    return Result(len(x), loss)\n\ntotal = 0\n"
+        + LOOP
+        + "    size, loss = step(x, y)\n    total += size"
+    ),
+    "keys of a dictionary": (
+        STEP
+        + "    return {'loss': loss}\n\nnames = []\n"
+        + LOOP
+        + "    for name in step(x, y):\n        names.append(name)"
+    ),
+    "an object that stores a number": (
+        "class Record:\n    def __init__(self, loss, size):\n        self.loss = loss.item()\n        self.size = size\n\n"
+        + STEP
+        + "    return loss\n\nrecords = []\n"
+        + LOOP
+        + "    records.append(Record(step(x, y), len(x)))"
+    ),
+    "callbacks that are told numbers": HISTORY + TRAINER.replace("FIRE", "self.fire('step', loss.item())") + FITTED,
+    "another event": (
+        HISTORY.replace("def on_step(self, loss):\n        self.losses", "def on_end(self, loss):\n        self.losses")
+        + TRAINER.replace("FIRE", "self.fire('step', loss)")
+        + FITTED
+    ),
+    "a list that each call passes": (
+        STEP
+        + "    return loss\n\ndef note(loss, store=[]):\n    store.append(loss)\n\n"
+        + LOOP
+        + "    losses = []\n    note(step(x, y), losses)"
+    ),
+    "a closure whose list is made in each iteration": """
+        for x, y in loader:
+            losses = []
+            def closure():
+                optimizer.zero_grad()
+                loss = criterion(model(x), y)
+                loss.backward()
+                losses.append(loss)
+                return loss
+            optimizer.step(closure)
+            print(len(losses))
+        """,
+    "a function inside that is called, whose list is made in each iteration": """
+        def train():
+            def evaluate(x, y):
+                loss = criterion(model(x), y)
+                loss.backward()
+                losses.append(loss)
+            for x, y in loader:
+                losses = []
+                evaluate(x, y)
+                optimizer.step()
+        """,
+    "samples of a distribution, on the host": """
+        actions = []
+        for state, action in loader:
+            distribution = torch.distributions.Categorical(logits=model(state))
+            loss = -distribution.log_prob(action).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            actions.append(distribution.sample().cpu())
+        """,
+    "weights copied to the host by a function": (
+        STEP
+        + "\ndef snapshot(model):\n    return {name: weight.cpu().clone() for name, weight in model.state_dict().items()}\n\n"
+        "kept = []\n" + LOOP + "    step(x, y)\n    kept.append(snapshot(model))"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FINE)
+def test_not_found(name: str) -> None:
+    assert lines(FINE[name], findings(FINE[name])) == []
