@@ -10,6 +10,7 @@ from memprof.lint.checks import (
     containers,
     evaluation,
     functions,
+    gathered,
     leftovers,
     modules,
     networks,
@@ -23,6 +24,7 @@ from memprof.lint.finding import LintFinding
 CHECKS: tuple[Callable[[Context], Iterator[LintFinding]], ...] = (
     accumulators.check,
     containers.check,
+    gathered.check,
     recurrent.check,
     backward.check,
     functions.check,

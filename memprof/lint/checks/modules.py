@@ -61,10 +61,21 @@ def _kept(context: Context, start: FunctionInfo) -> dict[str, ast.expr]:
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
         for target in targets:
             if isinstance(target, ast.Attribute) and path_of(target.value) == own:
-                if isinstance(statement.value, (ast.List, ast.Dict, ast.ListComp, ast.DictComp, ast.Tuple)):
-                    if _makes_layers(context, statement.value) or _appended(context, start, f"{own}.{target.attr}"):
-                        found[target.attr] = statement.value
+                if _holds_layers(context, start, statement.value, f"{own}.{target.attr}"):
+                    found[target.attr] = statement.value
     return found
+
+
+def _holds_layers(context: Context, start: FunctionInfo, value: ast.expr, path: str) -> bool:
+    """Whether a plain container is given to a path, and layers are in it or come into it in the same function."""
+    if isinstance(value, ast.Name):  # self.layers = layers
+        made = [
+            item for item in start.statements if isinstance(item, ast.Assign) and path_of(item.targets[0]) == value.id
+        ]
+        return len(made) == 1 and _holds_layers(context, start, made[0].value, value.id)
+    if not isinstance(value, (ast.List, ast.Dict, ast.ListComp, ast.DictComp, ast.Tuple)):
+        return False
+    return _makes_layers(context, value) or _filled(context, start, path)
 
 
 def _makes_layers(context: Context, node: ast.expr) -> bool:
@@ -102,24 +113,35 @@ def _is_made_and_not_kept(context: Context, name: str, start: FunctionInfo) -> b
     return bool(made) and not kept and all(is_new_layer(context, item.value) for item in made)
 
 
-def _appended(context: Context, start: FunctionInfo, path: str) -> bool:
-    return any(
-        isinstance(call.func, ast.Attribute)
-        and call.func.attr == "append"
-        and path_of(call.func.value) == path
-        and any(is_new_layer(context, argument, start) for argument in call.args)
-        for call in start.calls
-    )
+def _filled(context: Context, start: FunctionInfo, path: str) -> bool:
+    """Whether `path.append(layer)`, `path += [layer]`, or `path[key] = layer` puts new layers into a container."""
+    for call in start.calls:
+        if isinstance(call.func, ast.Attribute) and path_of(call.func.value) == path and call.args:
+            if call.func.attr == "append" and is_new_layer(context, call.args[0], start):
+                return True
+            if call.func.attr == "extend" and _makes_layers(context, call.args[0]):
+                return True
+    for statement in start.statements:
+        if isinstance(statement, ast.AugAssign) and path_of(statement.target) == path:
+            if _makes_layers(context, statement.value):
+                return True
+        elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Subscript):
+            if path_of(statement.targets[0].value) == path and is_new_layer(context, statement.value, start):
+                return True
+    return False
 
 
 def _is_registered(context: Context, cls: ClassInfo, attribute: str, node: ast.expr) -> bool:
     """Whether the container's layers become part of the module in another way."""
     for method in cls.methods.values():
+        names = {f"{method.self_name}.{attribute}"}
+        if isinstance(node, ast.Name) and method is cls.methods["__init__"]:
+            names.add(node.id)
         for item in (part for statement in method.body for part in inside(statement)):
             if isinstance(item, ast.Call) and context.value(item).kind is Kind.MODULE:
                 for argument in item.args:
                     inner = argument.value if isinstance(argument, ast.Starred) else argument
-                    if path_of(inner) == f"{method.self_name}.{attribute}":
+                    if path_of(inner) in names:
                         return True
             if isinstance(item, ast.Assign) and item.value is not node:
                 if any(path_of(target) == f"{method.self_name}.{attribute}" for target in item.targets):

@@ -56,7 +56,10 @@ def _untrained(context: Context, made: list[Optimizer]) -> Iterator[LintFinding]
             names = _names_of(context, function, path)
             if names & trained or not names or _belongs_elsewhere(context, names):
                 continue
-            if called.cls is not None and names & partly and _sees_to_itself(called.cls):
+            if names & partly:
+                found = _partly_trained(context, function, call, called.cls, trained | partly)
+                if found is not None:
+                    yield found
                 continue
             message = (
                 f"No optimizer has the parameters of `{path}`, and yet it runs with autograd on: its activations are "
@@ -64,6 +67,45 @@ def _untrained(context: Context, made: list[Optimizer]) -> Iterator[LintFinding]
                 "`with torch.no_grad():`."
             )
             yield context.finding(function, call, "MP203", message, "no_grad", Confidence.MEDIUM)
+
+
+def _partly_trained(
+    context: Context, function: FunctionInfo, call: ast.Call, cls: ClassInfo | None, trained: set[str]
+) -> LintFinding | None:
+    """A model of which optimizers have a part, and the rest runs with autograd on."""
+    path = shown(call.func)
+    rest, frozen = f"the rest of `{path}`", f"`{path}` with `requires_grad_(False)`, and what is trained with"
+    if cls is not None:
+        parts = [] if _sees_to_itself(cls) else sorted(_untrained_parts(context, cls, trained))
+        if not parts:
+            return None
+        rest = " and ".join(f"`{path}.{part}`" for part in parts)
+        frozen = " and ".join(f"`{path}.{part}.requires_grad_(False)`" for part in parts)
+    else:
+        frozen += " `requires_grad_()`"
+    message = (
+        f"No optimizer has the parameters of {rest}, and yet it runs with autograd on: its activations are saved, and "
+        f"gradients computed for it, in every iteration. Freeze it before the loop: {frozen}."
+    )
+    return context.finding(function, call, "MP203", message, "freeze", Confidence.MEDIUM)
+
+
+def _untrained_parts(context: Context, cls: ClassInfo, trained: set[str]) -> set[str]:
+    """Layers of a model that no optimizer has, and that run before all that are trained."""
+    found: set[str] = set()
+    forward = context.program.method(cls, "forward")
+    if forward is None:
+        return found
+    for call in forward.calls:
+        called = context.value(call.func)
+        owner, _, name = path_of(call.func).rpartition(".")
+        if owner != forward.self_name or not owner or name in trained or not context.flow.is_forward(call):
+            continue
+        if called.frozen or called.guessed or context.knowledge.grad.get(call) is not True:
+            continue
+        if context.value(call).has_graph and not any(context.value(item).has_graph for item in call.args):
+            found.add(name)
+    return found
 
 
 def _steps(module: SourceModule) -> bool:

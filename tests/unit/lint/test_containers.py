@@ -396,3 +396,31 @@ def test_what_is_emptied_after_an_epoch_is_low() -> None:
 
     assert findings(text) == []
     assert [item.code for item in findings(text, confidence=Confidence.LOW)] == ["MP102"]
+
+
+MEMOISED = """
+def memoise(function):
+    store = {}
+
+    def wrapper(x):
+        if KEY not in store:
+            store[KEY] = function(x)
+        return store[KEY]
+
+    return wrapper
+
+@memoise
+def doubled(x):
+    return x * 2
+
+for x, y in loader:
+    loss = criterion(model(doubled(x.to(device))), y)
+    loss.backward()
+    optimizer.step()
+"""
+
+
+def test_a_decorator_that_caches_by_tensor() -> None:
+    by_tensor = MEMOISED.replace("KEY", "x")
+    assert lines(by_tensor, findings(by_tensor)) == [("MP111", "store[x] = function(x)")]
+    assert findings(MEMOISED.replace("KEY", "len(x)")) == []

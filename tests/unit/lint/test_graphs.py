@@ -241,3 +241,62 @@ def test_tensors_on_the_context_of_setup_context() -> None:
         """
 
     assert lines(text, findings(text)) == [("MP108", "ctx.x = x")]
+
+
+CARRYING = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(8, 8)
+        self.hidden = None
+
+    def forward(self, x):
+        output, self.hidden = self.rnn(x, self.hidden)
+        return output
+
+net = Net()
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+for x, y in loader:
+    loss = criterion(net(x), y)
+    optimizer.zero_grad()
+    loss.backward(retain_graph=True)
+    optimizer.step()
+"""
+
+
+def test_a_state_that_a_module_keeps() -> None:
+    """The graph is retained because of the state: nothing is said of that."""
+    assert lines(CARRYING, findings(CARRYING)) == [("MP104", "output, self.hidden = self.rnn(x, self.hidden)")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CARRYING.replace("    optimizer.zero_grad()\n", "    optimizer.zero_grad()\n    net.hidden = None\n"),
+        CARRYING.replace(
+            "        return output\n",
+            "        self.hidden = [h.detach() for h in self.hidden]\n        return output\n",
+        ),
+        CARRYING.replace("retain_graph=True", ""),
+    ],
+    ids=["set by the caller", "detached", "would fail otherwise"],
+)
+def test_a_state_that_begins_anew(text: str) -> None:
+    assert "MP104" not in [item.code for item in findings(text)]
+
+
+def test_a_graph_that_a_function_retains_for_nothing() -> None:
+    text = """
+        def update(loss):
+            optimizer.zero_grad()
+            loss.backward(retain_graph=True)
+            optimizer.step()
+
+        for x, y in loader:
+            update(criterion(model(x), y))
+        """
+    assert lines(text, findings(text)) == [("MP105", "loss.backward(retain_graph=True)")]
+    outside = text.replace("        for x", "        shared = model(first)\n        for x").replace(
+        "update(criterion(model(x), y))", "update(criterion(shared, y))"
+    )
+    assert findings(outside) == []

@@ -459,18 +459,21 @@ def test_a_model_of_which_a_part_is_trained() -> None:
     own = text.replace("net = torchvision.models.resnet18()", "net = Net()").replace(
         "        net = Net",
         "        class Net(nn.Module):\n            def __init__(self):\n                super().__init__()\n"
-        "                self.fc = nn.Linear(8, 8)\n\n            def forward(self, x):\n"
-        "                return self.fc(x)\n\n        net = Net",
+        "                self.body, self.fc = nn.Linear(8, 8), nn.Linear(8, 8)\n\n            def forward(self, x):\n"
+        "                return self.fc(self.body(x))\n\n        net = Net",
     )
 
     setup = HEADLESS + "import torchvision\n"
     text, own = setup + textwrap.dedent(text), setup + textwrap.dedent(own)
     frozen = text.replace("opt = ", "net.requires_grad_(False)\nopt = ")
 
-    assert lines(text, findings(text, setup=False), setup=False) == [("MP203", "loss = F.cross_entropy(net(x), y)")]
-    assert [item.code for item in findings(own, setup=False)] == ["MP203"]
-    own = own.replace("return self.fc(x)", "return self.fc(x.detach())")
-    assert findings(own, setup=False, confidence=Confidence.LOW) == []
+    (found,) = findings(text, setup=False)
+    assert (found.code, found.remedy, found.source) == ("MP203", "freeze", "    loss = F.cross_entropy(net(x), y)")
+    (part,) = findings(own, setup=False)
+    assert (part.code, part.remedy, part.source) == (found.code, found.remedy, found.source)
+    assert "`net.body.requires_grad_(False)`" in part.message
+    for whole in (own.replace("net.fc.parameters()", "net.parameters()"), own.replace("body(x)", "body(x).detach()")):
+        assert findings(whole, setup=False, confidence=Confidence.LOW) == []
     assert findings(frozen, setup=False, confidence=Confidence.LOW) == []
 
 
@@ -545,3 +548,56 @@ def test_a_model_that_is_wrapped_is_trained() -> None:
         """
 
     assert findings(text, setup=False, confidence=Confidence.LOW) == []
+
+
+RESUMED = """
+def resume(path):
+    checkpoint = torch.load(path)
+    model.load_state_dict(checkpoint["model"])
+    return RESULT
+
+def main():
+    started = resume("last.pt")
+    for x, y in loader:
+        loss = criterion(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+"""
+
+
+def test_a_checkpoint_that_a_caller_keeps() -> None:
+    kept = RESUMED.replace("RESULT", "checkpoint")
+    assert lines(kept, findings(kept)) == [("MP209", "checkpoint = torch.load(path)")]
+    assert findings(RESUMED.replace("RESULT", "checkpoint['epoch']")) == []
+    assert findings(kept.replace("started = resume", "resume")) == []
+
+
+LAYERS = """
+class Net(nn.Module):
+    def __init__(self, sizes):
+        super().__init__()
+        BODY
+
+    def forward(self, x):
+        return self.layers[0](x)
+"""
+HIDDEN_LAYERS = {
+    "by key": "self.layers = {}\n        for size in sizes:\n            self.layers[size] = nn.Linear(size, size)",
+    "added": "self.layers = []\n        for size in sizes:\n            self.layers += [nn.Linear(size, size), nn.ReLU()]",
+    "extended": "self.layers = []\n        for size in sizes:\n            self.layers.extend([nn.Linear(size, size)])",
+    "made under a name": "layers = []\n        for size in sizes:\n            layers.append(nn.Linear(size, size))\n"
+    "        self.layers = layers",
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN_LAYERS)
+def test_layers_that_come_into_a_plain_container(name: str) -> None:
+    text = LAYERS.replace("BODY", HIDDEN_LAYERS[name])
+    assert [item.code for item in findings(text)] == ["MP403"]
+
+
+def test_layers_of_a_name_that_become_a_module() -> None:
+    body = HIDDEN_LAYERS["made under a name"] + "\n        self.all = nn.Sequential(*layers)"
+    assert findings(LAYERS.replace("BODY", body)) == []
+    assert findings(LAYERS.replace("BODY", HIDDEN_LAYERS["by key"].replace("= {}", "= nn.ModuleDict()"))) == []

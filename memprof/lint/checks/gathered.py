@@ -1,0 +1,79 @@
+"""What comprehensions, `list()` and `sum()` gather of training iterations that run inside them: MP101, MP102."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from memprof.lint.context import Context, shown, sure
+from memprof.lint.finding import LintFinding
+from memprof.lint.names import inside
+from memprof.lint.program import FunctionInfo
+from memprof.lint.values import Kind, Value
+
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_COLLECTING = frozenset("list tuple dict set sorted".split())
+
+
+def check(context: Context) -> Iterator[LintFinding]:
+    """Find them."""
+    for function in context.program.functions:
+        if context.is_test(function):
+            continue
+        for node in _runs_of_iterations(context, function):
+            value = context.value(node)
+            element = value.element if value.kind is Kind.CONTAINER else None
+            if element is None or not element.has_graph or _is_differentiated(context, function, node):
+                continue
+            finding = _finding(context, function, node, element)
+            if finding is not None:
+                yield finding
+
+
+def _runs_of_iterations(context: Context, function: FunctionInfo) -> Iterator[ast.expr]:
+    """Comprehensions that train in each turn, and calls of generators that do."""
+    for binding in function.bindings:
+        node = function.module.parents.get(binding)
+        if isinstance(node, _COMPREHENSIONS) and binding is node.generators[0]:
+            if context.flow.backward_in(function, node.value if isinstance(node, ast.DictComp) else node.elt):
+                yield node
+    for call in function.calls:
+        if any(callee in context.flow.trains and _hands_out(context, callee) for callee in context.flow.callees(call)):
+            yield call
+
+
+def _hands_out(context: Context, function: FunctionInfo) -> bool:
+    """Whether a generator yields in each of its training iterations."""
+    return any(
+        context.flow.iteration_loop(function, item) is not None
+        for part in function.body
+        for item in inside(part)
+        if isinstance(item, ast.Yield)
+    )
+
+
+def _is_differentiated(context: Context, function: FunctionInfo, node: ast.expr) -> bool:
+    statement = function.module.statement_of(node)
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    return any(context.flow.reaches_backward(function, target) for target in targets)
+
+
+def _finding(context: Context, function: FunctionInfo, node: ast.expr, element: Value) -> LintFinding | None:
+    user = function.module.parents.get(node)
+    name = function.module.qualified(user.func) if isinstance(user, ast.Call) and node in user.args else ""
+    lazy = isinstance(node, (ast.GeneratorExp, ast.Call))
+    scalar = all(item.scalar for item in element.tensors if item.kind is Kind.GRAPH)
+    how = "`.item()` of a loss, or `.detach()`," if scalar else "`.detach()` of it, or `.detach().cpu()`,"
+    remedy = "item" if scalar else "detach"
+    if name == "sum" and isinstance(user, ast.Call):
+        message = (
+            f"`{shown(user, 40)}` sums tensors with their autograd graph: the graph of every iteration stays until the "
+            f"sum is gone. Add {how} instead."
+        )
+        return context.finding(function, user, "MP101", message, remedy, sure(element))
+    if lazy and name not in _COLLECTING:
+        return None
+    message = (
+        f"`{shown(node, 40)}` keeps what every iteration gives together with its autograd graph. Store {how} instead."
+    )
+    return context.finding(function, node, "MP102", message, remedy, sure(element))
