@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from memprof._errors import TorchUnavailableError, UsageError
+from memprof._exceptions import message_of
 from memprof._version import __version__
 from memprof.advise.diagnosis import Diagnosis, diagnose
 from memprof.detect.finding import Finding
@@ -116,7 +117,7 @@ class Profiler:
         if self._session is None:
             return False
         stopped = kind is not None and kind is import_capture().StopRun
-        exception = None if kind is None or stopped else f"{kind.__name__}: {error}"
+        exception = None if error is None or stopped else f"{type(error).__name__}: {message_of(error)}"
         if error is not None and not stopped:
             self._session.failed(error)
         self._session.stop(exit_status=0 if exception is None else 1, exception=exception)

@@ -210,6 +210,12 @@ class AllocatorWatch:
         self.regions.close()
         self._release()
 
+    def abandon(self) -> None:
+        """In a forked child: record nothing, and touch nothing of the parent's."""
+        self.active = False
+        self.regions.close()
+        self._release()
+
     # ---- the switch --------------------------------------------------------------------
 
     def _enable(self) -> None:

@@ -75,6 +75,18 @@ class CensusTaker:
         self._tensors = [item for item in self._tensors if item[1]() is not None]
         self._tensors.extend((tick, reference) for reference in self._tracker.recent.take())
 
+    def forget(self, *tensors: torch.Tensor) -> None:
+        """Let go of tensors, so that nobody has a weak reference to them on our behalf."""
+        ours = {id(reference) for tensor in tensors for reference in weakref.getweakrefs(tensor)}
+        if ours:
+            self._tracker.recent.forget(ours)
+            self._tensors = [item for item in self._tensors if id(item[1]) not in ours]
+
+    def end(self) -> None:
+        """Let go of all tensors: no census follows."""
+        self._tracker.recent.take()
+        self._tensors = []
+
     def remember_graphs(self, tick: int) -> None:
         """Note the graphs alive at the end of a tick, for the next census to recognise."""
         self._remembered_tick = tick

@@ -71,7 +71,7 @@ class CudaWatch:
     def begin(self) -> None:
         """Wake up as soon as CUDA is initialised: now, or when the script does it."""
         self._running = True
-        if not torch.cuda.is_available():
+        if not torch.backends.cuda.is_built():  # to ask for devices would keep forked children from using them
             return
         if torch.cuda.is_initialized():
             self._wake()
@@ -153,6 +153,13 @@ class CudaWatch:
         if self._history is not None:
             self._history.end()
         self._states.close()
+
+    def abandon(self) -> None:
+        """In a forked child: what it does with CUDA is its own."""
+        self._running = False
+        oom.stop_listening(self._out_of_memory)
+        if self._history is not None:
+            self._history.abandon()
 
     def _out_of_memory(self, device: int, segment_bytes: int, total_bytes: int, free_bytes: int) -> None:
         found = oom.describe(

@@ -120,8 +120,9 @@ class _Kernels:
     def _run(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(self.keys):
             output = func(*args, **kwargs)
-            if OpHook._current is not None:
-                OpHook._current._seen(func, args, kwargs, output)
+            hook = OpHook._current
+            if hook is not None:
+                hook._seen(func, args, kwargs, output)
             return output
 
     # ---- what torch decides without its dispatcher ---------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from memprof._exceptions import message_of, with_those_behind
 from memprof.capture.frames import UserCode, frame_locals
 from memprof.record.events import ModuleRef
 from memprof.record.run_info import Failure, TensorFact
@@ -52,13 +53,17 @@ def describe(error: BaseException, code: UserCode, *, input_shape: tuple[int, ..
     Returns:
         The facts, or None where the exception is about something else.
     """
-    message = str(error)
-    of_shape, of_device = _SHAPE.search(message), _DEVICE.search(message)
-    found = of_shape or of_device
-    if found is None or not isinstance(error, (RuntimeError, ValueError)):
-        cause = error.__cause__
-        return None if cause is None else describe(cause, code, input_shape=input_shape)
-    kind = "shape" if of_shape else "device"
+    for item in with_those_behind(error, contexts=False):
+        message = message_of(item)
+        found = _SHAPE.search(message) or _DEVICE.search(message)
+        if found is not None and isinstance(item, (RuntimeError, ValueError)):
+            return _described(item, message, found, code, input_shape)
+    return None
+
+
+def _described(
+    error: BaseException, message: str, found: re.Match[str], code: UserCode, input_shape: tuple[int, ...]
+) -> Failure:
     frames = list(_frames(error.__traceback__))
     user = [frame for frame, _ in frames if code.owns(frame.f_code)]
     running = [(place, module) for place, (frame, _) in enumerate(frames) if (module := _module_of(frame)) is not None]
@@ -75,7 +80,7 @@ def describe(error: BaseException, code: UserCode, *, input_shape: tuple[int, ..
     at_module = frames[running[-1][0]][0] if running else None
     source = _flattened(frames, at_module, user[-1] if user else None, message)
     return Failure(
-        kind=kind,
+        kind="shape" if found.re is _SHAPE else "device",
         message=next(line for line in message.splitlines() if found[0].partition("\n")[0] in line).strip(),
         location=location(user[-1] if user else None),
         call=location(caller[-1] if caller else None),

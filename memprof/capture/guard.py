@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from memprof._exceptions import message_of
 from memprof.capture.compilation import uncompiled
 from memprof.record.run_info import RunInfo
 
@@ -38,9 +39,26 @@ class Guard:
         try:
             action(*args)
         except Exception as error:  # the user's run comes first
-            self.warn(f"memprof met a problem of its own and goes on without it: {type(error).__name__}: {error}")
+            self._failed(error)
         finally:
             self.busy -= 1
+
+    @uncompiled
+    def run_beside(self, action: Callable[..., None], *args: Any) -> None:
+        """The same on any thread: `busy` is of the one that trains, which may be changing it right now.
+
+        Args:
+            action: The piece.
+            args: Its arguments.
+        """
+        try:
+            action(*args)
+        except Exception as error:
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        said = f"{type(error).__name__}: {message_of(error)}"
+        self.warn(f"memprof met a problem of its own and goes on without it: {said}")
 
     def note(self, sentence: str) -> None:
         """Add a sentence to the notes of the report, each once."""
@@ -53,6 +71,6 @@ class Guard:
         if len(self._warned) < _MOST_NOTES and sentence not in self._warned:
             self._warned.add(sentence)
             try:
-                warnings.warn(sentence, RuntimeWarning, stacklevel=4)
+                warnings.warn(sentence, RuntimeWarning, stacklevel=5)
             except RuntimeWarning:  # warnings are errors here; the note in the report says it as well
                 pass

@@ -4,7 +4,7 @@ All hooks are on classes and modules of torch, none on the user's objects: a mod
 can be copied, pickled and compiled as without it. `Hooks.remove` puts every original back.
 
 What is listened to: `Module.__call__`, the autograd engine, `Optimizer.step` (torch's own global
-hooks), `Optimizer.__init__`, both `zero_grad`s and the iterator of `DataLoader`.
+hooks), `Optimizer.__init__`, both `zero_grad`s, the iterator of `DataLoader`, and `swap_tensors`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from memprof.capture.replacements import Replacements
 
 
 class Listener(Protocol):
-    """What the hooks tell, always from the thread that trains."""
+    """What the hooks tell, from the thread that trains where nothing else is said."""
 
     def forward_begins(self, module: torch.nn.Module, args: Any, kwargs: Any, frame: Any) -> None:
         """A root module is called from `frame`."""
@@ -51,6 +51,9 @@ class Listener(Protocol):
 
     def gradients_zeroed(self, owner: torch.nn.Module | torch.optim.Optimizer, *, freed: bool) -> None:
         """`owner.zero_grad` returned; `freed` says whether it set gradients to None."""
+
+    def tensors_swapped(self, *tensors: torch.Tensor) -> None:
+        """`swap_tensors` is called, on any thread. It refuses tensors that somebody refers to weakly."""
 
     def batch_wanted(self, loader: Any) -> None:
         """A `DataLoader`'s iterator is asked for a batch; one of `batch_came` and `batch_failed` follows."""
@@ -97,6 +100,8 @@ class Hooks:
         self._replaced.put(base, "__init__", self._optimizer_init(base.__init__))
         for owner in (base, torch.nn.Module):
             self._replaced.put(owner, "zero_grad", self._zero_grad(owner.zero_grad))
+        if hasattr(torch.utils, "swap_tensors"):
+            self._replaced.put(torch.utils, "swap_tensors", self._swap_tensors(torch.utils.swap_tensors))
         iterator = dataloader_module._BaseDataLoaderIter
         self._replaced.put(iterator, "__next__", self._next(iterator.__next__))
 
@@ -195,6 +200,17 @@ class Hooks:
 
         hooks, is_compiling = self, torch.compiler.is_compiling
         return zero_grad
+
+    def _swap_tensors(self, original: Callable[..., None]) -> Callable[..., None]:
+        listener = self._listener
+
+        @functools.wraps(original)
+        @between
+        def swap_tensors(t1: torch.Tensor, t2: torch.Tensor) -> None:
+            listener.tensors_swapped(t1, t2)
+            original(t1, t2)
+
+        return swap_tensors
 
     def _next(self, original: Callable[[Any], Any]) -> Callable[[Any], Any]:
         @functools.wraps(original)

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from memprof.capture import ticks
+from memprof.capture.census import CensusTaker
 from memprof.capture.compilation import uncompiled
 from memprof.capture.cuda import CudaWatch
 from memprof.capture.frames import UserCode, stack_key
 from memprof.capture.graph import sequence_nr
 from memprof.capture.guard import Guard
 from memprof.capture.hidden import HiddenParameterWatch
-from memprof.capture.kept_graphs import KeptGraphs
 from memprof.capture.modules import ModuleBooks
 from memprof.capture.nested import tensors_in
 from memprof.capture.optimizer_listener import OptimizerListener
@@ -57,7 +57,7 @@ class LoopListener(OptimizerListener):
         clock: Turned by what happens.
         cuda: Says whether blocks are recorded, and takes backwards and modules then.
         guard: Runs everything here.
-        kept_graphs: Takes backwards while storages are watched.
+        census: Takes backwards while storages are watched, and refers to tensors weakly.
         news: Called when a root module is called from a place that never called before.
         loop_ended: Called when a loader has no more batches.
         boundary: Called where an iteration may have ended, after it; may raise to end the user's loop.
@@ -74,7 +74,7 @@ class LoopListener(OptimizerListener):
         clock: TickClock,
         cuda: CudaWatch,
         guard: Guard,
-        kept_graphs: KeptGraphs,
+        census: CensusTaker,
         news: Callable[[], None],
         loop_ended: Callable[[], None],
         boundary: Callable[[], None],
@@ -82,7 +82,8 @@ class LoopListener(OptimizerListener):
         super().__init__(
             run=run, writer=writer, code=code, tracker=tracker, watch=watch, clock=clock, cuda=cuda, guard=guard
         )
-        self._kept_graphs = kept_graphs
+        self._census = census
+        self._kept_graphs = census.kept_graphs
         self._news = news
         self._loop_ended = loop_ended
         self._boundary = boundary
@@ -145,11 +146,16 @@ class LoopListener(OptimizerListener):
     @uncompiled
     def forward_begins(self, module: torch.nn.Module, args: Any, kwargs: Any, frame: Any) -> None:
         if self.on:
-            self._passed_over = self._fetching > 0 and next(module.parameters(), None) is None
+            self._passed_over = False
+            if self._fetching:
+                self._guard.run(self._called_by_dataset, module)
             if not self._passed_over:
                 self._guard.run(self._forward_begins, module, args, kwargs, frame)
                 self._boundary()
         self._guard.busy += 1
+
+    def _called_by_dataset(self, module: torch.nn.Module) -> None:
+        self._passed_over = next(iter(module.parameters()), None) is None
 
     def _forward_begins(self, module: torch.nn.Module, args: Any, kwargs: Any, frame: Any) -> None:
         clock = self._clock
@@ -164,7 +170,7 @@ class LoopListener(OptimizerListener):
         if not training:
             if not clock.flags & ticks.FORWARD:
                 clock.flags |= ticks.EVAL_MODE
-        elif clock.flags & ticks.EVAL_MODE and next(module.parameters(), None) is not None:
+        elif clock.flags & ticks.EVAL_MODE and next(iter(module.parameters()), None) is not None:
             clock.flags &= ~ticks.EVAL_MODE  # a loss module, which nobody puts into eval mode, does not count
         clock.flags |= ticks.FORWARD
         clock.enter(Phase.FORWARD, just_read=began)
@@ -312,6 +318,12 @@ class LoopListener(OptimizerListener):
             if regions is not None:
                 regions.backward_ends()
         self._clock.enter(Phase.OPTIMIZER if self._clock.in_optimizer else Phase.OTHER)
+
+    # ---- tensors -----------------------------------------------------------------------
+
+    @uncompiled
+    def tensors_swapped(self, *tensors: torch.Tensor) -> None:
+        self._guard.run_beside(self._census.forget, *tensors)
 
     # ---- batches -----------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Collection
 
 import torch
 
@@ -30,6 +31,10 @@ class RecentTensors:
         if len(self._references) > self._most:
             self._references = self.take()
             self._most = max(_FEW, 2 * len(self._references))
+
+    def forget(self, references: Collection[int]) -> None:
+        """Let go of references, named by their `id`."""
+        self._references = [item for item in self._references if id(item) not in references]
 
     def take(self) -> list[weakref.ref[torch.Tensor]]:
         """References to those that are alive, each once in the order they came; forgets all."""

@@ -25,6 +25,7 @@ from memprof.capture.frames import UserCode, tracked_objects
 from memprof.capture.guard import Guard
 from memprof.capture.holders import UNKNOWN, HolderSearch
 from memprof.capture.hooks import Hooks
+from memprof.capture.iteration_ends import IterationEnds
 from memprof.capture.listener import LoopListener
 from memprof.capture.live import storage_key
 from memprof.capture.simulated import active_simulation
@@ -36,10 +37,6 @@ from memprof.record.census import Holder
 from memprof.record.events import DeviceState, Tick
 from memprof.record.run_info import RunInfo
 from memprof.record.writer import RecordingWriter
-
-_NEVER_STEPS = 128
-"""After so many backwards an optimizer that has not stepped yet is taken for one that is not used; some programs
-accumulate the gradients of dozens of batches before the first step."""
 
 _active: list[weakref.ref[CaptureSession]] = []
 
@@ -116,6 +113,7 @@ class CaptureSession:
             modules=lambda: list(self._listener.modules.roots),
         )
         self._plan = WatchPlan(options.level)
+        self._ends = IterationEnds(lambda: list(self._listener.optimizers))
         self._clock = TickClock(self._tick_ended, self._tracker.enter_phase)
         self._cuda = CudaWatch(
             run,
@@ -124,7 +122,7 @@ class CaptureSession:
             self._guard.note,
             self._clock,
             history=options.level in (Level.BLOCKS, Level.TENSORS),
-            guard=self._guard.run,
+            guard=self._guard.run_beside,
             found=self._read_counters,
             process_bytes=None if simulated is None else simulated.process_bytes,
         )
@@ -139,7 +137,7 @@ class CaptureSession:
             clock=self._clock,
             cuda=self._cuda,
             guard=self._guard,
-            kept_graphs=self._census.kept_graphs,
+            census=self._census,
             news=self._news,
             loop_ended=self._loop_ended,
             boundary=self._raise_if_done,
@@ -150,8 +148,6 @@ class CaptureSession:
         self._iterations = 0
         self._iteration_tick = 0
         """The tick that this iteration begins with."""
-        self._backward_pending = 0
-        self._ever_stepped = False
         self._peak: int | None = None
         self._stop_after: StopRun | None = None
 
@@ -161,27 +157,30 @@ class CaptureSession:
         """Install the hooks and begin the first tick."""
         self._listener.on = True
         _active.append(weakref.ref(self))
-        self._read_counters()
+        run = self._guard.run
+        run(self._read_counters)
         if self.options.device != "cpu":
-            self._guard.run(self._cuda.begin)
-        for item in self._existing():
-            if issubclass(type(item), torch.optim.Optimizer) and hasattr(item, "param_groups"):  # it has been made
-                self._listener.know_optimizer(item, None)  # type: ignore[arg-type]
-        self._hooks.install()
-        self._clock.sample(ends=False)
-        self._watch.switch(self._plan.watching)
-        self._clock.watched = self._watch.on
-        self._tracker.begin_tick(0)
+            run(self._cuda.begin)
+        if "memprof_fresh_process" not in self.run.extra:
+            run(self._meet_existing)
+        run(self._hooks.install)
+        run(self._begin_watching)
 
-    def _existing(self) -> list[object]:
-        """Objects that were there before; books their tensors where storages are watched."""
-        if "memprof_fresh_process" in self.run.extra:
-            return []
+    def _meet_existing(self) -> None:
+        """Take optimizers that were there before into the books, and tensors where storages are watched."""
         objects = gc.get_objects()
         if self._plan.watching:
             kinds = self._tracker.plain
             self._tracker.found_existing(item for item in objects if type(item) in kinds)
-        return objects
+        for item in objects:
+            if issubclass(type(item), torch.optim.Optimizer) and hasattr(item, "param_groups"):  # it has been made
+                self._listener.know_optimizer(item, None)
+
+    def _begin_watching(self) -> None:
+        self._clock.sample(ends=False)
+        self._watch.switch(self._plan.watching)
+        self._clock.watched = self._watch.on
+        self._tracker.begin_tick(0)
 
     def stop(self, *, exit_status: int | None = None, exception: str | None = None) -> None:
         """Remove every hook and finish the recording; does nothing in a forked child or twice."""
@@ -192,9 +191,10 @@ class CaptureSession:
         self._guard.run(self._final_turn)
         self._guard.run(self._cuda.end)
         self._guard.run(self._note_simulation)
-        self._unwatch()
+        self._guard.run(self._unwatch)
         self._watch.silence()
         self._guard.run(self._note_contents)
+        self._census.end()
         _active[:] = [item for item in _active if item() not in (None, self)]
         self.run.exit_status = exit_status
         self.run.exception = exception
@@ -216,6 +216,7 @@ class CaptureSession:
         """In a forked child: profile nothing, and never write the recording."""
         self._listener.on = False
         self._hooks.thread = -1
+        self._cuda.abandon()
         self._contents.abandon()
         self._unwatch()
         self._watch.silence()
@@ -303,7 +304,7 @@ class CaptureSession:
     def _tick_ended(self, tick: Tick) -> None:
         self._listener.tick_ended()
         flags = int(tick.flags)
-        ended = self._iteration_ended(flags)
+        ended = self._ends.at(flags, explicit=self._clock.explicit, has_optimizer=self.run.has_optimizer)
         if self._watch.on:
             self._guard.run(self._take_census, tick, ended)
         births, deaths, roles = self._tracker.take_events()
@@ -344,25 +345,6 @@ class CaptureSession:
 
     def _write_blocks(self, due: bool) -> None:
         self._cuda.write_blocks(due=due)
-
-    def _iteration_ended(self, flags: int) -> bool:
-        """Whether a tick with these flags completes an iteration, as far as can be told now."""
-        if self._clock.explicit:
-            return bool(flags & ticks.EXPLICIT)
-        if flags & ticks.OPTIMIZER_STEP:
-            self._ever_stepped = True
-            self._backward_pending = 0
-            return True
-        if flags & ticks.BACKWARD:
-            self._backward_pending += 1
-            awaited = self._ever_stepped or (self._backward_pending < _NEVER_STEPS and self._has_gradients())
-            return not (self.run.has_optimizer and awaited)
-        return bool(flags & ticks.FORWARD) and not self._backward_pending
-
-    def _has_gradients(self) -> bool:
-        """Whether anything is there that a step could use: who updates weights by hand may leave none."""
-        groups = [group for optimizer in self._listener.optimizers for group in optimizer.param_groups]
-        return any(parameter.grad is not None for group in groups for parameter in group["params"])
 
     def _take_census(self, tick: Tick, iteration_ended: bool) -> None:
         self._census.close_tick(tick.index)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from types import FrameType, TracebackType
 
+from memprof._exceptions import with_those_behind
+
 _OWN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
 _OPERATORS = os.path.join(os.sep, "torch", "_ops.py")
 
@@ -15,15 +17,8 @@ def without_own_frames(error: BaseException) -> None:
     Args:
         error: An exception that nobody will catch any more.
     """
-    seen: set[int] = set()
-    pending: list[BaseException | None] = [error]
-    while pending:
-        item = pending.pop()
-        if item is None or id(item) in seen:
-            continue
-        seen.add(id(item))
+    for item in with_those_behind(error):
         item.__traceback__ = _shortened(item.__traceback__)
-        pending += (item.__cause__, item.__context__, *getattr(item, "exceptions", ()))
 
 
 def _shortened(trace: TracebackType | None) -> TracebackType | None:

@@ -8,6 +8,8 @@ import sys
 import traceback
 from typing import Any
 
+from memprof._exceptions import with_those_behind
+
 logger = logging.getLogger("memprof.oom")
 
 _WORDS = (
@@ -56,15 +58,8 @@ def let_go(error: BaseException) -> None:
     Args:
         error: What ended the attempt.
     """
-    seen: set[int] = set()
-    pending: list[BaseException | None] = [error]
-    while pending:
-        item = pending.pop()
-        if item is None or id(item) in seen:
-            continue
-        seen.add(id(item))
+    for item in with_those_behind(error):
         traceback.clear_frames(item.__traceback__)  # passes over frames that still run
-        pending += [item.__cause__, item.__context__]
     gc.collect()
     empty_caches()
 

@@ -196,6 +196,29 @@ def own_history(when: str) -> dict[str, Any]:
     }
 
 
+def forked(level: str) -> dict[str, Any]:
+    """A program that has not used CUDA yet forks a child that does: what the profiler of the parent does there."""
+    import memprof
+
+    read, write = os.pipe()
+    recorder = torch._C._cuda_record_memory_history.__name__
+    with memprof.Profiler(level) as profiler:
+        child = os.fork()
+        if child == 0:
+            torch.ones(1024, device="cuda")
+            found = f"{torch._C._cuda_isHistoryEnabled()} {torch._C._cuda_record_memory_history.__name__ == recorder}"
+            os.write(write, found.encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        torch.ones(1024, device="cuda")
+        parent = torch._C._cuda_isHistoryEnabled()
+    return {
+        "child": os.read(read, 100).decode(),
+        "parent": parent,
+        "devices": list(profiler.diagnosis.model.peaks),
+    }
+
+
 def overflow() -> dict[str, Any]:
     """More events in one tick than the ring buffer holds."""
     import memprof

@@ -34,6 +34,13 @@ def test_a_user_who_records_history_is_not_disturbed(on_cuda: Callable[..., Any]
     assert found["restored"] == "_cuda_record_memory_history"
 
 
+def test_a_forked_child_that_uses_cuda_is_left_alone(on_cuda: Callable[..., Any]) -> None:
+    found = on_cuda(payloads.forked, level="blocks")
+    assert found["child"] == "False True"
+    assert found["parent"]
+    assert "cuda:0" in found["devices"]
+
+
 def test_an_overflowing_history_is_told_and_figures_stay_right(on_cuda: Callable[..., Any]) -> None:
     found = on_cuda(payloads.overflow)
     assert found["allocated"] == found["rows"]

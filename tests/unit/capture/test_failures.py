@@ -160,3 +160,13 @@ def test_a_run_that_catches_its_error_has_no_failure() -> None:
         nn.Linear(4, 2)(torch.ones(3, 5))
     assert prof.recording.run.failure is None
     assert [finding for finding in prof.findings if finding.code == "MP402"] == []
+
+
+def test_an_exception_raised_from_itself_is_read_once() -> None:
+    def fail() -> None:
+        try:
+            raise LookupError("no such file")
+        except LookupError as error:
+            raise error from error
+
+    assert failure_of(fail) is None

@@ -1,0 +1,112 @@
+"""What programs do that a profiler could stumble over: they run as without it, and its hooks go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import memprof
+from memprof.capture.contents import ContentBooks
+from memprof.capture.session import CaptureSession
+
+
+@pytest.fixture
+def swapping() -> Iterator[None]:
+    """Modules swap their tensors when they are converted, as they do for tensors of a class of one's own."""
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    yield
+    torch.__future__.set_swap_module_params_on_conversion(before)
+
+
+def convert(model: nn.Module) -> None:
+    """Convert a model whose gradients were clipped, which writes to them."""
+    model(torch.ones(2, 4)).sum().backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=False)
+    model.to(torch.float64).to(torch.float32)
+
+
+@pytest.mark.skipif(not hasattr(torch.utils, "swap_tensors"), reason="this torch swaps no tensors")
+@pytest.mark.usefixtures("swapping")
+def test_tensors_can_be_swapped() -> None:
+    """torch refuses to swap a tensor to which somebody has a weak reference."""
+    model = nn.Linear(4, 4)
+    swap = torch.utils.swap_tensors
+    with memprof.Profiler("tensors") as profiler:
+        convert(model)
+        model.weight.grad.add_(1.0)  # type: ignore[union-attr]
+    assert profiler.diagnosis.model.run.notes == ()
+    model.to(torch.float64)  # the recording is there, but keeps no reference either
+    assert torch.utils.swap_tensors is swap
+
+
+def test_an_exception_that_cannot_say_what_it_is_ends_the_recording() -> None:
+    class Silent(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no message")
+
+    profiler = memprof.Profiler("tensors")
+    with pytest.raises(Silent), profiler:
+        raise Silent
+    assert profiler.diagnosis.model.run.exception == "Silent: <no message: its __str__ failed>"
+
+
+class Doubled(nn.Module):
+    """A transform that says in its own way that it has no parameters."""
+
+    def parameters(self, recurse: bool = True) -> Any:
+        return []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+
+class Samples(torch.utils.data.Dataset[torch.Tensor]):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        doubled: torch.Tensor = Doubled()(torch.full((3,), float(index)))
+        return doubled
+
+
+def test_modules_may_list_their_parameters() -> None:
+    with memprof.Profiler("tensors") as profiler:
+        batches = list(torch.utils.data.DataLoader(Samples()))
+    assert [batch[0, 0].item() for batch in batches] == [0.0, 2.0, 4.0, 6.0]
+    assert profiler.diagnosis.model.run.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("owner", "broken"),
+    [
+        (CaptureSession, "_read_counters"),
+        (CaptureSession, "_meet_existing"),
+        (CaptureSession, "_begin_watching"),
+        (ContentBooks, "check"),
+    ],
+)
+def test_a_run_goes_on_where_the_profiler_fails_at_its_beginning_or_end(
+    monkeypatch: pytest.MonkeyPatch, owner: type, broken: str
+) -> None:
+    def fail(_: object) -> None:
+        raise LookupError("lost")
+
+    monkeypatch.setattr(owner, broken, fail)
+    with pytest.warns(RuntimeWarning, match="LookupError: lost"), memprof.Profiler("tensors") as profiler:
+        result = nn.Linear(2, 2)(torch.ones(1, 2)).shape
+    assert result == (1, 2)
+    assert any("LookupError: lost" in note for note in profiler.diagnosis.model.run.notes)
+
+
+def test_an_optimizer_that_is_not_made_yet_is_none() -> None:
+    half = torch.optim.SGD.__new__(torch.optim.SGD)
+    model = nn.Linear(2, 2)
+    with memprof.Profiler("tensors") as profiler:
+        model(torch.ones(1, 2)).sum().backward()
+    assert profiler.diagnosis.model.run.notes == ()
+    assert not hasattr(half, "param_groups")
