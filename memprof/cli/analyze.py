@@ -13,8 +13,9 @@ import click
 from memprof._errors import MemprofError
 from memprof.cli import Interrupted
 from memprof.cli.program_command import device_option, level_option, program_command
+from memprof.cli.ranks import of_rank, rank_of_job
 from memprof.cli.run import load_program, record, simulated_gpu
-from memprof.cli.show import check_writable, exceeds, report_options, show
+from memprof.cli.show import check_writable, draw, exceeds, report_options, show
 
 if TYPE_CHECKING:
     from memprof.advise.diagnosis import Diagnosis
@@ -67,8 +68,9 @@ def command(
 
     The script need not be changed. Its exit status is kept; with --fail-on a finding makes it 1.
     """
+    rank = rank_of_job()
     # The script may change the working directory.
-    output, plot = (None if file is None else os.path.abspath(file) for file in (output, plot))
+    output, plot = (None if file is None else os.path.abspath(of_rank(file, rank)) for file in (output, plot))
     folder, pid = os.getcwd(), os.getpid()
     if gpu is not None and device == "cpu":
         raise click.UsageError("--simulate is about the memory of a GPU: leave out --device cpu")
@@ -79,7 +81,7 @@ def command(
             "--fix shows edits on the terminal; for JSON, a page or a file use `memprof fix --no-verify`"
         )
     program = load_program(module, script, args)
-    path = Path(recording) if recording is not None else Path(f"{program.stem}.memprof")
+    path = of_rank(recording if recording is not None else f"{program.stem}.memprof", rank)
     check_writable(output, plot, spare=path)
     check_writable(output, plot, spare=script)
     simulation = None if gpu is None else simulated_gpu(gpu, dry=dry)
@@ -94,15 +96,25 @@ def command(
     if os.getpid() != pid:  # a child that the script forked and let run to the end
         sys.exit(outcome.exit_status)
     status = outcome.exit_status
+    # The reports of many processes would come out mixed up; the first one speaks, the others sum up.
+    speaks = not rank or report_format != "rich" or output is not None
+    summary = drawn = None
     try:
         from memprof.advise.diagnosis import diagnose
         from memprof.profiler import read_session
+        from memprof.report.wording import verdict
 
         diagnosis = diagnose(read_session(session))
         status = status or int(exceeds(diagnosis, fail_on))
-        show(diagnosis, report_format=report_format, output=output, plot=plot, verbose=verbose, cwd=folder)
-        if fix:
-            _show_edits(diagnosis, folder)
+        if speaks:
+            show(diagnosis, report_format=report_format, output=output, verbose=verbose, cwd=folder)
+            if fix:
+                _show_edits(diagnosis, folder)
+        else:
+            summary = f"rank {rank}: {verdict(diagnosis)}"
+        if plot is not None:
+            draw(diagnosis, plot)
+            drawn = plot
     except MemprofError as error:
         print(f"memprof: {error}", file=sys.stderr)
         status = status or 2
@@ -113,7 +125,8 @@ def command(
             file=sys.stderr,
         )
         status = status or 2
-    _say_where(path, plot, in_memory=session.writer.in_memory, quiet=report_format != "rich" and output is None)
+    if report_format == "rich" or output is not None:
+        _say_where(summary, None if session.writer.in_memory else path, drawn)
     if outcome.interrupted:
         raise Interrupted
     sys.exit(status)
@@ -129,10 +142,10 @@ def _show_edits(diagnosis: Diagnosis, cwd: str) -> None:
     console.print(fix_page(unverified(fixable(diagnosis.findings)), console, cwd, ()))
 
 
-def _say_where(path: Path, plot: str | None, *, in_memory: bool, quiet: bool) -> None:
-    if quiet:
-        return
-    said = [] if in_memory else [f"recording: {path}"]
+def _say_where(summary: str | None, path: Path | None, plot: str | None) -> None:
+    said = [] if summary is None else [summary]
+    if path is not None:
+        said.append(f"recording: {path}")
     if plot is not None:
         said.append(f"plot: {plot}")
     if said:

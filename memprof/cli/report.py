@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from memprof.cli.show import check_writable, exceeds, report_options, show
+from memprof.cli.show import check_writable, draw, exceeds, report_options, show
 
 
 @click.command("report")
@@ -25,5 +25,7 @@ def command(
     check_writable(output, plot, spare=recording)
     with open_file(recording) as opened:
         diagnosis = diagnose(opened)
-    show(diagnosis, report_format=report_format, output=output, plot=plot, verbose=verbose)
+    show(diagnosis, report_format=report_format, output=output, verbose=verbose)
+    if plot is not None:
+        draw(diagnosis, plot)
     sys.exit(int(exceeds(diagnosis, fail_on)))

@@ -142,7 +142,6 @@ def show(
     *,
     report_format: str,
     output: str | None,
-    plot: str | None,
     verbose: bool,
     cwd: str | None = None,
 ) -> None:
@@ -152,7 +151,6 @@ def show(
         diagnosis: What to show.
         report_format: One of `REPORT_FORMATS`.
         output: File for the report, or None for standard output.
-        plot: File for a plot, or None.
         verbose: Also say why rules could not decide.
         cwd: Folder that paths are shown relative to; None is the current one.
 
@@ -174,10 +172,21 @@ def show(
         raise
     finally:
         sys.stdout.flush()
-    if plot is not None:
-        from memprof.report.plot import PlotReporter
 
-        PlotReporter().save(diagnosis, plot)
+
+def draw(diagnosis: Diagnosis, plot: str) -> None:
+    """Draw a diagnosis into a file.
+
+    Args:
+        diagnosis: What to draw.
+        plot: The file; its suffix says in which form.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    from memprof.report.plot import PlotReporter
+
+    PlotReporter().save(diagnosis, plot)
 
 
 def _write(diagnosis: Diagnosis, terminal: TerminalReporter, report_format: str, output: str, cwd: str | None) -> None:

@@ -326,6 +326,31 @@ def test_report_is_found_on_stdout_in_files_and_in_a_plot(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["away", "run.memprof", "run.png", "train.py"]
 
 
+def test_a_plot_that_cannot_be_drawn_is_not_said_to_be_there(tmp_path: Path) -> None:
+    write(tmp_path, "train.py", CLEAN + "import os\nos.mkdir('run.png')\n")
+
+    result = memprof("analyze", "--plot", "run.png", "train.py", cwd=tmp_path)
+
+    assert result.returncode == 2, said(result)
+    assert "no problem found" in result.stdout
+    assert "cannot write" in result.stderr
+    assert result.stderr.endswith("recording: train.memprof\n")
+
+
+def test_ranks_of_one_job_write_beside_each_other_and_only_the_first_reports_at_length(tmp_path: Path) -> None:
+    write(tmp_path, "train.py", LEAKY)
+    job = {"WORLD_SIZE": "2"}
+
+    first, other = (memprof("analyze", "train.py", cwd=tmp_path, env={**job, "RANK": rank}) for rank in "01")
+
+    assert (first.returncode, other.returncode) == (0, 0), said(first) + said(other)
+    assert "MP102" in first.stdout
+    assert first.stderr == "recording: train.rank0.memprof\n"
+    assert other.stdout == "trained\n"
+    assert other.stderr == "rank 1: 1 hint; recording: train.rank1.memprof\n"
+    assert {path.name for path in tmp_path.glob("*.memprof")} == {"train.rank0.memprof", "train.rank1.memprof"}
+
+
 @pytest.mark.parametrize(
     ("fail_on", "source", "status"),
     [("error", LEAKY, 0), ("info", CLEAN, 0), ("info", LEAKY + "raise SystemExit(4)", 4)],
