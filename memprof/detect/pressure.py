@@ -360,6 +360,7 @@ def _dominating(peak: Peak, category: Category, *, also: int = 0) -> int | None:
     if held < MIN_BYTES or held < _MIN_SHARE * peak.allocated_bytes:
         return None
     others = dict(peak.by_category or {})
+    others["not watched"] = peak.allocated_bytes - sum(others.values())
     for name in (Category.PARAMETER.value, category.value):
         others.pop(name, None)
     others[Category.AUTOGRAD_DETAIL.value] = others.get(Category.AUTOGRAD_DETAIL.value, 0) - also

@@ -160,6 +160,7 @@ class EvaluationWithAutograd(Rule):
         what, at = ("the loop", "around") if len(ticks) > 1 else ("the call", "at")
         where = f"`{call.function}()`" if call is not None and call.function != "<module>" else what
         exact = bool(watched) or device != "cpu"
+        iterations = iteration_of_ticks(model)
         frees = tuple(
             storage.id
             for storage in model.storages.values()
@@ -187,8 +188,8 @@ class EvaluationWithAutograd(Rule):
                 "forwards": len(ticks),
                 "eval_mode": all(bool(tick.flags & TickFlag.EVAL_MODE) for tick in ticks),
                 "saved_bytes": nbytes,
-                "first_tick": ticks[0].index,
-                "last_tick": ticks[-1].index,
+                "first_iteration": iterations.get(ticks[0].index),
+                "last_iteration": iterations.get(ticks[-1].index),
             },
         )
 

@@ -144,8 +144,8 @@ class Peak:
     time_ns: int | None
     by_category: Mapping[str, int] | None
     """Category name (or `uncategorised`) -> bytes at the peak, largest first. Where the peak was not
-    watched, these are the bytes at the highest watched moment, and the difference to `allocated_bytes`
-    counts as `uncategorised`. None where nothing was ever watched."""
+    watched, these are the bytes at the highest watched moment; what the rest of `allocated_bytes` was is
+    not known. None where nothing was ever watched."""
     lines: tuple[PeakLine, ...] = ()
     """The lines that held most at the peak, largest first."""
     largest: tuple[int, ...] = ()

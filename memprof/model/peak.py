@@ -46,7 +46,8 @@ def find_peak(levels: Levels, candidates: Sequence[PeakCandidate], storages: Sto
     largest: tuple[int, ...] = ()
     if position is not None:
         rows = levels.timeline.live_rows(position)
-        by_category = _by_category(storages, rows, moment.nbytes)
+        # At another moment than the one that was watched nobody knows what the rest was.
+        by_category = _by_category(storages, rows, moment.nbytes if moment.position is not None else 0)
         lines = lines_of(storages, rows)
         order = np.argsort(-storages.lifetimes.nbytes[rows], kind="stable")[:PEAK_STORAGES]
         largest = tuple(storages.lifetimes.id[rows[order]].tolist())
@@ -98,7 +99,7 @@ def _by_category(storages: StorageTable, rows: IntArray, allocated_bytes: int) -
     sums = np.zeros(len(CATEGORIES), np.int64)
     np.add.at(sums, storages.category[rows], storages.lifetimes.nbytes[rows])
     by_name = dict(zip(CATEGORY_NAMES, sums.tolist(), strict=True))
-    # What the counter saw and no known storage explains: rounding, workspaces, unwatched storages.
+    # What the counter saw and no known storage explains: rounding, workspaces.
     by_name[UNCATEGORISED] += max(0, allocated_bytes - sum(by_name.values()))
     ordered = sorted(by_name.items(), key=lambda item: -item[1])
     return {name: nbytes for name, nbytes in ordered if nbytes}

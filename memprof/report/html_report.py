@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from memprof._version import __version__
 from memprof.report.account_block import account_rows
 from memprof.report.finding_block import finding_facts
-from memprof.report.iteration_table import NUMBERS, chosen_iterations, cut_off, iteration_cells, iteration_columns
+from memprof.report.iteration_table import (
+    NUMBERS,
+    chosen_iterations,
+    cut_off,
+    iteration_cells,
+    iteration_columns,
+    iterations_title,
+)
 from memprof.report.page import Page
 from memprof.report.peak_block import composition_rows, line_words, peak_summary
 from memprof.report.plot import PlotReporter
 from memprof.report.wording import (
-    counted,
     escape_controls,
     headline,
     known_devices,
     main_device,
+    next_step,
     percent,
     script_name,
     size,
@@ -82,6 +91,7 @@ class HtmlReporter:
                 version=__version__,
                 stopped=stopped_with(model.run),
                 verdict=verdict(diagnosis),
+                next_step=next_step(diagnosis),
                 worst=None if diagnosis.worst is None else diagnosis.worst.value,
                 findings=[_finding(finding, page) for finding in diagnosis.findings],
                 together=_together(diagnosis),
@@ -92,7 +102,7 @@ class HtmlReporter:
                 iterations=self._iterations(model),
                 numbers=NUMBERS,
                 skipped=[(skipped.code, escape_controls(skipped.reason)) for skipped in diagnosis.skipped],
-                notes=[escape_controls(note) for note in model.run.notes],
+                notes=[escape_controls(page.sentence(note)) for note in model.run.notes],
             )
         )
 
@@ -138,9 +148,9 @@ class HtmlReporter:
             model.iterations, self.options.edge_iterations, None if peak is None else peak.iteration
         )
         return {
-            "title": f"{counted(len(model.iterations), 'iteration')}, memory of {escape_controls(main)}",
+            "title": iterations_title(model, escape_controls(main)),
             "trends": [
-                f"Growth on {escape_controls(device)}: {trend_sentence(trend)}"
+                f"Growth on {escape_controls(device)}: {trend_sentence(trend, _peak_bytes(model, device))}"
                 for device, trend in model.trends.items()
             ],
             "columns": iteration_columns(show_source=True),
@@ -164,7 +174,13 @@ def pages(package: str | None = None) -> Environment:
     loader = own if package is None else ChoiceLoader([PackageLoader(package, "templates"), own])
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.filters["bytes"] = format_bytes
+    environment.filters["backticks"] = _backticks
     return environment
+
+
+def _backticks(text: str) -> Markup:
+    """Set what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _finding(finding: Finding, page: Page) -> dict[str, Any]:
@@ -175,6 +191,11 @@ def _finding(finding: Finding, page: Page) -> dict[str, Any]:
         "message": escape_controls(finding.message),
         "facts": [(label, said.plain) for label, said in finding_facts(finding, page)],
     }
+
+
+def _peak_bytes(model: MemoryModel, device: str) -> int | None:
+    peak = model.peaks.get(device)
+    return None if peak is None else peak.allocated_bytes
 
 
 def _together(diagnosis: Diagnosis) -> str:

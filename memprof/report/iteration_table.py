@@ -11,7 +11,7 @@ from rich.text import Text
 
 from memprof.model.memory import DeviceIteration, IterationMemory, MemoryModel, Source
 from memprof.report.page import Page, indented
-from memprof.report.wording import counted, duration, size, source_suffix, trend_sentence
+from memprof.report.wording import counted, duration, loop_iterations, size, source_suffix, trend_sentence
 from memprof.units import format_bytes
 
 if TYPE_CHECKING:
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 _INDENT = 2
 _LABEL = 10
 _MAX_SPARK = 60
+_WRAPPED = "kind"
+_WRAPPED_AT = 10
+"""Where there is little room, this column breaks `train, cut off` into lines of so many characters."""
+_DISPENSABLE = ("source", "time", "start", "peak in", "#")
+"""Columns to leave out on a narrow page, in this order."""
 NUMBERS = frozenset({"#", "start", "end", "peak", "time"})
 """Columns whose cells are set to the right."""
 
@@ -41,7 +46,7 @@ def iteration_block(
     """
     sources = {i.devices[main].source for i in model.iterations if main in i.devices}
     common = next(iter(sources)) if len(sources) == 1 else None
-    yield page.heading(f"{counted(len(model.iterations), 'iteration')}, memory of {main}{source_suffix(common)}")
+    yield page.heading(f"{iterations_title(model, main)}{source_suffix(common)}")
     peak = model.peaks.get(main)
     rows = chosen_iterations(model.iterations, edge, None if peak is None else peak.iteration)
     cut = cut_off(model)
@@ -52,7 +57,15 @@ def iteration_block(
         trend = model.trends.get(device)
         if trend is not None:
             line = Text(f"{'growth':<{_LABEL}}", style="dim")
-            yield indented(line.append_text(page.text(trend_sentence(trend), "not dim")), _INDENT)
+            reached = model.peaks.get(device)
+            said = trend_sentence(trend, None if reached is None else reached.allocated_bytes)
+            yield indented(line.append_text(page.text(said, "not dim")), _INDENT)
+
+
+def iterations_title(model: MemoryModel, device: str) -> str:
+    """What the table is about: `56 iterations, memory of cuda:0`."""
+    loops = loop_iterations(model)
+    return f"{counted(loops, 'iteration')}, memory of {device}" if loops else f"Memory of {device} over time"
 
 
 def chosen_iterations(
@@ -89,17 +102,34 @@ def _table(
     rows: Sequence[IterationMemory | int], device: str, page: Page, cut: frozenset[int], *, show_source: bool
 ) -> Table:
     table = Table(box=box.ASCII if page.ascii_only else box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for title in iteration_columns(show_source=show_source):
-        if title == "kind":
-            table.add_column(title, overflow="fold")
+    titles = iteration_columns(show_source=show_source)
+    cells = [
+        None if isinstance(row, int) else iteration_cells(row, device, cut, show_source=show_source) for row in rows
+    ]
+    shown = _columns_that_fit(titles, [item for item in cells if item is not None], page.width - _INDENT)
+    for title in (titles[column] for column in shown):
+        if title == _WRAPPED:
+            gaps = [len(f"{row:,} more") for row in rows if isinstance(row, int)]
+            table.add_column(title, overflow="fold", min_width=min(max(gaps, default=0), page.width // 4) or None)
         else:
             table.add_column(title, justify="right" if title in NUMBERS else "left", no_wrap=True)
-    for row in rows:
-        if isinstance(row, int):
+    for row, of_row in zip(rows, cells, strict=True):
+        if of_row is None:
             table.add_row(page.ellipsis, page.text(f"{row:,} more", "dim"))
         else:
-            table.add_row(*map(page.text, iteration_cells(row, device, cut, show_source=show_source)))
+            table.add_row(*(page.text(of_row[column]) for column in shown))
     return table
+
+
+def _columns_that_fit(titles: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Numbers of the columns to show: a figure is never cut off, the least telling columns are left out instead."""
+    widths = {title: max(len(title), *(len(row[column]) for row in rows)) for column, title in enumerate(titles)}
+    widths[_WRAPPED] = min(widths[_WRAPPED], _WRAPPED_AT)
+    for title in _DISPENSABLE:
+        if sum(widths.values()) + 2 * (len(widths) - 1) <= width:
+            break
+        widths.pop(title, None)
+    return [column for column, title in enumerate(titles) if title in widths]
 
 
 def iteration_columns(*, show_source: bool) -> list[str]:

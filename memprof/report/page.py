@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from memprof.report.source_lines import place
-from memprof.report.wording import escape_controls
+from memprof.report.wording import FLAT_SHARE, escape_controls
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _SPARKS = "▁▂▃▄▅▆▇█"
 _ASCII_SPARKS = "_.-=+*%#"
-_FLAT_SHARE = 0.005
-"""A curve that moves by less than this share of its level is drawn flat, not blown up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +77,18 @@ class Page:
             The place with the shorter spelling of its path.
         """
         return place(location, self.cwd)
+
+    def sentence(self, text: str) -> str:
+        """Shorten the paths in a sentence that was made while the script ran.
+
+        Args:
+            text: The sentence.
+
+        Returns:
+            The sentence with paths below the folder of the page written from there.
+        """
+        folder = self.cwd.rstrip(os.sep)
+        return text.replace(f"{folder}{os.sep}", "") if folder else text
 
     def heading(self, text: str) -> Text:
         """Set the heading of a section.
@@ -140,7 +151,7 @@ class Page:
             return ""
         low, high = min(known), max(known)
         glyphs = _ASCII_SPARKS if self.ascii_only else _SPARKS
-        if high - low <= _FLAT_SHARE * high:
+        if high - low <= FLAT_SHARE * high:
             return "".join(" " if value is None else glyphs[3] for value in columns)
         top = len(glyphs) - 1
         return "".join(" " if v is None else glyphs[round(top * (v - low) / (high - low))] for v in columns)

@@ -18,6 +18,9 @@ NOT_WATCHED = "not watched"
 _INDENT = 2
 _NARROW_BAR = 24
 _WIDE_BAR = 48
+_LEAST_BAR = 8
+_AROUND_BAR = 38
+"""Columns that a category, its bytes and its share take beside the bar, and what is free between them."""
 _WIDE_PAGE = 110
 
 
@@ -71,18 +74,21 @@ def composition_rows(by_category: Mapping[str, int], allocated_bytes: int) -> li
 def _composition(by_category: Mapping[str, int], allocated_bytes: int, page: Page) -> Table:
     rows = composition_rows(by_category, allocated_bytes)
     whole = max(sum(by_category.values()), allocated_bytes)
-    bar_width = _WIDE_BAR if page.width >= _WIDE_PAGE else _NARROW_BAR
+    room = page.width - _INDENT - _AROUND_BAR
+    bar_width = _WIDE_BAR if page.width >= _WIDE_PAGE else min(_NARROW_BAR, room)
     table = Table.grid(padding=(0, 2, 0, 0))
+    if not rows:
+        table.add_row(page.text("nothing was allocated"))
+        return table
     table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, width=bar_width)
+    if has_bars := bar_width >= _LEAST_BAR:
+        table.add_column(no_wrap=True, width=bar_width)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     for name, nbytes, share in rows:
         style = "dim" if name in (UNCATEGORISED, NOT_WATCHED) else "blue"
-        bar = page.text(page.bar(share, bar_width), style)
-        table.add_row(page.text(name), bar, page.text(size(nbytes)), page.text(percent(nbytes, whole)))
-    if not rows:
-        table.add_row(page.text("nothing was allocated"), "", "", "")
+        bar = (page.text(page.bar(share, bar_width), style),) if has_bars else ()
+        table.add_row(page.text(name), *bar, page.text(size(nbytes)), page.text(percent(nbytes, whole)))
     return table
 
 

@@ -23,6 +23,8 @@ from memprof.report.wording import (
     is_empty,
     known_devices,
     main_device,
+    next_step,
+    saw_no_loop,
     stopped_with,
     together,
     verdict,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_TEXT_WIDTH = 100
 _FEW_CODES = 4
-"""More rules than this with the same reason share a row."""
+"""More rules than this are counted, not named; with the same reason they share a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,22 +127,22 @@ class TerminalReporter:
         if notes:
             yield ""
             yield page.heading("Notes")
-            yield page.facts([("-", page.text(note)) for note in notes], indent=2)
+            yield page.facts([("-", page.text(page.sentence(note))) for note in notes], indent=2)
 
     def _summary(self, diagnosis: Diagnosis, page: Page) -> Iterator[RenderableType]:
-        yield page.text(headline(diagnosis.model), "dim")
+        for part in _lines_of(headline(diagnosis.model), page.width):
+            yield page.text(part, "dim")
         if stopped := stopped_with(diagnosis.model.run):
             yield page.text(stopped, "red")
         yield ""
-        worst = diagnosis.worst
-        clean = "bold" if is_empty(diagnosis.model) else "bold green"
+        worst, unseen = diagnosis.worst, saw_no_loop(diagnosis.model)
+        clean = "bold" if unseen or is_empty(diagnosis.model) else "bold green"
         line = page.text(verdict(diagnosis), clean if worst is None else SEVERITY_STYLES[worst])
-        if diagnosis.skipped and not self.options.verbose:
-            codes = ", ".join(dict.fromkeys(skipped.code for skipped in diagnosis.skipped))
-            if diagnosis.model.snapshot:
-                codes = f"{counted(len(diagnosis.skipped), 'rule')} for want of iterations"
-            line.append_text(page.text(f" (could not decide: {codes})", "not bold dim"))
+        if diagnosis.skipped and not self.options.verbose and not unseen:
+            line.append_text(page.text(f" ({_undecided(diagnosis)})", "not bold dim"))
         yield line
+        if step := next_step(diagnosis):
+            yield page.text(step)
 
     def _memory(self, diagnosis: Diagnosis, page: Page) -> Iterator[RenderableType]:
         model = diagnosis.model
@@ -177,6 +179,26 @@ class TerminalReporter:
             else:
                 rows += [(code, page.text(reason)) for code in of_reason]
         yield page.facts(rows, indent=2)
+
+
+def _undecided(diagnosis: Diagnosis) -> str:
+    codes = dict.fromkeys(skipped.code for skipped in diagnosis.skipped)
+    if diagnosis.model.snapshot:
+        return f"could not decide: {counted(len(diagnosis.skipped), 'rule')} for want of iterations"
+    if len(codes) > _FEW_CODES:
+        return f"{counted(len(codes), 'rule')} could not decide; -v tells why"
+    return f"could not decide: {', '.join(codes)}"
+
+
+def _lines_of(headline: str, width: int) -> list[str]:
+    """Break a headline between its parts only."""
+    lines: list[str] = []
+    for part in headline.split(" | "):
+        if lines and len(lines[-1]) + len(part) + 3 <= width:
+            lines[-1] += f" | {part}"
+        else:
+            lines.append(part)
+    return lines
 
 
 def make_console(file: IO[str] | None = None) -> Console:

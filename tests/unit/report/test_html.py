@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -40,6 +41,15 @@ def test_markup_of_a_program_is_text() -> None:
     page = HtmlReporter().to_text(factories.hostile())
     assert "<script" not in page
     assert "&lt;" in page
+
+
+def test_code_in_a_sentence_is_set_as_code_and_stays_text() -> None:
+    whole = factories.leaking()
+    finding = replace(whole.findings[0], message="Store `loss.item()` or `<b>` in `history`.")
+    page = HtmlReporter().to_text(replace(whole, findings=(finding,)))
+
+    said = "<p>Store <code>loss.item()</code> or <code>&lt;b&gt;</code> in <code>history</code>.</p>"
+    assert said in page
 
 
 @pytest.mark.parametrize("scenario", ["empty", "steps_only", "simulated"])

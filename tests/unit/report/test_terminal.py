@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from memprof.detect.finding import Remedy
+from memprof.detect.finding import Remedy, Skipped
 from memprof.model.memory import Source
 from memprof.record.events import Location
 from memprof.report.terminal import TerminalOptions, TerminalReporter, make_console
@@ -102,7 +102,7 @@ def test_every_figure_of_a_simulated_run_says_so() -> None:
     assert re.search(r"size +1\.42 GiB, \+38\.2 MiB/iteration on cuda:0 \(simulated\)", text)
     assert re.search(r"Peak on cuda:0: .* \(simulated\)\n", text)
     assert "memory of cuda:0 (simulated)\n" in text
-    assert re.search(r"growth +\+38\.2 MiB/iteration, .* \(simulated\)\n", text)
+    assert re.search(r"growth +\+38\.2 MiB/iteration over .* \(simulated\)\n", text)
 
 
 def test_mixed_sources_get_a_column() -> None:
@@ -115,6 +115,42 @@ def test_mixed_sources_get_a_column() -> None:
 
     assert re.search(r"^ +0 +train .* estimated$", text, re.MULTILINE)
     assert re.search(r"^ +1 +train .* measured$", text, re.MULTILINE)
+
+
+def test_narrow_pages_leave_columns_out_and_cut_no_figure() -> None:
+    diagnosis = factories.leaking()
+
+    for width in (40, 50, 60):
+        text = text_of(diagnosis, width)
+        table = text[text.index("Peak on") :]
+        assert "1.59 GiB" in table  # where the last iteration ends
+        assert "1.76 GiB" in table  # its peak
+        assert "OPTIMIZER_STATE" in table
+        assert max(map(len, text.splitlines())) <= width
+    assert " start " not in text_of(diagnosis, 40)
+    assert " start " in text_of(diagnosis, 80)
+
+
+def test_many_undecided_rules_are_counted() -> None:
+    skipped = tuple(Skipped(f"MP10{number}", "not watched") for number in range(1, 8))
+    diagnosis = replace(factories.clean(), skipped=skipped)
+
+    assert "no problem found (7 rules could not decide; -v tells why)\n" in text_of(diagnosis)
+
+
+def test_a_headline_breaks_between_its_parts() -> None:
+    lines = text_of(factories.clean(), 40).splitlines()
+
+    assert lines[:3] == ["train.py | torch 2.13.0 | level tensors", "cpu | 30 iterations | exit status 0", ""]
+
+
+def test_notes_name_files_from_where_the_page_is_read() -> None:
+    whole = factories.clean()
+    run = replace(whole.model.run, notes=("dry run: .item() at /project/train.py:60 gave 0",))
+    diagnosis = replace(whole, model=replace(whole.model, run=run))
+
+    assert ".item() at train.py:60 gave 0" in TerminalReporter(TerminalOptions(cwd="/project")).to_text(diagnosis)
+    assert ".item() at /project/train.py:60" in TerminalReporter(TerminalOptions(cwd="/")).to_text(diagnosis)
 
 
 def test_skipped_rules_are_explained_only_when_verbose() -> None:

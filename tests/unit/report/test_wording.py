@@ -20,7 +20,9 @@ from memprof.report.wording import (
     duration,
     escape_controls,
     headline,
+    is_steady,
     main_device,
+    next_step,
     outcome,
     per_iteration,
     percent,
@@ -84,9 +86,17 @@ def test_growth_below_one_byte_is_none() -> None:
 def test_trend_is_told_in_a_sentence() -> None:
     trend = Trend(2048.0, 3, 40, 38, 0.75, Source.ESTIMATED)
 
-    assert trend_sentence(trend) == "+2 KiB/iteration, iterations 3 to 40, 75 % rising (estimated)"
-    assert trend_sentence(replace(trend, bytes_per_iteration=0.0)) == "steady, iterations 3 to 40 (estimated)"
-    assert trend_sentence(replace(trend, bytes_per_iteration=float("inf"))) == "unknown, iterations 3 to 40"
+    assert trend_sentence(trend) == "+2 KiB/iteration over iterations 3 to 40, rising in 75 % (estimated)"
+    assert trend_sentence(replace(trend, bytes_per_iteration=0.0)) == "steady over iterations 3 to 40 (estimated)"
+    assert trend_sentence(replace(trend, bytes_per_iteration=float("inf"))) == "unknown over iterations 3 to 40"
+
+
+def test_growth_that_leaves_no_mark_on_the_peak_is_none() -> None:
+    trend = Trend(1024.0, 0, 50, 51, 0.5, Source.MEASURED)  # 50 KiB in all
+
+    assert trend_sentence(trend, 50 << 20) == "steady over iterations 0 to 50"
+    assert trend_sentence(trend, 1 << 20) == "+1 KiB/iteration over iterations 0 to 50, rising in 50 %"
+    assert is_steady(replace(trend, bytes_per_iteration=-1024.0), 50 << 20)
 
 
 def test_verdict_counts_by_severity() -> None:
@@ -95,6 +105,19 @@ def test_verdict_counts_by_severity() -> None:
 
     assert verdict(Diagnosis(model, (leak, leak, peak), ())) == "2 errors, 1 warning"
     assert verdict(Diagnosis(model, (), ())) == "no problem found"
+    assert next_step(Diagnosis(model, (), ())) == ""
+
+
+def test_a_run_without_a_loop_is_not_called_clean() -> None:
+    whole = factories.clean().model
+    only = replace(whole.iterations[0], kind="other")
+    model = replace(whole, iterations=(only,))
+    idle = replace(model, storages={}, peaks={"cpu": replace(whole.peaks["cpu"], allocated_bytes=0)})
+
+    assert verdict(Diagnosis(model, (), ())) == "no problem found, but no training or evaluation was seen either"
+    assert verdict(Diagnosis(idle, (), ())) == "no tensor was made in this process, so nothing can be said"
+    assert "torchrun -m memprof analyze" in next_step(Diagnosis(idle, (), ()))
+    assert next_step(Diagnosis(replace(idle, run=replace(idle.run, exception="ValueError: x")), (), ())) == ""
 
 
 def test_outcome_tells_a_notebook_from_a_killed_run() -> None:
