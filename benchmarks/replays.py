@@ -14,6 +14,8 @@ import sys
 import tempfile
 import time
 import tracemalloc
+from collections import defaultdict, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from memprof.advise.device_runs import DeviceRun, device_runs
 from memprof.record.blocks import BlockAction, BlockEvents
 from memprof.record.files import open_file
 from memprof.simulate.allocator import CachingAllocator
-from memprof.simulate.driver import RecordedDriver
+from memprof.simulate.driver import DEVICE_BASE, GRANULARITY_BYTES, FirstFitDriver
 from memprof.simulate.replay import replay
 from memprof.simulate.settings import AllocatorSettings
 
@@ -46,16 +48,52 @@ class Agreement:
     """Those of them for which the model took as many bytes."""
 
 
-class _Watched(RecordedDriver):
-    """Adds up what is asked of it."""
+class _RecordedDriver(FirstFitDriver):
+    """Gives segments the addresses they had in a recording, and others an address above; adds up what is asked of it.
 
-    taken_bytes = 0
+    Args:
+        segments: Address and bytes of every segment recorded, in the order they were obtained.
+    """
+
+    def __init__(self, segments: Iterable[tuple[int, int]]) -> None:
+        self._recorded: dict[int, deque[int]] = defaultdict(deque)
+        top = DEVICE_BASE
+        for address, nbytes in segments:
+            self._recorded[nbytes].append(address)
+            top = max(top, address + nbytes)
+        super().__init__(_UNBOUNDED, base=_pages(top))
+        self._given: dict[int, int] = {}
+        self.taken_bytes = 0
 
     def create(self, nbytes: int) -> bool:
         """See `Driver`."""
         done = super().create(nbytes)
         self.taken_bytes += nbytes if done else 0
         return done
+
+    def malloc(self, nbytes: int) -> int | None:
+        """See `Driver`."""
+        known = self._recorded[nbytes]
+        if not known or any(at < known[0] + nbytes and known[0] < at + size for at, size in self._given.items()):
+            return super().malloc(nbytes)
+        if not self.create(_pages(nbytes)):
+            return None
+        address = known.popleft()
+        self._given[address] = nbytes
+        return address
+
+    def free(self, address: int) -> None:
+        """See `Driver`."""
+        nbytes = self._given.pop(address, None)
+        if nbytes is None:
+            super().free(address)
+        else:
+            self.destroy(_pages(nbytes))
+
+
+def _pages(nbytes: int) -> int:
+    """Whole pages, which is what the driver hands out."""
+    return -(-nbytes // GRANULARITY_BYTES) * GRANULARITY_BYTES
 
 
 def compare(run: DeviceRun, torch_version: tuple[int, int]) -> Agreement:
@@ -70,10 +108,10 @@ def compare(run: DeviceRun, torch_version: tuple[int, int]) -> Agreement:
     """
     events = run.events
     grows = np.isin(events.action, (BlockAction.SEGMENT_ALLOC, BlockAction.SEGMENT_MAP))
-    pages = -(-events.nbytes // (2 << 20)) * (2 << 20)  # the driver hands out whole pages
+    pages = -(-events.nbytes // GRANULARITY_BYTES) * GRANULARITY_BYTES
     grown = np.cumsum(np.where(grows, pages, 0)).tolist()
     segments = zip(events.address[grows].tolist(), events.nbytes[grows].tolist(), strict=True)
-    driver = _Watched(_UNBOUNDED, [*((item.address, item.nbytes) for item in run.before), *segments])
+    driver = _RecordedDriver([*((item.address, item.nbytes) for item in run.before), *segments])
     addresses = events.address.tolist()
     found = Agreement()
     # What the blocks from before took is not told apart from what the first allocation takes.

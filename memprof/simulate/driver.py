@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import defaultdict, deque
-from collections.abc import Iterable
 from typing import Protocol
 
 DEVICE_BASE = 0x2000_0000_0000
@@ -58,16 +56,9 @@ class _Ranges:
                 break
             end = start + self._size[start]
             at = max(at, -(-end // GRANULARITY_BYTES) * GRANULARITY_BYTES)
-        self.take_at(at, nbytes)
+        insort(self._starts, at)
+        self._size[at] = nbytes
         return at
-
-    def take_at(self, address: int, nbytes: int) -> None:
-        insort(self._starts, address)
-        self._size[address] = nbytes
-
-    def overlaps(self, address: int, nbytes: int) -> bool:
-        at = bisect_left(self._starts, address + nbytes)
-        return at > 0 and self._starts[at - 1] + self._size[self._starts[at - 1]] > address
 
     def give_back(self, address: int) -> int:
         del self._starts[bisect_left(self._starts, address)]
@@ -107,9 +98,6 @@ class FirstFitDriver:
         """See `Driver`."""
         if not self.create(_pages(nbytes)):
             return None
-        return self._place(nbytes)
-
-    def _place(self, nbytes: int) -> int:
         return self._memory.take(nbytes)
 
     def free(self, address: int) -> None:
@@ -134,29 +122,3 @@ class FirstFitDriver:
     def destroy(self, nbytes: int) -> None:
         """See `Driver`."""
         self._used -= nbytes
-
-
-class RecordedDriver(FirstFitDriver):
-    """Gives segments the addresses they had in a recording, and others an address above those.
-
-    Args:
-        total_bytes: Memory of the device.
-        segments: Address and bytes of every segment recorded, in the order they were obtained.
-    """
-
-    def __init__(self, total_bytes: int, segments: Iterable[tuple[int, int]]) -> None:
-        recorded: dict[int, deque[int]] = defaultdict(deque)
-        top = DEVICE_BASE
-        for address, nbytes in segments:
-            recorded[nbytes].append(address)
-            top = max(top, address + nbytes)
-        super().__init__(total_bytes, base=_pages(top))
-        self._recorded = recorded
-
-    def _place(self, nbytes: int) -> int:
-        known = self._recorded[nbytes]
-        if known and not self._memory.overlaps(known[0], nbytes):
-            address = known.popleft()
-            self._memory.take_at(address, nbytes)
-            return address
-        return super()._place(nbytes)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from memprof._errors import UsageError
 from memprof.record.blocks import BlockState
 from memprof.simulate import AllocatorSettings, CachingAllocator, SimulatedOutOfMemory
-from memprof.simulate.driver import DEVICE_BASE, RecordedDriver
+from memprof.simulate.driver import DEVICE_BASE
 
 MIB = 1 << 20
 KINDS = (
@@ -128,13 +128,6 @@ def test_mistakes_are_named():
         CachingAllocator(settings=AllocatorSettings.parse("backend:cudaMallocAsync"))
     with pytest.raises(SimulatedOutOfMemory):
         allocator.malloc(1 << 60)
-
-
-def test_segments_can_have_the_addresses_of_a_recording():
-    driver = RecordedDriver(1 << 30, [(0x7F00_0000_0000, 20 * MIB), (0x7E00_0000_0000, 20 * MIB)])
-    allocator = CachingAllocator(driver=driver)
-    assert [allocator.malloc(20 * MIB) for _ in range(2)] == [0x7F00_0000_0000, 0x7E00_0000_0000]
-    assert allocator.malloc(20 * MIB) > 0x7F00_0000_0000
 
 
 def run(settings, seed, operations=120):
