@@ -12,7 +12,7 @@ from __future__ import annotations
 APPLICATION_ID = 0x6D656D70
 """`PRAGMA application_id` of a recording: "memp" in ASCII."""
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """`PRAGMA user_version` of recordings written now; readers accept this and everything older."""
 
 NONE = -1
