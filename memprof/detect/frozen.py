@@ -239,8 +239,8 @@ def _before(evidence: PassEvidence, forward: Pass, owned: set[str]) -> IntArray:
     rows = evidence.saved(forward)
     table = evidence.table.lifetimes
     trained = [code for code, module in enumerate(table.modules) if module is not None and within(module.path, owned)]
-    inside = (table.birth_ns >= forward.start_ns) & (table.birth_ns <= forward.end_ns)
-    births = table.birth_ns[inside & np.isin(table.module, trained)]
+    born = evidence.born(forward)
+    births = table.birth_ns[born[np.isin(table.module[born], trained)]]
     return rows[table.birth_ns[rows] < np.min(births, initial=forward.end_ns + 1)]
 
 

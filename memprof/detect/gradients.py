@@ -99,7 +99,7 @@ class GradientsKeptTooLong(Rule):
         if not evaluations or not training:
             return
         level, moment, forward = max(evaluations)
-        alive = evidence.alive_at(evidence.rows_of(role=Role.GRADIENT), moment)
+        alive = evidence.alive(moment, role=Role.GRADIENT)
         nbytes = evidence.nbytes(alive)
         gained = min(nbytes, level - training)
         if gained < self._MIN_BYTES or peak_share(evidence.model, evidence.device, gained) < self._MIN_SHARE:
@@ -174,21 +174,21 @@ class GradientsKeptTooLong(Rule):
     @staticmethod
     def _not_yet_needed(evidence: PassEvidence, iteration: IterationMemory) -> IntArray | None:
         """Old gradients that were there when an iteration was highest, before its backward came to them."""
-        first, last = iteration.ticks
-        backwards = [item.location for item in evidence.of_kind(PassKind.BACKWARD) if first <= item.tick <= last]
+        backwards = [item.location for item in evidence.passes_in(iteration, PassKind.BACKWARD)]
         highest = evidence.highest(iteration)
         earlier = evidence.highest(iteration, Phase.OTHER, Phase.FORWARD, Phase.BACKWARD)
         if len(set(backwards)) < len(backwards) or highest is None or highest != earlier:
             return None  # gradients are accumulated, or the peak lies in the optimizer's step
         table = evidence.table.lifetimes
-        rows = evidence.rows_of(role=Role.GRADIENT)
-        old = evidence.alive_at(rows[table.birth_tick[rows] < first], highest[0])
+        rows = evidence.alive(highest[0], role=Role.GRADIENT)
+        old = rows[table.birth_tick[rows] < iteration.ticks[0]]
         if not len(old):
             return None  # nothing has been zeroed before this iteration
         # What backward has made and freed may have been added to any old gradient of that size. What is still there
         # is a gradient that would be the only one of its parameter, had the old one been freed.
-        made = (table.birth_phase == int(Phase.BACKWARD)) & (table.birth_tick >= first) & (table.birth_tick <= last)
-        done = Counter(table.nbytes[made & table.died & (table.death_ns <= highest[0])].tolist())
+        born = evidence.born(iteration)
+        made = born[table.birth_phase[born] == int(Phase.BACKWARD)]
+        done = Counter(table.nbytes[made[table.died[made] & (table.death_ns[made] <= highest[0])]].tolist())
         left: list[int] = []
         for row in old.tolist():
             nbytes = int(table.nbytes[row])

@@ -101,7 +101,7 @@ class OutputsConcatenatedOnDevice(Rule):
     def _parts(evidence: PassEvidence, joined: Storage) -> list[Storage]:
         """What was joined: storages of one line, alive at that moment, that add up to the result."""
         table = evidence.table.lifetimes
-        alive = evidence.alive_at(evidence.rows_of(), joined.birth_ns - 1)
+        alive = evidence.alive(joined.birth_ns - 1)
         alive = alive[
             (table.dtype[alive] == table.dtypes.index(joined.dtype)) & (evidence.table.birth_iteration[alive] >= 0)
         ]

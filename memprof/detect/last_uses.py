@@ -114,7 +114,7 @@ class TensorOutlivesLastUse(Rule):
         if highest is None or of_all is None:
             return
         table = evidence.table.lifetimes
-        rows = evidence.alive_at(evidence.alive_at(evidence.rows_of(), highest[0]), of_all[0])
+        rows = evidence.alive_at(evidence.alive(highest[0]), of_all[0])
         born_in = evidence.table.birth_iteration[rows]
         rows = rows[
             ((born_in == iteration.index) | (born_in == iteration.index - 1))
@@ -124,10 +124,8 @@ class TensorOutlivesLastUse(Rule):
             & table.died[rows]
             & (table.death_phase[rows] != int(Phase.BACKWARD))
         ]
-        first, last = iteration.ticks
-        passes = [item for item in evidence.model.passes if first <= item.tick <= last]
-        spans = [(item.start_ns, item.end_ns) for item in passes if item.kind is PassKind.FORWARD]
-        unused = _span_around(passes, highest[0])
+        spans = [(item.start_ns, item.end_ns) for item in evidence.passes_in(iteration, PassKind.FORWARD)]
+        unused = _span_around(evidence.passes_in(iteration), highest[0])
         if unused is None:
             return
         for row in rows.tolist():

@@ -94,7 +94,7 @@ class CheckpointKeptAfterLoading(Rule):
         highest = evidence.highest(model.iterations[peak.iteration])
         moment = highest[0] if highest is not None else loop.end_ns
         by_line: dict[Location, list[Storage]] = defaultdict(list)
-        rows = evidence.alive_at(evidence.rows_of(), max(moment, loop.end_ns))
+        rows = evidence.alive(max(moment, loop.end_ns))
         rows = rows[np.isin(table.op[rows], loading) & (table.birth_ns[rows] < loop.start_ns) & (table.role[rows] == 0)]
         for storage in evidence.storages(rows):
             loaded = storage.location is not None and "load" in statement_at(storage.location)

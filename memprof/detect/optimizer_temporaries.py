@@ -12,6 +12,7 @@ from memprof.detect.pass_evidence import MIN_PASSES, PassEvidence, peak_share, t
 from memprof.detect.rule import Rule
 from memprof.model.lifetimes import IntArray
 from memprof.model.memory import Category, IterationMemory, MemoryModel, Source
+from memprof.model.storages import CATEGORIES
 from memprof.record.events import Phase
 
 
@@ -85,13 +86,14 @@ class OptimizerTemporariesAtPeak(Rule):
         others = evidence.highest(iteration, Phase.FORWARD, Phase.BACKWARD, Phase.OTHER)
         if highest is None or others is None or others[1] >= highest[1]:
             return None
-        rows = evidence.alive_at(OptimizerTemporariesAtPeak._temporaries(evidence), highest[0])
+        rows = OptimizerTemporariesAtPeak._temporaries(evidence, evidence.alive(highest[0]))
         return rows, min(evidence.nbytes(rows), highest[1] - others[1])
 
     @staticmethod
-    def _temporaries(evidence: PassEvidence) -> IntArray:
+    def _temporaries(evidence: PassEvidence, rows: IntArray) -> IntArray:
+        """Those of some rows that a `foreach` kernel made in a step."""
         table = evidence.table.lifetimes
-        rows = evidence.rows_of(category=Category.TEMPORARY)
+        rows = rows[evidence.table.category[rows] == CATEGORIES.index(Category.TEMPORARY)]
         made = [code for code, op in enumerate(table.ops) if op.startswith("aten._foreach_")]
         found: IntArray = rows[np.isin(table.op[rows], made) & (table.birth_phase[rows] == int(Phase.OPTIMIZER))]
         return found
@@ -120,7 +122,7 @@ class OptimizerTemporariesAtPeak(Rule):
                 Remedy(
                     "optimizer_foreach_off",
                     "make the optimizer with `fused=True`, or `foreach=False`",
-                    frees=evidence.ids([self._temporaries(evidence)]),
+                    frees=evidence.ids([self._temporaries(evidence, evidence.rows_of())]),
                 ),
             ),
             evidence={"temporary_bytes": nbytes, "above_the_rest_bytes": gained, "iterations": len(cases)},

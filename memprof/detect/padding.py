@@ -167,9 +167,9 @@ class PaddingWaste(Rule):
             highest = evidence.highest(iteration) if iteration.tracked and iteration.complete else None
             if highest is None:
                 continue
-            if not _is_input(evidence, evidence.alive_at(evidence.rows_of(role=Role.INPUT), highest[0]), batch):
+            if not _is_input(evidence, evidence.alive(highest[0], role=Role.INPUT), batch):
                 continue  # labels, or data for something else
-            rows = evidence.alive_at(evidence.rows_of(category=Category.ACTIVATION), highest[0])
+            rows = evidence.alive(highest[0], category=Category.ACTIVATION)
             found.append(evidence.nbytes(rows[_multiple(evidence, rows, batch)]))
             of_all.append(evidence.nbytes(rows))
         if len(found) < self._MIN_BATCHES:

@@ -62,6 +62,33 @@ class PassEvidence:
         """Passes of some kinds, in order."""
         return (item for item in self.model.passes if item.kind in kinds)
 
+    def passes_in(self, iteration: IterationMemory, *kinds: PassKind) -> list[Pass]:
+        """Passes of an iteration in order, of all kinds or of some."""
+        found = self._passes_in.get(iteration.index, [])
+        return [item for item in found if item.kind in kinds] if kinds else found
+
+    @cached_property
+    def _passes_in(self) -> dict[int, list[Pass]]:
+        found: dict[int, list[Pass]] = defaultdict(list)
+        for item in self.model.passes:
+            if (iteration := self.iteration(item)) is not None:
+                found[iteration.index].append(item)
+        return found
+
+    def backward_begins(self, iteration: IterationMemory) -> int | None:
+        """When the first backward of an iteration began."""
+        return self._backward_begins.get(iteration.index)
+
+    @cached_property
+    def _backward_begins(self) -> dict[int, int]:
+        found: dict[int, int] = {}
+        for tick in self.model.ticks:
+            begun = [item.time_ns for item in tick.samples if item.phase is Phase.BACKWARD and not item.ends]
+            iteration = self.iteration_of.get(tick.index)
+            if begun and iteration is not None:
+                found[iteration.index] = min(found.get(iteration.index, begun[0]), *begun)
+        return found
+
     def iteration(self, item: Pass) -> IterationMemory | None:
         """The iteration a pass belongs to."""
         return self.iteration_of.get(item.tick)
@@ -100,14 +127,14 @@ class PassEvidence:
     def saved(self, forward: Pass) -> IntArray:
         """Rows of storages that a forward made and left alive, apart from its output."""
         table = self.table.lifetimes
-        inside = (
-            (table.birth_ns >= forward.start_ns)
-            & (table.birth_ns <= forward.end_ns)
-            & (table.birth_phase == int(Phase.FORWARD))
-            & (~table.died | (table.death_ns > forward.end_ns))
-            & (table.role & (_KEPT_ROLES | int(Role.OUTPUT)) == 0)
-        )
-        return np.flatnonzero(inside & self._on_device)
+        rows = self.alive_at(self.born(forward), forward.end_ns)
+        inside = (table.birth_phase[rows] == int(Phase.FORWARD)) & self._on_device[rows]
+        saved: IntArray = rows[inside & (table.role[rows] & (_KEPT_ROLES | int(Role.OUTPUT)) == 0)]
+        return saved
+
+    def born(self, during: Pass | IterationMemory) -> IntArray:
+        """Rows of all devices that were born while a pass or an iteration ran."""
+        return self.table.living.born(during.start_ns, during.end_ns)
 
     def nbytes(self, rows: IntArray) -> int:
         """Bytes of some rows."""
@@ -125,14 +152,21 @@ class PassEvidence:
         table = self.table.lifetimes
         return rows[(table.birth_ns[rows] <= time_ns) & (~table.died[rows] | (table.death_ns[rows] > time_ns))]
 
+    def alive(self, time_ns: int, *, category: Category | None = None, role: Role | None = None) -> IntArray:
+        """Rows of the main device that are alive at a moment, all or those of a category or role."""
+        rows = self.table.living.at(time_ns)
+        return self._of(rows[self._on_device[rows]], category, role)
+
     def rows_of(self, *, category: Category | None = None, role: Role | None = None) -> IntArray:
         """Rows of the main device of a category or role."""
-        found: BoolArray = self._on_device
+        return self._of(np.flatnonzero(self._on_device), category, role)
+
+    def _of(self, rows: IntArray, category: Category | None, role: Role | None) -> IntArray:
         if category is not None:
-            found = found & (self.table.category == CATEGORIES.index(category))
+            rows = rows[self.table.category[rows] == CATEGORIES.index(category)]
         if role is not None:
-            found = found & (self.table.lifetimes.role & int(role) != 0)
-        return np.flatnonzero(found)
+            rows = rows[self.table.lifetimes.role[rows] & int(role) != 0]
+        return rows
 
     def storages(self, rows: IntArray) -> list[Storage]:
         """Storages at some rows."""
@@ -151,15 +185,7 @@ class PassEvidence:
 
     def pass_at(self, iteration: IterationMemory, time_ns: int) -> Pass | None:
         """The pass of an iteration that ran at a moment."""
-        first, last = iteration.ticks
-        return next(
-            (
-                item
-                for item in self.model.passes
-                if first <= item.tick <= last and item.start_ns <= time_ns <= item.end_ns
-            ),
-            None,
-        )
+        return next((item for item in self.passes_in(iteration) if item.start_ns <= time_ns <= item.end_ns), None)
 
     # ---- moments -----------------------------------------------------------------------
 

@@ -131,8 +131,7 @@ class FullPrecisionOutsideAutocast(Rule):
         left_out: dict[object, list[tuple[Pass, IntArray]]] = defaultdict(list)
         for iteration in evidence.watched_training():
             rows = _activations(evidence, iteration)
-            first, last = iteration.ticks
-            forwards = [item for item in trained if first <= item.tick <= last]
+            forwards = [item for item in evidence.passes_in(iteration, PassKind.FORWARD) if has_graph(item)]
             if rows is None or not any(item.flags & PassFlag.AUTOCAST for item in forwards):
                 continue
             for item in forwards:
@@ -193,7 +192,7 @@ def _activations(evidence: PassEvidence, iteration: IterationMemory) -> IntArray
     highest = evidence.highest(iteration)
     if highest is None:
         return None
-    return evidence.alive_at(evidence.rows_of(category=Category.ACTIVATION), highest[0])
+    return evidence.alive(highest[0], category=Category.ACTIVATION)
 
 
 def _of_type(evidence: PassEvidence, rows: IntArray, *types: str) -> BoolArray:

@@ -141,10 +141,8 @@ class LongBackpropThroughTime(Rule):
         if highest is None:
             return None
         table = evidence.table.lifetimes
-        rows = evidence.alive_at(evidence.rows_of(category=Category.ACTIVATION), highest[0])
+        rows = evidence.alive(highest[0], category=Category.ACTIVATION)
         rows = rows[evidence.table.birth_iteration[rows] == iteration.index]
-        first, last = iteration.ticks
-        forwards = [item for item in evidence.of_kind(PassKind.FORWARD) if first <= item.tick <= last]
         recurrent = [
             code
             for code, module in enumerate(table.modules)
@@ -158,8 +156,9 @@ class LongBackpropThroughTime(Rule):
         counts = Counter(count for count in groups.values() if count >= self._MIN_STEPS)
         if counts:
             steps = max(counts, key=lambda count: (counts[count], -count))
-            calls = [item for item in forwards if item.start_ns <= int(table.birth_ns[own[0]]) <= item.end_ns]
-            return own, steps, calls[0] if calls else None
+            made = int(table.birth_ns[own[0]])
+            forwards = evidence.passes_in(iteration, PassKind.FORWARD)
+            return own, steps, next((item for item in forwards if item.start_ns <= made <= item.end_ns), None)
         return None
 
     def _finding(

@@ -15,7 +15,7 @@ from memprof.detect.source import targets_assigned_at
 from memprof.detect.unused_graphs import unused_in_training
 from memprof.model.carried import CarriedOver, carried_over
 from memprof.model.lifetimes import IntArray
-from memprof.model.memory import IterationMemory, MemoryModel, Source
+from memprof.model.memory import MemoryModel, Source
 from memprof.record.events import Location, Pass, Phase, Tick, TickFlag
 from memprof.record.iterations import EVALUATE
 
@@ -331,7 +331,7 @@ def _of_before(evidence: PassEvidence, item: CarriedOver, preparation: Preparati
     """What an earlier iteration left to be bound anew, without what the loop's body had prepared for this one."""
     model = evidence.model
     iteration = model.iterations[item.iteration]
-    highest, backward_ns = evidence.highest(iteration), _backward_begins(model, iteration)
+    highest, backward_ns = evidence.highest(iteration), evidence.backward_begins(iteration)
     kept = [
         storage
         for storage in (model.storages[identity] for identity in item.storages)
@@ -352,19 +352,6 @@ def _of_before(evidence: PassEvidence, item: CarriedOver, preparation: Preparati
         return None
     nbytes = sum(storage.nbytes for storage in kept)
     return replace(item, storages=tuple(storage.id for storage in kept), nbytes=nbytes)
-
-
-def _backward_begins(model: MemoryModel, iteration: IterationMemory) -> int | None:
-    """When the first backward of an iteration began."""
-    first, last = iteration.ticks
-    starts = (
-        sample.time_ns
-        for tick in model.ticks
-        if first <= tick.index <= last
-        for sample in tick.samples
-        if sample.phase == Phase.BACKWARD and not sample.ends
-    )
-    return min(starts, default=None)
 
 
 def _call_of(model: MemoryModel, storages: list[tuple[int, ...]]) -> Location | None:

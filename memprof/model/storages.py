@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, ValuesView
 import numpy as np
 
 from memprof.model.lifetimes import IntArray, Lifetimes, read_lifetimes
+from memprof.model.living import Living
 from memprof.model.memory import UNCATEGORISED, Category, Storage
 from memprof.record.events import Birth, Death, Phase, Role, RoleFact
 
@@ -31,7 +32,7 @@ class StorageTable(Mapping[int, Storage]):
     `birth_iteration` and `death_iteration` describe one storage.
     """
 
-    __slots__ = ("_rows", "birth_iteration", "category", "death_iteration", "lifetimes")
+    __slots__ = ("_living", "_rows", "birth_iteration", "category", "death_iteration", "lifetimes")
 
     def __init__(
         self,
@@ -54,6 +55,14 @@ class StorageTable(Mapping[int, Storage]):
         self.birth_iteration = birth_iteration
         self.death_iteration = death_iteration
         self._rows: dict[int, int] | None = None
+        self._living: Living | None = None
+
+    @property
+    def living(self) -> Living:
+        """The rows by time; made when it is first asked for."""
+        if self._living is None:
+            self._living = Living(self.lifetimes)
+        return self._living
 
     def __len__(self) -> int:
         """Storages recorded."""
