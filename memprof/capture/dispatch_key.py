@@ -132,7 +132,7 @@ class _Kernels:
         if not self._replaced:
             # Both put an object of a subclass on a new tensor, and Python must not have one for it yet.
             self._replaced.put(torch.Tensor, "_make_subclass", staticmethod(self._hidden(torch.Tensor._make_subclass)))
-            self._replaced.put(torch.Tensor, "__new__", staticmethod(self._hidden(torch.Tensor.__new__)))
+            self._replaced.put(torch.Tensor, "__new__", staticmethod(self._new(torch.Tensor.__new__)))
             self._replaced.put(torch._ops.HigherOrderOperator, "dispatch", self._dispatch())
 
     def restore(self) -> None:
@@ -149,6 +149,23 @@ class _Kernels:
                 return original(*args, **kwargs)
 
         return hidden
+
+    def _new(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """The constructors of old: `torch.Tensor(2, 3)`, also of a subclass."""
+        hidden, op = self._hidden(original), torch.ops.aten.empty.memory_format
+
+        @functools.wraps(original)
+        @between
+        def new(cls: type, *args: Any, **kwargs: Any) -> Any:
+            if cls is torch.Tensor:
+                return original(cls, *args, **kwargs)
+            output = hidden(cls, *args, **kwargs)
+            hook = OpHook._current
+            if hook is not None:
+                hook._seen(op, (), {}, output)
+            return output
+
+        return new
 
     def _dispatch(self) -> Callable[..., Any]:
         """Higher-order operators (`cond`, `flex_attention`) look up kernels in Python, and have none for our key."""

@@ -11,6 +11,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from memprof.capture.frames import UserCode
+from memprof.capture.nested import bytes_of
 from memprof.record.events import Location, ModuleRef
 from memprof.record.run_info import HiddenParameters
 
@@ -72,7 +73,7 @@ class HiddenParameterWatch:
             holds=", ".join(dict.fromkeys(type(item).__name__ for item in _items(value, _DEPTH))),
             location=self._init_of(owner_type),
             parameters=len(hidden),
-            nbytes=sum(tensor.numel() * tensor.element_size() for tensor in hidden),
+            nbytes=sum(map(bytes_of, hidden)),
             device=str(hidden[0].device),
             root_device=devices[0] if devices else "",
             got_gradient=False,

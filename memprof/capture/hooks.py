@@ -4,7 +4,8 @@ All hooks are on classes and modules of torch, none on the user's objects: a mod
 can be copied, pickled and compiled as without it. `Hooks.remove` puts every original back.
 
 What is listened to: `Module.__call__`, the autograd engine, `Optimizer.step` (torch's own global
-hooks), `Optimizer.__init__`, both `zero_grad`s, the iterator of `DataLoader`, and `swap_tensors`.
+hooks), `Optimizer.__init__`, both `zero_grad`s, the iterator of `DataLoader`,
+`swap_tensors`, and `resize_` of storages.
 """
 
 from __future__ import annotations
@@ -55,6 +56,9 @@ class Listener(Protocol):
     def tensors_swapped(self, *tensors: torch.Tensor) -> None:
         """`swap_tensors` is called, on any thread. It refuses tensors that somebody refers to weakly."""
 
+    def storage_resized(self, storage: torch.UntypedStorage) -> None:
+        """`resize_` of a storage returned, on any thread; no op tells of it."""
+
     def batch_wanted(self, loader: Any) -> None:
         """A `DataLoader`'s iterator is asked for a batch; one of `batch_came` and `batch_failed` follows."""
 
@@ -102,6 +106,8 @@ class Hooks:
             self._replaced.put(owner, "zero_grad", self._zero_grad(owner.zero_grad))
         if hasattr(torch.utils, "swap_tensors"):
             self._replaced.put(torch.utils, "swap_tensors", self._swap_tensors(torch.utils.swap_tensors))
+        storage = torch.UntypedStorage
+        self._replaced.put(storage, "resize_", self._resize(storage.resize_))
         iterator = dataloader_module._BaseDataLoaderIter
         self._replaced.put(iterator, "__next__", self._next(iterator.__next__))
 
@@ -211,6 +217,18 @@ class Hooks:
             original(t1, t2)
 
         return swap_tensors
+
+    def _resize(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        listener = self._listener
+
+        @functools.wraps(original)
+        @between
+        def resize_(self: torch.UntypedStorage, *args: Any, **kwargs: Any) -> Any:
+            result = original(self, *args, **kwargs)
+            listener.storage_resized(self)
+            return result
+
+        return resize_
 
     def _next(self, original: Callable[[Any], Any]) -> Callable[[Any], Any]:
         @functools.wraps(original)

@@ -21,7 +21,7 @@ from memprof.capture.graph import sequence_nr
 from memprof.capture.guard import Guard
 from memprof.capture.hidden import HiddenParameterWatch
 from memprof.capture.modules import ModuleBooks
-from memprof.capture.nested import tensors_in
+from memprof.capture.nested import bytes_of, tensors_in
 from memprof.capture.optimizer_listener import OptimizerListener
 from memprof.capture.padding import PaddingWatch
 from memprof.capture.several_devices import SeveralDevices
@@ -230,7 +230,7 @@ class LoopListener(OptimizerListener):
         own = 0
         begun = self._begun.pop(PassKind.FORWARD, None)
         for tensor in outputs:
-            own += tensor.numel() * tensor.element_size()
+            own += bytes_of(tensor)
             node = tensor.grad_fn
             if node is not None:
                 graph = True
@@ -324,6 +324,11 @@ class LoopListener(OptimizerListener):
     @uncompiled
     def tensors_swapped(self, *tensors: torch.Tensor) -> None:
         self._guard.run_beside(self._census.forget, *tensors)
+
+    @uncompiled
+    def storage_resized(self, storage: torch.UntypedStorage) -> None:
+        if self.on:
+            self._guard.run_beside(self._tracker.storage_resized, storage)
 
     # ---- batches -----------------------------------------------------------------------
 

@@ -23,6 +23,8 @@ class LiveStorage:
 
     __slots__ = (
         "birth_tick",
+        "device_id",
+        "dtype_id",
         "id",
         "in_forward",
         "key",
@@ -40,6 +42,9 @@ class LiveStorage:
     key: int
     """Address of the StorageImpl."""
     nbytes: int
+    dtype_id: int
+    device_id: int
+    """Names, by their numbers in the recording."""
     birth_tick: int
     location: Location | None
     op: str

@@ -50,3 +50,10 @@ def dense_parts(output: Any) -> list[torch.Tensor]:
         names, _ = output.__tensor_flatten__()
         return [part for name in names for part in dense_parts(getattr(output, name))]
     return [output]
+
+
+def bytes_of(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor's elements, as far as they are in this process: a `DTensor` has a shard of them."""
+    if type(tensor) in _PLAIN:
+        return tensor.numel() * tensor.element_size()
+    return sum(part.numel() * part.element_size() for part in dense_parts(tensor))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from memprof.capture.live import storage_key
+from memprof.capture.nested import bytes_of
 from memprof.capture.storages import StorageTracker
 from memprof.record.events import Location, Role
 from memprof.record.run_info import OptimizerMade
@@ -74,7 +75,7 @@ class OptimizerLog:
             for name, value in state.items() if isinstance(state, dict) else ():
                 if isinstance(value, torch.Tensor) and value is not parameter:
                     tracker.found(value, Role.OPTIMIZER_STATE, str(name))
-                    state_bytes += value.numel() * value.element_size()
+                    state_bytes += bytes_of(value)
                     storages.add(storage_key(value))
         self.stepped(optimizer, state_bytes, frozenset(storages))
 

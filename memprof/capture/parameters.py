@@ -14,6 +14,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from memprof.capture.live import gradient_of, storage_key, version_of
+from memprof.capture.nested import bytes_of
 from memprof.capture.storages import StorageTracker
 from memprof.record.events import ModuleRef, ParameterProfile, ParameterShare, Role
 from memprof.record.schema import NONE
@@ -180,7 +181,7 @@ class ParameterBooks:
             version = version_of(parameter)
             changed = by_hand or version != self._first_version.setdefault(id(parameter), version)
             entered = module_id in self.entered
-            nbytes = parameter.numel() * parameter.element_size()
+            nbytes = bytes_of(parameter)
             for owner in held_by or (None,):
                 key = (root, module, owner, parameter.requires_grad, entered, changed, by_hand)
                 row = sums.setdefault(key, [0, 0, 0])

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from memprof.capture.nested import bytes_of
 from memprof.record.census import Population
 
 _MAX_WATCHED = 16
@@ -118,6 +119,6 @@ def _of_module(module: torch.nn.Module, number: int, tick: int) -> Population:
 
 def _nbytes(tensor: torch.Tensor) -> int:
     try:
-        return tensor.numel() * tensor.element_size()
+        return bytes_of(tensor)
     except (RuntimeError, ValueError):  # a lazy parameter has no size yet
         return 0

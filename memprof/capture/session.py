@@ -307,7 +307,8 @@ class CaptureSession:
         ended = self._ends.at(flags, explicit=self._clock.explicit, has_optimizer=self.run.has_optimizer)
         if self._watch.on:
             self._guard.run(self._take_census, tick, ended)
-        births, deaths, roles = self._tracker.take_events()
+        log = self._tracker.log
+        births, deaths, roles = log.take()
         states: list[DeviceState] = []
         if self.options.device != "cpu":
             self._guard.run(self._cuda_ended, tick, states)
@@ -319,7 +320,7 @@ class CaptureSession:
             samples=self._clock.packed_samples(),
             states=states,
             passes=self._listener.passes.take(),
-            last_uses=self._tracker.take_last_uses(final=bool(flags & ticks.FINAL)),
+            last_uses=log.take_last_uses(list(self._tracker.live.values()) if flags & ticks.FINAL else ()),
         )
         if self._cuda.awake:
             self._guard.run(self._write_blocks, not flags & ticks.FINAL)

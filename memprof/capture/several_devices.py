@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch.nn.parameter import UninitializedParameter
 
+from memprof.capture.nested import bytes_of
 from memprof.record.events import Location
 from memprof.record.run_info import GatheredOutputs, ModelPart
 
@@ -45,7 +46,7 @@ class SeveralDevices:
             if isinstance(parameter, UninitializedParameter) or parameter.device.type in ("cpu", "meta"):
                 continue
             device = str(parameter.device)
-            nbytes[device] = nbytes.get(device, 0) + parameter.numel() * parameter.element_size()
+            nbytes[device] = nbytes.get(device, 0) + bytes_of(parameter)
             child = name.partition(".")[0]
             if child not in children.setdefault(device, []):
                 children[device].append(child)
@@ -60,7 +61,7 @@ class SeveralDevices:
         if not isinstance(root, torch.nn.DataParallel) or len(root.device_ids) < 2:
             return
         for device in {str(tensor.device) for tensor in outputs}:
-            nbytes = sum(item.numel() * item.element_size() for item in outputs if str(item.device) == device)
+            nbytes = sum(bytes_of(item) for item in outputs if str(item.device) == device)
             known = self._gathered.get((line, device))
             if known is None:
                 known = GatheredOutputs(line, device, len(root.device_ids), 0, 0)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from array import array
 from collections.abc import Callable, Iterable
 from time import perf_counter_ns
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -17,20 +16,16 @@ from memprof.capture.frames import UserCode, function_name
 from memprof.capture.live import LiveStorage, Reference, spanned_bytes, storage_address, storage_key
 from memprof.capture.nested import dense_parts
 from memprof.capture.recent import RecentTensors
+from memprof.capture.storage_log import StorageLog
 from memprof.record.events import Location, ModuleRef, Phase, Role, RoleFact
-from memprof.record.schema import BIRTH_COLUMNS, NONE
+from memprof.record.schema import NONE
 from memprof.record.writer import RecordingWriter
 
 _Tensor = torch.Tensor
-LAST_USE_FROM_BYTES = 64 * 1024
-"""Of smaller storages it is not recorded when they were last used."""
 _NO_MEMORY = ("meta", "lazy")
 FORWARD, BACKWARD, OPTIMIZER = int(Phase.FORWARD), int(Phase.BACKWARD), int(Phase.OPTIMIZER)
 """The phases as plain integers: each op compares one."""
 _MODULE_STATE = Role.PARAMETER | Role.BUFFER
-_MOST_WAITING = 16_384 * len(BIRTH_COLUMNS)
-"""Numbers of births that wait for the end of their tick; a tick that never ends would keep them all."""
-_Event = TypeVar("_Event")
 
 
 class StorageTracker:
@@ -79,10 +74,7 @@ class StorageTracker:
         """The user's line that called backward last."""
         self.recent = RecentTensors()
         """Tensors made outside backward and optimizer, for the census."""
-        self.births: list[int] = []
-        self.deaths: list[int] = []
-        self.roles: list[RoleFact] = []
-        self.last_uses: list[int] = []
+        self.log = StorageLog(writer)
         self.on_death: Callable[[LiveStorage], None] | None = None
         """Told of each storage that is freed."""
         self.next_id = 0
@@ -200,6 +192,8 @@ class StorageTracker:
         else:
             live.watch(storage, self._died)
         live.nbytes = nbytes
+        live.dtype_id = dtype_id
+        live.device_id = device_id
         live.birth_tick = self.tick
         live.location = location
         live.op = op
@@ -210,7 +204,7 @@ class StorageTracker:
         live.used_ns = perf_counter_ns()
         self.live[key] = live
         self.live_bytes += nbytes
-        self.births.extend(
+        self.log.born(
             (
                 identity,
                 live.used_ns,
@@ -226,9 +220,6 @@ class StorageTracker:
                 address,
             )
         )
-        if len(self.births) >= _MOST_WAITING:
-            births, deaths, roles = self.take_events()
-            self._writer.write_storages(births, deaths, roles, self.take_last_uses(final=False))
         return live
 
     @uncompiled
@@ -250,11 +241,9 @@ class StorageTracker:
             self.live_bytes -= live.nbytes
         if live.spared:
             self._spared.pop(live.key, None)
-        self.deaths.extend((live.id, perf_counter_ns(), self.tick, self.phase))
-        if live.nbytes >= LAST_USE_FROM_BYTES:
-            self.last_uses.extend((live.id, live.used_ns))
-            if self.on_death is not None:
-                self.on_death(live)
+        self.log.deaths.extend((live.id, perf_counter_ns(), self.tick, self.phase))
+        if self.log.last_used(live) and self.on_death is not None:
+            self.on_death(live)
 
     def shares(self, tensor: torch.Tensor) -> None:
         """Note a view of what backward made: it keeps the storage as well."""
@@ -271,7 +260,7 @@ class StorageTracker:
         live.watch(storage, self._died)
         if storage.nbytes() == live.nbytes:
             return live
-        return self._rebook(live, tensor)  # a part of a larger one had been seen
+        return self._rebook(live, storage)  # a part of a larger one had been seen
 
     def used(self, arguments: Iterable[Any], now: int) -> None:
         """Note that an op was given tensors; who steps parameters reads them all, which tells nothing."""
@@ -284,14 +273,6 @@ class StorageTracker:
             elif type(item) in (list, tuple):
                 self.used(item, now)
 
-    def take_last_uses(self, *, final: bool) -> array[int]:
-        """When storages that died since the last call had last been used; finally, also those alive."""
-        if final:
-            for live in list(self.live.values()):
-                if live.nbytes >= LAST_USE_FROM_BYTES:
-                    self.last_uses.extend((live.id, live.used_ns))
-        return array("q", _drain(self.last_uses))
-
     def resized(self, func: Any, tensor: torch.Tensor) -> None:
         """Book a storage that an op put under a tensor, or anew one whose size it changed in place."""
         storage = tensor.untyped_storage()
@@ -301,18 +282,53 @@ class StorageTracker:
             self.made(func, tensor)
         elif known.spared:
             self._settle(known, tensor)
-        elif known.nbytes != storage.nbytes():
-            self._rebook(known, tensor)
+        else:
+            self.storage_resized(storage)
 
-    def _rebook(self, live: LiveStorage, tensor: torch.Tensor) -> LiveStorage | None:
-        """Book a storage anew with another size."""
-        live.references = []
-        del self.live[live.key]
-        self.live_bytes -= live.nbytes
-        self.deaths.extend((live.id, perf_counter_ns(), self.tick, self.phase))
-        op_id = self._writer.name_id(live.op)
-        location_id = NONE if live.location is None else self._writer.location_id(live.location)
-        return self._book(live.key, tensor, op_id, live.op, location_id, live.location, NONE, self.module_id)
+    def storage_resized(self, storage: torch.UntypedStorage) -> None:
+        """Book a storage anew, if it is known, whose size may have changed."""
+        known = self.live.get(storage._cdata)
+        if known is not None and known.nbytes != storage.nbytes():
+            self._rebook(known, storage)
+
+    def _rebook(self, live: LiveStorage, storage: torch.UntypedStorage) -> LiveStorage:
+        """Book a storage anew with another size: what it was made for, and what it is to the program, stay."""
+        self._gone(live)
+        renewed = LiveStorage()
+        for name in LiveStorage.__slots__:
+            setattr(renewed, name, getattr(live, name))
+        renewed.id, self.next_id = self.next_id, self.next_id + 1
+        renewed.nbytes = storage.nbytes()
+        renewed.spared = False
+        renewed.references = []
+        renewed.watch(storage, self._died)
+        self.live[renewed.key] = renewed
+        self.live_bytes += renewed.nbytes
+        address = NONE
+        if self._placed is not None:
+            _, address = self._placed(storage)
+        elif renewed.device_id in self._cuda_ids:
+            address = storage.data_ptr()
+        self.log.born(
+            (
+                renewed.id,
+                perf_counter_ns(),
+                self.tick,
+                self.phase,
+                renewed.nbytes,
+                renewed.dtype_id,
+                renewed.device_id,
+                self._writer.name_id(renewed.op),
+                NONE if renewed.location is None else self._writer.location_id(renewed.location),
+                NONE,
+                self.module_id,
+                address,
+            )
+        )
+        if renewed.role:
+            self.log.roles.append(RoleFact(renewed.id, Role(renewed.role), ""))
+            renewed.role &= ~Role.PARAMETER  # found again after each backward, with its name
+        return renewed
 
     def gave_up(self, func: Any, error: Exception) -> None:
         """Note that what an op made could not be booked."""
@@ -322,6 +338,12 @@ class StorageTracker:
 
     def found(self, tensor: torch.Tensor, role: Role, name: str = "", op: str = "existing") -> None:
         """Give a tensor's storage a role; book it first where nothing saw it made."""
+        if type(tensor) not in self.plain:
+            parts = dense_parts(tensor)
+            if len(parts) != 1 or parts[0] is not tensor:  # fake, or made of others
+                for part in parts:
+                    self.found(part, role, name, op)
+                return
         key = storage_key(tensor)
         if not key:
             return
@@ -337,7 +359,7 @@ class StorageTracker:
         # As plain integers: this is done for each gradient and each state in each iteration.
         if live is not None and not int.__and__(live.role, role):
             live.role = int.__or__(live.role, role)
-            self.roles.append(RoleFact(live.id, role, name))
+            self.log.roles.append(RoleFact(live.id, role, name))
 
     def written(self, tensor: torch.Tensor) -> None:
         """Note that a tensor was changed in place outside forward, backward and optimizer step."""
@@ -348,7 +370,7 @@ class StorageTracker:
         live.written_at = None if frame is None else self._code.location(frame)
         if live.role & _MODULE_STATE and not live.role & Role.WRITTEN:
             live.role |= Role.WRITTEN
-            self.roles.append(RoleFact(live.id, Role.WRITTEN, ""))
+            self.log.roles.append(RoleFact(live.id, Role.WRITTEN, ""))
 
     def found_existing(self, tensors: Iterable[torch.Tensor]) -> None:
         """Book tensors that were there before watching began."""
@@ -357,10 +379,6 @@ class StorageTracker:
                 self.found(tensor, Role(0))
 
     # ---- ticks -------------------------------------------------------------------------
-
-    def take_events(self) -> tuple[array[int], array[int], list[RoleFact]]:
-        """Births, deaths and roles since the last call."""
-        return array("q", _drain(self.births)), array("q", _drain(self.deaths)), _drain(self.roles)
 
     def enter_phase(self, phase: Phase) -> None:
         """Book for another phase from here on."""
@@ -387,10 +405,3 @@ class StorageTracker:
                 self.made(func, part)
             except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
                 self._note(f"storages of {type(part).__name__} cannot be watched ({type(error).__name__})")
-
-
-def _drain(events: list[_Event]) -> list[_Event]:
-    """Empty a list that other threads may append to at any time, losing nothing."""
-    taken = events[:]
-    del events[: len(taken)]
-    return taken

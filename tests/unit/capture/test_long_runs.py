@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import memprof
-from memprof.capture import frames, listener, parameters, recent, storages
+from memprof.capture import frames, listener, parameters, recent, storage_log
 from memprof.capture.forward_places import ForwardPlaces
 from memprof.capture.frames import UserCode
 from memprof.capture.guard import Guard
@@ -128,7 +128,7 @@ def test_what_is_kept_does_not_grow(
     monkeypatch.setattr(frames, "_MANY", 16)
     monkeypatch.setattr(recent, "_FEW", 16)
     monkeypatch.setattr(listener, "_MOST_SITES", 4)
-    monkeypatch.setattr(storages, "_MOST_WAITING", 8 * len(BIRTH_COLUMNS))
+    monkeypatch.setattr(storage_log, "_MOST_WAITING", 8 * len(BIRTH_COLUMNS))
     with memprof.Profiler(level) as prof:
         run = program()
         for index in range(64):
@@ -143,7 +143,7 @@ def test_what_is_kept_does_not_grow(
 def test_storages_of_a_tick_that_does_not_end_are_written_early(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(storages, "_MOST_WAITING", 8 * len(BIRTH_COLUMNS))
+    monkeypatch.setattr(storage_log, "_MOST_WAITING", 8 * len(BIRTH_COLUMNS))
     with memprof.Profiler("tensors", output=tmp_path / "run.memprof") as prof:
         kept = [torch.ones(4) + index for index in range(50)]
         so_far = list(prof.recording.births())

@@ -12,6 +12,7 @@ from torch import nn
 import memprof
 from memprof.capture.contents import ContentBooks
 from memprof.capture.session import CaptureSession
+from memprof.record.events import Role
 
 
 @pytest.fixture
@@ -110,3 +111,84 @@ def test_an_optimizer_that_is_not_made_yet_is_none() -> None:
         model(torch.ones(1, 2)).sum().backward()
     assert profiler.diagnosis.model.run.notes == ()
     assert not hasattr(half, "param_groups")
+
+
+# ---- figures -----------------------------------------------------------------------------------------
+
+MIB = 1 << 20
+
+
+def storages_of(profiler: memprof.Profiler, *, at_least: int = MIB) -> list[tuple[str, int, bool]]:
+    """The larger storages of a run: op, bytes, and whether they are there at its end."""
+    storages = profiler.diagnosis.model.storages.values()
+    return [(item.op, item.nbytes, item.death_ns is None) for item in storages if item.nbytes >= at_least]
+
+
+def test_fake_tensors_take_no_memory() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with memprof.Profiler("tensors") as profiler, FakeTensorMode():
+        model = nn.Linear(1024, 1024)
+        for _ in range(3):
+            model(torch.randn(1024, 1024)).sum().backward()
+    assert storages_of(profiler) == []
+    assert profiler.diagnosis.model.run.notes == ()
+
+
+def test_a_storage_that_is_resized_takes_what_it_takes() -> None:
+    """As FSDP does it to parameters that are gathered, and others to outputs that are made again in backward."""
+    model = nn.Linear(512, 512)
+    resize = torch.UntypedStorage.resize_
+    with memprof.Profiler("tensors") as profiler:
+        kept = torch.empty(512, 512)
+        model(kept).sum().backward()
+        profiler.step()
+        model.weight.untyped_storage().resize_(0)
+        kept.untyped_storage().resize_(0)
+        profiler.step()
+        kept.untyped_storage().resize_(2 * MIB)
+        profiler.step()
+        kept._typed_storage()._resize_(MIB)
+    assert torch.UntypedStorage.resize_ is resize
+    assert [item for item in storages_of(profiler) if item[0] == "aten.empty.memory_format"] == [
+        ("aten.empty.memory_format", MIB, False),
+        ("aten.empty.memory_format", 2 * MIB, False),
+        ("aten.empty.memory_format", 4 * MIB, True),
+    ]
+    weights = [item for item in profiler.diagnosis.model.storages.values() if item.role & Role.PARAMETER]
+    assert [(item.nbytes, item.death_ns is None) for item in weights] == [(MIB, False), (2048, True), (0, True)]
+
+
+class Named(torch.Tensor):
+    """A subclass that is made from sizes or values."""
+
+
+@pytest.mark.parametrize("kind", [torch.Tensor, Named])
+def test_constructors_of_old_are_seen(kind: type[torch.Tensor]) -> None:
+    with memprof.Profiler("tensors") as profiler:
+        kept = [kind(512, 512) for _ in range(3)]
+        small = kind([1.0, 2.0])
+    line = test_constructors_of_old_are_seen.__code__.co_firstlineno + 3
+    made = [item for item in profiler.diagnosis.model.storages.values() if item.nbytes == MIB]
+    assert [item.location and item.location.line for item in made] == [line] * len(kept)
+    assert type(small) is kind
+    assert small.tolist() == [1.0, 2.0]
+
+
+def test_a_parameter_made_of_several_tensors_is_counted_once() -> None:
+    """As `DTensor` and quantized weights are: the tensor around them has a size and no memory."""
+    two_tensor = pytest.importorskip("torch.testing._internal.two_tensor").TwoTensor
+    with memprof.Profiler("tensors") as profiler:
+        model = nn.Linear(512, 512, bias=False)
+        model.weight = nn.Parameter(two_tensor(torch.ones(512, 512), torch.ones(512, 512)))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        for _ in range(3):
+            model(torch.ones(8, 512)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    model_of_run = profiler.diagnosis.model
+    weights = [item for item in model_of_run.storages.values() if item.name == "weight"]
+    assert [(item.op, item.nbytes, item.death_ns) for item in weights] == 2 * [("aten.ones.default", MIB, None)]
+    assert model_of_run.run.optimizers[0].state_bytes == 2 * MIB
+    assert {share.nbytes for profile in profiler.recording.parameters for share in profile.shares} == {2 * MIB}
+    assert model_of_run.run.notes == ()
