@@ -6,7 +6,7 @@ import ast
 from dataclasses import replace
 
 from memprof.lint.library_calls import LibraryReader
-from memprof.lint.names import is_constant, keyword, path_of
+from memprof.lint.names import is_constant, keyword, path_of, text_of
 from memprof.lint.program import ClassInfo, FunctionInfo, Site
 from memprof.lint.records import is_record, record_fields, stored_parameters
 from memprof.lint.torch_calls import DISTRIBUTION
@@ -97,12 +97,17 @@ class CallReader(LibraryReader):
             return self.distribution_method(base, name, arguments)
         if base.kind is Kind.CONTAINER:
             return self.container_method(node, func.value, base, arguments, keywords)
-        if base.kind is Kind.MODULE and not name.startswith("register_"):
+        if base.kind is Kind.MODULE and not name.startswith("register_") and name != "add_module":
             return self._module_method(node, func, base, arguments, keywords)
         if base.kind is Kind.STATE_DICT and name in ("items", "values"):
             tensor = replace(TENSOR, host=base.host)
             pair = Value(Kind.TUPLE, items=(PLAIN, tensor))
             return container("iterator", pair if name == "items" else tensor)
+        if name in ("register_buffer", "register_parameter", "register_module", "add_module") and len(arguments) > 1:
+            registered = text_of(node.args[0]) if node.args else None
+            if registered is not None and path_of(func.value):
+                self.set_path(f"{path_of(func.value)}.{registered}", arguments[1])
+            return PLAIN
         if name in ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"):
             self._hook(name, node)
             return UNKNOWN
@@ -123,6 +128,10 @@ class CallReader(LibraryReader):
         keywords: dict[str | None, Value],
     ) -> Value | None:
         name = func.attr
+        if name in ("append", "insert") and arguments and arguments[-1].kind is Kind.MODULE:
+            layers = [arguments[-1]] if base.element is None else [base.element, arguments[-1]]
+            self._mark(func.value, replace(base, element=join_all(layers)))
+            return base
         if name in ("eval", "train"):
             on = name == "train" and (not node.args or not is_constant(node.args[0], False))
             changed = replace(base, evaluating=not on)
@@ -193,11 +202,11 @@ class CallReader(LibraryReader):
         self, called: Value, node: ast.Call, arguments: list[Value], keywords: dict[str | None, Value]
     ) -> Value:
         """What a module returns when it is called."""
-        inside = UNKNOWN
-        if called.cls is not None:
-            forward = self.program.method(called.cls, "forward")
-            if forward is not None:
-                inside = self.invoke(forward, node, arguments, keywords)
+        forwards = [self.program.method(one.cls, "forward") for one in called.alternatives if one.cls is not None]
+        known = [self.invoke(item, node, arguments, keywords) for item in forwards if item is not None]
+        inside = join_all(known)
+        if called.cls is None and called.element is not None:  # the layers of a Sequential
+            self.apply_module(called.element, node, arguments, keywords)
         tensors = [item for item in (*arguments, *keywords.values()) if item.is_tensor or item.tensors]
         passing = [tensor for item in tensors for tensor in item.tensors]
         if called.loss or called.frozen:

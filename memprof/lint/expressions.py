@@ -303,7 +303,8 @@ class ExpressionReader(Scope):
             kind = Kind.TENSOR if base.kind is Kind.TENSOR or self.grad is False else Kind.GRAPH
             return replace(base, kind=kind, scalar=scalar)
         if base.kind is Kind.MODULE:
-            return replace(MODULE, frozen=base.frozen, guess=base.guess, evaluating=base.evaluating)
+            layer = base.named(text_of(node.slice) or "") or element_of(base)
+            return replace(layer, guess=base.guess, evaluating=base.evaluating)
         if base.kind is Kind.STATE_DICT:
             return replace(TENSOR, host=base.host)
         return UNKNOWN

@@ -169,6 +169,8 @@ class Flow:
             of_tensor = isinstance(loop.iter, ast.Call) and isinstance(loop.iter.func, ast.Attribute)
             if over.kind is Kind.CONTAINER and over.tensors and not over.has_graph and not of_tensor:
                 return True
+            if _goes_in_slices(loop):
+                return True
         return any(isinstance(item, ast.Call) and self.value(item.func).evaluating for item in inside(loop))
 
     def over_loader(self, function: FunctionInfo, node: ast.AST) -> bool:
@@ -295,6 +297,21 @@ class Flow:
     def result_reaches_backward(self, function: FunctionInfo) -> bool:
         """Whether a backward pass goes through what a function returns."""
         return self.differentiated.result(function)
+
+
+def _goes_in_slices(loop: Loop) -> bool:
+    """Whether a loop takes batch after batch out of a tensor: `for i in range(0, len(x), n): net(x[i : i + n])`."""
+    if not isinstance(loop, (ast.For, ast.AsyncFor)) or not isinstance(loop.iter, ast.Call):
+        return False
+    if not is_name(loop.iter.func, "range") or len(loop.iter.args) != 3 or not isinstance(loop.target, ast.Name):
+        return False
+    return any(
+        isinstance(item, ast.Subscript)
+        and isinstance(item.slice, ast.Slice)
+        and item.slice.lower is not None
+        and is_name(item.slice.lower, loop.target.id)
+        for item in inside(loop)
+    )
 
 
 _NOTHING = Value(Kind.UNKNOWN)

@@ -16,12 +16,15 @@ from memprof.lint.values import (
     Kind,
     Value,
     container,
+    element_of,
+    join_all,
 )
 from memprof.lint.vocabulary import (
     BATCH,
     DETACHING_METHODS,
     DIFFERENTIABLE_METHODS,
     FACTORIES,
+    MODULE_CONTAINERS,
     PAIR_METHODS,
     PASSING_FUNCTIONS,
     PLAIN_METHODS,
@@ -68,13 +71,32 @@ class TorchReader(ExpressionReader):
             return replace(TENSOR, scalar=True)
         last = name.rpartition(".")[2]
         if name.startswith("torch.nn.") and last[:1].isupper():
-            return layer(last)
+            return self._with_layers(last, arguments) if last in MODULE_CONTAINERS else layer(last)
         if name.startswith(("torch.cuda.", "torch.distributed.", "torch.utils.", "torch.nn.init.", "torch.backends.")):
             return UNKNOWN
         for namespace in _NAMESPACES:
             if name.startswith(namespace) and "." not in name[len(namespace) :]:
                 return self._function(node, last, arguments, everything)
         return None
+
+    def _with_layers(self, name: str, arguments: list[Value]) -> Value:
+        """A `Sequential` or the like of the modules it is given."""
+        made = layer(name)
+        given = arguments[0] if arguments else UNKNOWN
+        known = [item if item.kind is Kind.MODULE else element_of(item) for item in arguments]
+        modules = [item for item in known if item.kind is Kind.MODULE]
+        if not modules:
+            return made
+        inner = join_all(modules)
+        whole = all(item.kind is Kind.MODULE and item.frozen for item in arguments)  # a list may hold others as well
+        keyed = given.kind is Kind.CONTAINER and given.shape == "dict"
+        return replace(
+            made,
+            frozen=whole,
+            element=replace(inner, frozen=whole),
+            names=given.names if keyed else (),
+            items=given.items if keyed else (),
+        )
 
     def _distribution(self, name: str, given: list[Value]) -> Value:
         """A distribution holds its parameters; a divergence of two is made from both."""

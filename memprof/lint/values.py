@@ -70,7 +70,7 @@ class Value:
         names: Of the fields or keys that `items` are for; empty where they go by position. Of text: all that it may be.
         others: What it may be as well: objects of other classes, other functions.
         derived: An object, or a module, that may be of a class derived from `cls`: what a method calls `self`.
-        element: What a container or loader gives.
+        element: What a container or loader gives; the layers of a `Sequential`.
     """
 
     kind: Kind
@@ -178,7 +178,9 @@ def join(first: Value, second: Value, depth: int = 0) -> Value:
             pairs = zip(first.items, second.items, strict=True)
             return replace(first, items=tuple(join(one, other, depth + 1) for one, other in pairs))
         return container("iterator", join_all((*first.items, *second.items)))
-    if first.kind in (Kind.OBJECT, Kind.CLASS, Kind.FUNCTION):
+    classes = {first.cls, second.cls} - {None}
+    differ = first.kind is Kind.MODULE and len(classes) == 2
+    if differ or first.kind in (Kind.OBJECT, Kind.CLASS, Kind.FUNCTION):
         return _several(first, second, depth)
     if first.kind is Kind.PLAIN:
         both = tuple(dict.fromkeys((*first.names, *second.names)))
@@ -220,7 +222,7 @@ def _several(first: Value, second: Value, depth: int) -> Value:
         elif known != value and value.kind is Kind.OBJECT:
             names, items = _joined_names(known, value, depth)
             found[identity] = replace(known, names=names, items=items, derived=known.derived or value.derived)
-    main, *others = found.values()
+    main, *others = sorted(found.values(), key=lambda value: value.frozen)
     return replace(main, others=tuple(others[: _ALTERNATIVES - 1]))
 
 
@@ -321,7 +323,8 @@ def element_of(value: Value) -> Value:
     if value.kind is Kind.STATE_DICT:
         return PLAIN
     if value.kind is Kind.MODULE:  # ModuleList, Sequential
-        return replace(MODULE, frozen=value.frozen, guess=value.guess)
+        layer = value.element or MODULE
+        return replace(layer, frozen=layer.frozen or value.frozen, guess=value.guess)
     return UNKNOWN
 
 

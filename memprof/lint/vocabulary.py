@@ -85,6 +85,9 @@ WITHOUT_PARAMETERS = _words(
 )
 """Layers of torch.nn that have no parameters."""
 
+MODULE_CONTAINERS = _words("Sequential ModuleList ModuleDict")
+"""Classes of torch.nn that are made of other modules."""
+
 GRAD_SWITCHES = {
     "torch.no_grad": False,
     "torch.inference_mode": False,

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from memprof.lint.checks.joined import JOINING
+from memprof.lint.checks.joined import JOINING, is_reduced_later
 from memprof.lint.context import Context, shown, sure
 from memprof.lint.finding import Confidence, LintFinding
 from memprof.lint.names import base_of, parts_of, path_of, paths_in
@@ -32,6 +32,8 @@ def check(context: Context) -> Iterator[LintFinding]:
                 value = value.element or value
             if value.kind is Kind.PARAMETER and found.stored:
                 value = Value(Kind.GRAPH, weights=True, guess=value.guess)
+            if found.grows and value.kind is Kind.TENSOR:
+                yield from _joined(context, function, statement, found, value)
             if value.kind is not Kind.GRAPH or context.knowledge.grad.get(statement) is False:
                 continue
             outlives = context.flow.outlives(function, found.target, statement)
@@ -126,6 +128,25 @@ def _finding(
         f"Add `.item()` of {source}, or `.detach()` of it."
     )
     return context.finding(function, statement, "MP101", message, "item" if item else "detach", confidence)
+
+
+def _joined(
+    context: Context, function: FunctionInfo, statement: ast.stmt, found: _Accumulation, value: Value
+) -> Iterator[LintFinding]:
+    """Outputs of an evaluation, joined batch by batch on the device."""
+    call = next((item for item in ast.walk(found.added) if isinstance(item, ast.Call)), None)
+    if call is None or value.host or not value.activation or value.guessed:
+        return
+    if context.flow.outlives(function, found.target, statement) != "evaluation":
+        return
+    name = shown(found.target)
+    message = (
+        f"`{name}` gathers the outputs of the whole data set on the device, and each iteration copies all of them. "
+        "Reduce each batch as it comes, or append `.cpu()` of it to a list and join that once."
+    )
+    # Small outputs are gathered so on purpose, and the source does not tell their size.
+    confidence = Confidence.MEDIUM if is_reduced_later(function, call) else Confidence.LOW
+    yield context.finding(function, statement, "MP205", message, "move_to_cpu", confidence)
 
 
 def _accumulation(context: Context, function: FunctionInfo, statement: ast.stmt) -> _Accumulation | None:

@@ -48,7 +48,7 @@ def _judge(context: Context, function: FunctionInfo, call: ast.Call) -> LintFind
     if around is None or not context.flow.is_forward(call):
         return None
     loop, kind = around
-    if kind == "evaluation" and context.flow.goes_over_loader(loop) and _gives_no_gradients(context, function, loop):
+    if kind == "evaluation" and _gives_no_gradients(context, function, loop):
         if not _is_differentiated(context, function, call):
             return _finding(context, function, call, Confidence.MEDIUM)
     mode = other_mode(context, function, loop, call) if kind == "training" else None

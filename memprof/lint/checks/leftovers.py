@@ -164,6 +164,10 @@ def _kept(context: Context, function: FunctionInfo, handler: ast.ExceptHandler) 
         if holder is None or kept is None or not isinstance(node, (ast.Call, ast.Assign)):
             continue
         parts = kept.elts if isinstance(kept, (ast.Tuple, ast.List)) else [kept]
+        if isinstance(kept, ast.Dict):
+            parts = kept.values
+        elif isinstance(kept, ast.Call) and function.module.qualified(kept.func) == "dict":
+            parts = [item.value for item in kept.keywords]
         if not any(path_of(part) in held or _is_exc_info(function, part) for part in parts):
             continue
         message = (
@@ -198,9 +202,9 @@ def _retried(context: Context, function: FunctionInfo, handler: ast.ExceptHandle
 
 
 def _datasets(context: Context) -> Iterator[LintFinding]:
-    collating = _collating(context)
+    collating = set(_collating(context))
     for function in context.program.functions:
-        collates = function.name in collating
+        collates = function in collating
         fetches = function.cls is not None and function.name in ("__getitem__", "__getitems__", "collate_fn", "collate")
         if not collates and not (fetches and _is_dataset(context, function)):
             continue
@@ -221,10 +225,13 @@ def _datasets(context: Context) -> Iterator[LintFinding]:
             yield context.finding(function, call, "MP117", message, "bound_container", Confidence.MEDIUM)
 
 
-def _collating(context: Context) -> set[str]:
-    """Names of the functions that loaders collate batches with."""
-    passed = (keyword(call, "collate_fn") for _, call in context.calls("torch.utils.data.DataLoader"))
-    return {path_of(item).rpartition(".")[2] for item in passed if item is not None}
+def _collating(context: Context) -> Iterator[FunctionInfo]:
+    """The functions that loaders collate batches with."""
+    for _, call in context.calls("torch.utils.data.DataLoader"):
+        for one in context.value(keyword(call, "collate_fn")).alternatives:
+            called = one.function if one.cls is None else context.program.method(one.cls, "__call__")
+            if called is not None:
+                yield called
 
 
 def _is_dataset(context: Context, function: FunctionInfo) -> bool:

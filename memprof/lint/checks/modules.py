@@ -155,6 +155,10 @@ def _is_registered(context: Context, cls: ClassInfo, attribute: str, node: ast.e
 def _growing(context: Context) -> Iterator[LintFinding]:
     for function in context.program.functions:
         for call in function.calls:
+            if function.module.qualified(call.func) == "setattr" and len(call.args) == 3:
+                new = is_new_layer(context, call.args[2]) and context.value(call.args[0]).kind is Kind.MODULE
+                if new and isinstance(call.args[1], ast.JoinedStr) and _each_iteration(context, function, call):
+                    yield _layer(context, function, call, shown(call.args[0]))
             if not isinstance(call.func, ast.Attribute) or call.func.attr not in _GROWING:
                 continue
             if not _each_iteration(context, function, call):

@@ -12,14 +12,12 @@ from memprof.lint.finding import Confidence, LintFinding
 from memprof.lint.names import path_of
 from memprof.lint.program import ClassInfo, SourceModule
 from memprof.lint.values import Kind
+from memprof.lint.vocabulary import MODULE_CONTAINERS
 
 _BY_NAME = frozenset(
     "getattr children modules named_children named_modules _modules __dict__ get_submodule __getattr__ vars".split()
 )
 """What reaches layers without naming them."""
-
-
-_CONTAINERS = frozenset("Sequential ModuleList ModuleDict".split())
 
 
 def check(context: Context) -> Iterator[LintFinding]:
@@ -70,7 +68,7 @@ def _mentions(module: SourceModule) -> Iterator[str]:
 def _is_layer(context: Context, node: ast.expr) -> bool:
     """A new layer with parameters, or a container of such; one of layers that come from elsewhere only lists them."""
     value = context.value(node)
-    if isinstance(node, ast.Call) and path_of(node.func).rpartition(".")[2] in _CONTAINERS:
+    if isinstance(node, ast.Call) and path_of(node.func).rpartition(".")[2] in MODULE_CONTAINERS:
         inner = [item for argument in node.args for item in ast.walk(argument) if isinstance(item, ast.Call)]
         return any(is_new_layer(context, item) for item in inner)
     return value.kind is Kind.MODULE and not value.loss and is_new_layer(context, node)
