@@ -10,8 +10,14 @@ from memprof.lint.context import Context, shown
 from memprof.lint.finding import Confidence, LintFinding
 from memprof.lint.names import inside, is_backward, keyword, path_of, paths_in
 from memprof.lint.optimizers import optimizers
-from memprof.lint.program import LOOPS, FunctionInfo
+from memprof.lint.program import LOOPS, FunctionInfo, Site
 from memprof.lint.values import Kind
+
+_DEPTH = 3
+"""How many calls are followed into functions or out of them."""
+
+_END = 10**9
+"""Below every line of a file."""
 
 DETACHING = frozenset("detach item numpy tolist argmax".split())
 """Methods after which a graph is gone."""
@@ -101,26 +107,25 @@ def _through(
     context: Context, group: _Group, backward: ast.Call, own: set[str], others: set[str]
 ) -> LintFinding | None:
     """The call of the stepped network whose input still hangs on another network."""
-    function = group.function
-    others_behind = [
+    behind = _Behind(context)
+    others_behind = {
         call
         for item in inside(group.body)
         if isinstance(item, ast.Call) and is_backward(item) and item is not backward
-        for call in _behind(group.body, item)
-    ]
-    for call in _behind(group.body, backward):
+        for _, call in behind.backward(group, item)
+    }
+    for place, call in behind.backward(group, backward):
         called = path_of(call.func)
         if not called or context.value(call.func).kind is not Kind.MODULE or call in others_behind:
             continue  # an output that the other network is trained by, too, needs its graph
-        if not _origins(context, function, called) & own:
+        if not _origins(context, place.function, called) & own:
             continue
-        assigned = _assigned_before(group.body, backward)
         for argument in call.args:
-            for behind in _calls_behind(argument, assigned, set()):
-                name = path_of(behind.func)
-                if not name or not context.value(behind).has_graph or not context.value(argument).has_graph:
+            for maker, made in behind.expression(argument, place):
+                name = path_of(made.func)
+                if not name or not context.value(made).has_graph or not context.value(argument).has_graph:
                     continue
-                origins = _origins(context, function, name)
+                origins = _origins(context, maker.function, name)
                 if origins <= others and origins:
                     given = shown(argument, 30)
                     cut = f"Pass `{given}.detach()`."
@@ -130,7 +135,7 @@ def _through(
                         f"`{given}` comes from `{name}` with its graph, but only `{called}` is stepped after this "
                         f"backward pass: it goes on through `{name}` for nothing. {cut}"
                     )
-                    return context.finding(function, call, "MP204", message, "detach", Confidence.MEDIUM)
+                    return context.finding(place.function, call, "MP204", message, "detach", Confidence.MEDIUM)
     return None
 
 
@@ -144,36 +149,99 @@ def _is_differentiated_by(group: _Group, argument: ast.expr) -> bool:
     return False
 
 
-def _assigned_before(body: ast.AST, backward: ast.Call) -> dict[str, ast.expr]:
-    """What names stand for where a backward pass runs."""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A point of a function.
+
+    Attributes:
+        function: The function.
+        assigned: What names stand for there.
+        caller: Where it is called from, and how, if that is known.
+    """
+
+    function: FunctionInfo
+    assigned: dict[str, ast.expr]
+    caller: tuple[_Place, ast.Call] | None = None
+
+
+_Found = tuple[_Place, ast.Call]
+
+
+class _Behind:
+    """Answers which calls the graph of an expression hangs on, through names and functions.
+
+    Args:
+        context: What is known.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._flow = context.flow
+
+    def backward(self, group: _Group, backward: ast.Call) -> list[_Found]:
+        """Calls that a backward pass goes through."""
+        if not isinstance(backward.func, ast.Attribute):
+            return []
+        place = _Place(group.function, _assigned_before(group.body, backward.lineno))
+        return list(self.expression(backward.func.value, place))
+
+    def expression(
+        self, node: ast.AST, place: _Place, seen: frozenset[str] = frozenset(), depth: int = 0
+    ) -> Iterator[_Found]:
+        """Calls whose graph an expression hangs on, and where each is."""
+        if isinstance(node, ast.Call):
+            if isinstance(node.func, ast.Attribute) and node.func.attr in DETACHING:
+                return
+            yield place, node
+            yield from self._inside(node, place, depth)
+        if isinstance(node, (ast.Name, ast.Attribute)):
+            path = path_of(node)
+            if path in place.assigned and path not in seen:
+                yield from self.expression(place.assigned[path], place, seen | {path}, depth)
+                return
+            if isinstance(node, ast.Name) and path not in place.assigned:
+                yield from self._passed(path, place, depth)
+        if isinstance(node, ast.Attribute) and node.attr in ("data", "grad"):
+            return
+        for child in ast.iter_child_nodes(node):
+            yield from self.expression(child, place, seen, depth)
+
+    def _inside(self, call: ast.Call, place: _Place, depth: int) -> Iterator[_Found]:
+        """What a function returns that is called from nowhere else, as one that computes a loss is."""
+        for callee in self._flow.callees(call) if depth < _DEPTH else ():
+            if len(callee.sites) != 1 or self._flow.in_module(callee):
+                continue
+            inner = _Place(callee, _assigned_before(callee.node, _END), (place, call))
+            for statement in callee.statements:
+                if isinstance(statement, ast.Return) and statement.value is not None:
+                    yield from self.expression(statement.value, inner, frozenset(), depth + 1)
+
+    def _passed(self, name: str, place: _Place, depth: int) -> Iterator[_Found]:
+        """What callers pass for a parameter."""
+        function = place.function
+        if depth >= _DEPTH or name not in {item.arg for item in function.parameters}:
+            return
+        if place.caller is not None:
+            callers = [place.caller]
+        else:
+            callers = [(self._around(site), site.call) for site in function.sites]
+        for outer, call in callers:
+            given = self._flow.argument(function, call, name)
+            if given is not None:
+                yield from self.expression(given, outer, frozenset(), depth + 1)
+
+    def _around(self, site: Site) -> _Place:
+        """The iteration that a call is in, or the function."""
+        around = self._flow.iteration_loop(site.caller, site.call)
+        body = around[0] if around is not None else site.caller.node
+        return _Place(site.caller, _assigned_before(body, site.call.lineno))
+
+
+def _assigned_before(body: ast.AST, line: int) -> dict[str, ast.expr]:
+    """What names stand for at a line."""
     assigned: dict[str, ast.expr] = {}
-    statements = (item for item in inside(body) if isinstance(item, ast.Assign) and item.lineno <= backward.lineno)
+    statements = (item for item in inside(body) if isinstance(item, ast.Assign) and item.lineno <= line)
     for item in sorted(statements, key=lambda item: item.lineno):
         for target in item.targets:
             if path_of(target):
                 assigned[path_of(target)] = item.value
     return assigned
-
-
-def _behind(body: ast.AST, backward: ast.Call) -> list[ast.Call]:
-    """Calls that a backward pass goes through."""
-    if not isinstance(backward.func, ast.Attribute):
-        return []
-    return list(_calls_behind(backward.func.value, _assigned_before(body, backward), set()))
-
-
-def _calls_behind(node: ast.AST, assigned: dict[str, ast.expr], seen: set[str]) -> Iterator[ast.Call]:
-    """Calls whose graph an expression hangs on, through what is assigned to names before it."""
-    if isinstance(node, ast.Call):
-        if isinstance(node.func, ast.Attribute) and node.func.attr in DETACHING:
-            return
-        yield node
-    if isinstance(node, (ast.Name, ast.Attribute)):
-        path = path_of(node)
-        if path in assigned and path not in seen:
-            yield from _calls_behind(assigned[path], assigned, seen | {path})
-            return
-    if isinstance(node, ast.Attribute) and node.attr in ("data", "grad"):
-        return
-    for child in ast.iter_child_nodes(node):
-        yield from _calls_behind(child, assigned, seen)

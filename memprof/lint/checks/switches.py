@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from memprof.lint.context import Context
+from memprof.lint.context import Context, shown
 from memprof.lint.finding import Confidence, LintFinding
-from memprof.lint.names import is_constant, keyword
+from memprof.lint.names import is_constant, is_name, keyword, path_of
 from memprof.lint.program import FunctionInfo
+from memprof.lint.values import Kind
 
 _DEPTH = 3
 """How many callers are gone up."""
@@ -17,6 +18,7 @@ _DEPTH = 3
 def check(context: Context) -> Iterator[LintFinding]:
     """Find them."""
     yield from _zeroed(context)
+    yield from _filled_by_hand(context)
     yield from _anomaly_mode(context)
     yield from _emptied_cache(context)
 
@@ -34,6 +36,27 @@ def _zeroed(context: Context) -> Iterator[LintFinding]:
                 "parameters through the next forward pass and any evaluation. Leave the argument out."
             )
             yield context.finding(function, call, "MP207", message, "zero_grad")
+
+
+def _filled_by_hand(context: Context) -> Iterator[LintFinding]:
+    """`for p in net.parameters(): p.grad.zero_()`."""
+    for function in context.program.functions:
+        for call in function.calls if not context.is_test(function) else ():
+            holder = call.func.value if isinstance(call.func, ast.Attribute) and call.func.attr == "zero_" else None
+            if isinstance(holder, ast.Attribute) and holder.attr == "data":
+                holder = holder.value
+            if not isinstance(holder, ast.Attribute) or holder.attr != "grad" or _needs_zeros(function):
+                continue
+            loops = function.module.loops_of(call)
+            if not loops or not isinstance(loops[0], ast.For) or not is_name(holder.value, path_of(loops[0].target)):
+                continue
+            if context.value(loops[0].target).kind is not Kind.PARAMETER:
+                continue
+            message = (
+                f"`{shown(call.func)}()` fills gradients with zeros instead of freeing them: they take as much as the "
+                f"parameters through the next forward pass and any evaluation. Set `{shown(holder)} = None`."
+            )
+            yield context.finding(function, call, "MP207", message, "zero_grad", Confidence.MEDIUM)
 
 
 def _needs_zeros(function: FunctionInfo) -> bool:

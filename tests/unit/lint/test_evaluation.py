@@ -92,6 +92,38 @@ EVALUATED = {
         """,
         "loss = criterion(model(x), y)",
     ),
+    "batches that are cut out of a tensor": (
+        """
+        def accuracy(model, x, y):
+            hits = 0
+            for i in range(0, len(x), 32):
+                hits += (model(x[i : i + 32]).argmax(1) == y[i : i + 32]).sum().item()
+            return hits / len(x)
+
+        print(accuracy(model, torch.randn(100, 8), torch.zeros(100)))
+        """,
+        "hits += (model(x[i : i + 32]).argmax(1) == y[i : i + 32]).sum().item()",
+    ),
+    "batches that a function makes": (
+        """
+        def batches(n):
+            for _ in range(n):
+                x = torch.randn(4, 8)
+                yield x, x.sum(1)
+
+        def error(model):
+            return [criterion(model(x), y).item() for x, y in batches(3)]
+
+        def largest(model):
+            found = 0.0
+            for x, y in batches(10):
+                found = max(found, criterion(model(x), y).item())
+            return found
+
+        print(largest(model))
+        """,
+        "found = max(found, criterion(model(x), y).item())",
+    ),
     "phases": (
         f"""
         for epoch in range(3):
@@ -213,6 +245,19 @@ FINE = {
                         loss = criterion(model(x), y)
         run(model, loader)
         run(model, loader, train=False)
+        """,
+    "slices whose outputs are joined and differentiated": """
+        def rendered(model, rays):
+            parts = []
+            for i in range(0, len(rays), 1024):
+                parts.append(model(rays[i : i + 1024]))
+            return torch.cat(parts)
+
+        for rays, colours in loader:
+            loss = criterion(rendered(model, rays), colours)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
         """,
     "gradients that are accumulated": f"""
         for number, (x, y) in enumerate(loader):

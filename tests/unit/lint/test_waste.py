@@ -601,3 +601,82 @@ def test_layers_of_a_name_that_become_a_module() -> None:
     body = HIDDEN_LAYERS["made under a name"] + "\n        self.all = nn.Sequential(*layers)"
     assert findings(LAYERS.replace("BODY", body)) == []
     assert findings(LAYERS.replace("BODY", HIDDEN_LAYERS["by key"].replace("= {}", "= nn.ModuleDict()"))) == []
+
+
+BY_HAND = """
+for x, y in loader:
+    loss = criterion(model(x), y)
+    for p in model.parameters():
+        if p.grad is not None:
+            CLEAR
+    loss.backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize("clear", ["p.grad.zero_()", "p.grad.data.zero_()"])
+def test_gradients_filled_with_zeros_by_hand(clear: str) -> None:
+    text = BY_HAND.replace("CLEAR", clear)
+    assert lines(text, findings(text)) == [("MP207", clear)]
+    assert findings(text.replace(clear, "p.grad = None")) == []
+    assert findings(text.replace("model.parameters()", "others")) == []
+
+
+JOINED = """
+def predict(model, loader):
+    model.eval()
+    found = torch.empty(0, 10, device="cuda")
+    with torch.no_grad():
+        for x, y in loader:
+            found = torch.cat([found, model(x.cuda())HOST])
+    return found.argmax(1)
+
+predict(model, loader)
+"""
+
+
+def test_outputs_joined_batch_by_batch() -> None:
+    text = JOINED.replace("HOST", "")
+    assert [(item.code, item.remedy) for item in findings(text)] == [("MP205", "move_to_cpu")]
+    assert findings(JOINED.replace("HOST", ".cpu()").replace(', device="cuda"', "")) == []
+
+
+ADDED = """
+net = nn.Linear(8, 8)
+optimizer = torch.optim.Adam(net.parameters())
+for number, (x, y) in enumerate(loader):
+    setattr(net, NAME, nn.Linear(8, 8).to(device))
+    loss = criterion(net(x), y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+
+
+def test_layers_set_under_new_names() -> None:
+    assert [item.code for item in findings(ADDED.replace("NAME", 'f"head{number}"'))] == ["MP115"]
+    assert findings(ADDED.replace("NAME", '"head"')) == []
+
+
+def test_a_collate_object_that_stores_batches() -> None:
+    text = """
+        class Collate:
+            def __init__(self):
+                self.batches = []
+
+            def __call__(self, items):
+                batch = torch.stack(items)
+                self.batches.append(batch)
+                return batch
+
+        batches = DataLoader(data, collate_fn=Collate())
+        """
+    assert lines(text, findings(text)) == [("MP117", "self.batches.append(batch)")]
+    assert findings(text.replace("collate_fn=Collate()", "batch_size=2")) == []
+
+
+def test_an_exception_in_a_dictionary_of_facts() -> None:
+    kept = FAILING.replace("HANDLE", "errors.append({'number': 1, 'error': error})").replace("\n    ", "\n")
+    assert [item.code for item in findings(kept)] == ["MP110"]
+    told = FAILING.replace("HANDLE", "errors.append(dict(number=1, error=str(error)))").replace("\n    ", "\n")
+    assert findings(told) == []

@@ -228,6 +228,64 @@ LEAKY = {
         "kept = []\n" + LOOP + "    step(x, y)\n    kept.append(snapshot(model))",
         ("MP113", "kept.append(snapshot(model))"),
     ),
+    "a layer of a layer": (
+        """
+        class Attention(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.scores, self.maps = nn.Linear(8, 8), []
+
+            def forward(self, x):
+                weights = self.scores(x).softmax(-1)
+                self.maps.append(weights)
+                return weights
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layers = nn.ModuleList([nn.ReLU()])
+                for _ in range(3):
+                    self.layers.append(Attention())
+                self.head = nn.Sequential(nn.Linear(8, 8))
+
+            def forward(self, x):
+                for layer in self.layers:
+                    x = layer(x)
+                return self.head(x)
+
+        net = Net()
+        optimizer = torch.optim.Adam(net.parameters())
+        for x, y in loader:
+            loss = F.mse_loss(net(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        """,
+        ("MP102", "self.maps.append(weights)"),
+    ),
+    "features in a registered buffer": (
+        """
+        class Bank(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net = nn.Linear(8, 8)
+                self.register_buffer("kept", torch.zeros(100, 8))
+
+            def forward(self, x, numbers):
+                features = self.net(x)
+                self.kept[numbers] = features
+                return features
+
+        net = Bank()
+        optimizer = torch.optim.Adam(net.parameters())
+        for x, numbers in loader:
+            loss = net(x, numbers).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        """,
+        ("MP112", "self.kept[numbers] = features"),
+    ),
     "an average of cloned weights": (
         "average = {name: weight.clone() for name, weight in model.named_parameters()}\n\n"
         + STEP
