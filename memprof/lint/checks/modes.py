@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 from memprof.lint.context import Context
 from memprof.lint.names import inside, is_backward, is_constant, is_name
 from memprof.lint.program import FunctionInfo, Loop
+
+
+_MODE_NAME = re.compile("train|phase|mode|split|stage|optim|opt$|learn|update|fit")
+"""In names that say whether a model is trained."""
 
 
 def other_mode(context: Context, function: FunctionInfo, loop: Loop, call: ast.Call) -> ast.expr | None:
@@ -49,7 +54,8 @@ def _tests_around(function: FunctionInfo, loop: Loop, node: ast.AST) -> Iterator
 def _condition(function: FunctionInfo, loop: Loop, node: ast.AST) -> ast.expr | None:
     """The outermost condition inside a loop that a node runs under, if it asks for a mode and not for a batch."""
     tests = list(_tests_around(function, loop, node))
-    return tests[-1] if tests and _asked(tests[-1]) is not None else None
+    asked = _asked(tests[-1]) if tests else None
+    return tests[-1] if asked is not None and _MODE_NAME.search(asked.id.lower()) else None
 
 
 def _asked(test: ast.expr) -> ast.Name | None:

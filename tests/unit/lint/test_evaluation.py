@@ -226,6 +226,16 @@ FINE = {
         with torch.no_grad():
             run(model, loader, train=False)
         """,
+    "a benchmark of the forward pass": """
+        def measure(model, loader, backward=False):
+            for x, y in loader:
+                output = model(x)
+                if backward:
+                    output.sum().backward()
+
+        measure(model, loader)
+        measure(model, loader, backward=True)
+        """,
     "a flag that nobody turns off": f"""
         def run(model, loader, update=True):
             for x, y in loader:
