@@ -21,6 +21,7 @@ from memprof.advise.edits.arguments import (
 from memprof.advise.edits.changes import Change
 from memprof.advise.edits.collect import collect_each_turn
 from memprof.advise.edits.context import save_for_backward
+from memprof.advise.edits.copies import use_original
 from memprof.advise.edits.decorators import drop_cache, drop_dictionary
 from memprof.advise.edits.exceptions import drop_traceback
 from memprof.advise.edits.freeze import freeze
@@ -40,6 +41,7 @@ from memprof.advise.edits.kept import (
 )
 from memprof.advise.edits.modules import drop, register
 from memprof.advise.edits.no_grad import statement_without_autograd, without_autograd, without_autograd_in_eval
+from memprof.advise.edits.optimizers import forget_replaced
 from memprof.advise.edits.problem import Problem
 from memprof.advise.edits.release import delete_after_last_use, delete_all_at_end_of_loop, delete_at_end_of_loop
 from memprof.advise.edits.shapes import resize_linear
@@ -96,6 +98,8 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("del", delete_at_end_of_loop, ("MP201", "MP202")),
     Recipe("del", delete_after_last_use, ("MP209", "MP214")),
     Recipe("del", delete_all_at_end_of_loop, ("MP202",), only_after="does not help"),
+    Recipe("del", forget_replaced, ("MP114",)),
+    Recipe("share_tensor", use_original, ("MP215",)),
     Recipe("remove_retain_graph", drop_retain_graph),
     Recipe("remove_create_graph", drop_create_graph),
     Recipe("zero_grad", free_gradients),

@@ -950,3 +950,63 @@ def test_a_finding_without_a_line_has_no_edit(tmp_path: Path) -> None:
     from dataclasses import replace
 
     assert candidates_of(replace(finding(tmp_path / "a.py", 1, "MP101", "item"), location=None)) == ()
+
+
+# ---- copies, and state of parameters that are gone -------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("out = volumes.clone()", "out = volumes"),
+        ("out = torch.clone(volumes)", "out = volumes"),
+        ("out = volumes.detach().clone()", "out = volumes.detach()"),
+        ("tasks.append(Task(name, deepcopy(encoder), head))", "tasks.append(Task(name, encoder, head))"),
+        ("reference = copy.deepcopy(model).eval()", "reference = model.eval()"),
+    ],
+)
+def test_the_original_in_place_of_a_copy(tmp_path: Path, before: str, after: str) -> None:
+    assert edited(tmp_path, f"{before}  #<\n", "MP215", "share_tensor") == [f"-{before}", f"+{after}"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "both = a.clone() + b.clone()",
+        "moved = batch.to(device)",
+        "out = volumes.clone(memory_format=torch.channels_last)",
+        "out = deepcopy(net, memo)",
+    ],
+)
+def test_a_copy_that_is_not_clear_is_left(tmp_path: Path, line: str) -> None:
+    assert "does not make one copy" in refusal(tmp_path, f"{line}  #<\n", "MP215", "share_tensor")
+
+
+REPLACED = """
+    def densify(self):
+        fresh = split(self.cloud.points)
+        self.optimizer.param_groups[0]["params"] = [fresh]  #<
+        self.cloud.points = fresh
+"""
+
+
+def test_state_of_replaced_parameters_is_dropped(tmp_path: Path) -> None:
+    assert edited(tmp_path, REPLACED, "MP114", "del") == [
+        '+    for parameter in self.optimizer.param_groups[0]["params"]:',
+        "+        self.optimizer.state.pop(parameter, None)",
+    ]
+    named = REPLACED.replace("fresh", "parameter")
+    assert edited(tmp_path, named, "MP114", "del")[0].startswith("+    for old_parameter in ")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (REPLACED.replace('[0]["params"]', "[0]"), "a whole group"),
+        (REPLACED.replace('param_groups[0]["params"]', "param_groups"), "does not replace the parameters"),
+        (REPLACED.replace("    fresh = ", "    self.optimizer.state.clear()\n        fresh = "), "sees to"),
+        ("optimizer.add_param_group({'params': [offset]})  #<\n", "does not replace the parameters"),
+    ],
+)
+def test_groups_that_are_changed_otherwise_are_left(tmp_path: Path, text: str, reason: str) -> None:
+    assert reason in refusal(tmp_path, text, "MP114", "del")
