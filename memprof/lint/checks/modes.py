@@ -10,7 +10,6 @@ from memprof.lint.context import Context
 from memprof.lint.names import inside, is_backward, is_constant, is_name
 from memprof.lint.program import FunctionInfo, Loop
 
-
 _MODE_NAME = re.compile("train|phase|mode|split|stage|optim|opt$|learn|update|fit")
 """In names that say whether a model is trained."""
 

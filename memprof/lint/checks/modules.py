@@ -146,6 +146,31 @@ def _is_registered(context: Context, cls: ClassInfo, attribute: str, node: ast.e
             if isinstance(item, ast.Assign) and item.value is not node:
                 if any(path_of(target) == f"{method.self_name}.{attribute}" for target in item.targets):
                     return True
+        if _hands_out(method, f"{method.self_name}.{attribute}"):
+            return True
+    return False
+
+
+def _hands_out(method: FunctionInfo, path: str) -> bool:
+    """Whether a method gives a layer away, or another attribute: `return self.choices[name]`."""
+    given = {
+        target.id
+        for item in method.statements
+        if isinstance(item, ast.Assign) and isinstance(item.value, ast.Subscript) and path_of(item.value.value) == path
+        for target in item.targets
+        if isinstance(target, ast.Name)
+    }
+    for item in method.statements:
+        kept = isinstance(item, ast.Assign) and any(isinstance(target, ast.Attribute) for target in item.targets)
+        value = (
+            item.value
+            if isinstance(item, (ast.Return, ast.Assign)) and (kept or isinstance(item, ast.Return))
+            else None
+        )
+        if isinstance(value, ast.Subscript) and path_of(value.value) == path:
+            return True
+        if isinstance(value, ast.Name) and value.id in given:
+            return True
     return False
 
 

@@ -597,6 +597,30 @@ def test_layers_that_come_into_a_plain_container(name: str) -> None:
     assert [item.code for item in findings(text)] == ["MP403"]
 
 
+PICKED = """
+class Net(nn.Module):
+    def __init__(self, name):
+        super().__init__()
+        self.choices = {"small": nn.Linear(8, 8), "large": nn.Linear(8, 80)}
+        self.body = self.pick(name)
+
+    def pick(self, name):
+        RETURN
+
+    def forward(self, x):
+        return self.body(x)
+"""
+
+
+@pytest.mark.parametrize(
+    "picked",
+    ["return self.choices[name]", "found = self.choices[name]\n        return found", "self.body = self.choices[name]"],
+)
+def test_layers_to_choose_from(picked: str) -> None:
+    assert findings(PICKED.replace("RETURN", picked)) == []
+    assert [item.code for item in findings(PICKED.replace("RETURN", "return nn.Linear(8, 8)"))] == ["MP403"]
+
+
 def test_layers_of_a_name_that_become_a_module() -> None:
     body = HIDDEN_LAYERS["made under a name"] + "\n        self.all = nn.Sequential(*layers)"
     assert findings(LAYERS.replace("BODY", body)) == []
