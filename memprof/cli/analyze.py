@@ -102,7 +102,7 @@ def command(
     try:
         from memprof.advise.diagnosis import diagnose
         from memprof.profiler import read_session
-        from memprof.report.wording import verdict
+        from memprof.report.verdict import verdict
 
         diagnosis = diagnose(read_session(session))
         status = status or int(exceeds(diagnosis, fail_on))

@@ -10,6 +10,7 @@ from memprof.detect.finding import Finding, Kind, Remedy, Severity, Skipped
 from memprof.detect.precision import half_precision_in_use
 from memprof.detect.rule import Rule
 from memprof.model.memory import Category, MemoryModel, Peak
+from memprof.model.storages import CATEGORIES, table_of
 from memprof.record.events import Location
 from memprof.record.iterations import EVALUATE
 
@@ -95,6 +96,12 @@ class ActivationsDominatePeak(Rule):
             if _is_in_evaluation(model, peak):
                 yield Skipped(
                     self.code, f"the peak of {peak.device} is a forward whose graph nothing uses, which MP201 is about"
+                )
+            elif 2 * _from_before(model, peak) >= held:
+                yield Skipped(
+                    self.code,
+                    f"most activations at the peak of {peak.device} are of earlier iterations, which the rules about "
+                    f"what is kept look at",
                 )
             else:
                 yield self._finding(model, peak, held)
@@ -378,3 +385,17 @@ def _line_with_most(peak: Peak, category: Category) -> tuple[Location, int] | No
 def _is_in_evaluation(model: MemoryModel, peak: Peak) -> bool:
     """Whether memory is highest in an iteration without a backward."""
     return peak.iteration is not None and model.iterations[peak.iteration].kind == EVALUATE
+
+
+def _from_before(model: MemoryModel, peak: Peak) -> int:
+    """Bytes of activations alive at a peak that earlier iterations made; 0 where the moment was not watched."""
+    if peak.time_ns is None or peak.iteration is None or not model.iterations[peak.iteration].tracked:
+        return 0
+    storages = table_of(model.storages)
+    table = storages.lifetimes
+    if peak.device not in table.devices:
+        return 0
+    alive = (table.birth_ns <= peak.time_ns) & (~table.died | (table.death_ns > peak.time_ns))
+    before = (storages.birth_iteration >= 0) & (storages.birth_iteration < peak.iteration)
+    kept = alive & before & (storages.category == CATEGORIES.index(Category.ACTIVATION))
+    return int(table.nbytes[kept & (table.device == table.devices.index(peak.device))].sum())

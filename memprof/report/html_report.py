@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 from memprof._version import __version__
 from memprof.report.account_block import account_rows
 from memprof.report.finding_block import finding_facts
+from memprof.report.growth import trend_sentence
 from memprof.report.iteration_table import (
     NUMBERS,
     chosen_iterations,
@@ -25,19 +26,17 @@ from memprof.report.iteration_table import (
 from memprof.report.page import Page
 from memprof.report.peak_block import composition_rows, line_words, peak_summary
 from memprof.report.plot import PlotReporter
+from memprof.report.verdict import next_step, tone, verdict
 from memprof.report.wording import (
     escape_controls,
     headline,
     known_devices,
     main_device,
-    next_step,
     percent,
     script_name,
     size,
     stopped_with,
     together,
-    trend_sentence,
-    verdict,
 )
 from memprof.units import format_bytes
 
@@ -92,7 +91,7 @@ class HtmlReporter:
                 stopped=stopped_with(model.run),
                 verdict=verdict(diagnosis),
                 next_step=next_step(diagnosis),
-                worst=None if diagnosis.worst is None else diagnosis.worst.value,
+                tone=None if (worst := tone(diagnosis)) is None else worst.value,
                 findings=[_finding(finding, page) for finding in diagnosis.findings],
                 together=_together(diagnosis),
                 peaks=[

@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from memprof.model.memory import DeviceIteration, IterationMemory, MemoryModel, Source
+from memprof.report.growth import trend_sentence
 from memprof.report.page import Page, indented
-from memprof.report.wording import counted, duration, loop_iterations, size, source_suffix, trend_sentence
+from memprof.report.wording import counted, duration, loop_iterations, size, source_suffix
 from memprof.units import format_bytes
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from memprof.report.growth import FLAT_SHARE
 from memprof.report.source_lines import place
-from memprof.report.wording import FLAT_SHARE, escape_controls
+from memprof.report.wording import escape_controls
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -22,7 +22,8 @@ from memprof.report.destination import PLOT_FORMATS, write_output
 from memprof.report.plot_composition import draw_composition
 from memprof.report.plot_memory import draw_memory, say_nothing
 from memprof.report.plot_style import INK, MUTED, drawable, plain_texts, shorten, style_axes
-from memprof.report.wording import headline, is_empty, known_devices, script_name, verdict
+from memprof.report.verdict import saw_no_loop, tone, verdict
+from memprof.report.wording import headline, is_empty, known_devices, script_name
 
 if TYPE_CHECKING:
     from memprof.advise.diagnosis import Diagnosis
@@ -165,7 +166,7 @@ def _titles(figure: Figure, diagnosis: Diagnosis) -> None:
     if diagnosis.findings:
         first = diagnosis.findings[0]
         text += f"{': ' if len(diagnosis.findings) == 1 else ', first: '}{first.code} {first.name}"
-    colour = MUTED if is_empty(diagnosis.model) else _VERDICT_COLOURS[diagnosis.worst]
+    colour = MUTED if is_empty(diagnosis.model) or saw_no_loop(diagnosis.model) else _VERDICT_COLOURS[tone(diagnosis)]
     _write(figure, 0.47, text, 13, colour, limit=100, weight="bold")
     facts = headline(diagnosis.model)
     if run.exception:

@@ -17,18 +17,8 @@ from memprof.report.iteration_table import iteration_block
 from memprof.report.page import Page
 from memprof.report.peak_block import peak_block
 from memprof.report.snapshot_block import snapshot_block
-from memprof.report.wording import (
-    counted,
-    headline,
-    is_empty,
-    known_devices,
-    main_device,
-    next_step,
-    saw_no_loop,
-    stopped_with,
-    together,
-    verdict,
-)
+from memprof.report.verdict import next_step, saw_no_loop, tone, verdict
+from memprof.report.wording import counted, headline, is_empty, known_devices, main_device, stopped_with, together
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -135,7 +125,7 @@ class TerminalReporter:
         if stopped := stopped_with(diagnosis.model.run):
             yield page.text(stopped, "red")
         yield ""
-        worst, unseen = diagnosis.worst, saw_no_loop(diagnosis.model)
+        worst, unseen = tone(diagnosis), saw_no_loop(diagnosis.model)
         clean = "bold" if unseen or is_empty(diagnosis.model) else "bold green"
         line = page.text(verdict(diagnosis), clean if worst is None else SEVERITY_STYLES[worst])
         if diagnosis.skipped and not self.options.verbose and not unseen:

@@ -11,10 +11,9 @@ import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
-from memprof.advise.diagnosis import Diagnosis
 from memprof.advise.savings import Combined
-from memprof.detect.finding import Remedy, Severity
-from memprof.model.memory import MemoryModel, Source, Trend
+from memprof.detect.finding import Remedy
+from memprof.model.memory import MemoryModel, Source
 from memprof.record.iterations import OTHER
 from memprof.record.run_info import RunInfo
 from memprof.units import format_bytes
@@ -24,9 +23,6 @@ UNKNOWN = "unknown"
 
 _MOST_OF_EXCEPTION = 240
 """Characters; what torch says when memory has run out tells how much was asked for before that."""
-
-FLAT_SHARE = 0.005
-"""What memory gains in a run is none below this share of its peak: as a curve it would be flat."""
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _ESCAPED_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -92,42 +88,6 @@ def per_iteration(nbytes: float) -> str:
         The growth with its sign.
     """
     return "+0 B/iteration" if abs(nbytes) < 1 else f"{format_bytes(nbytes, signed=True)}/iteration"
-
-
-def is_steady(trend: Trend, peak_bytes: int | None = None) -> bool:
-    """Say whether memory stayed where it was.
-
-    Args:
-        trend: Slope of allocated bytes at the end of train iterations.
-        peak_bytes: The peak of the device; growth that makes no mark on it is none.
-
-    Returns:
-        Whether all that was added is less than 0.5 % of the peak, or less than a byte an iteration.
-    """
-    if not math.isfinite(trend.bytes_per_iteration):
-        return False
-    added = abs(trend.bytes_per_iteration) * (trend.last_iteration - trend.first_iteration)
-    return abs(trend.bytes_per_iteration) < 1 or (peak_bytes is not None and added < FLAT_SHARE * peak_bytes)
-
-
-def trend_sentence(trend: Trend, peak_bytes: int | None = None) -> str:
-    """Say how memory moved over the train iterations.
-
-    Args:
-        trend: Slope of allocated bytes at the end of train iterations.
-        peak_bytes: The peak of the device, where it is known; see `is_steady`.
-
-    Returns:
-        For example `+38.2 MiB/iteration over iterations 3 to 40, rising in 100 % (simulated)`.
-    """
-    span = f"over iterations {trend.first_iteration} to {trend.last_iteration}"
-    source = source_suffix(trend.source)
-    if not math.isfinite(trend.bytes_per_iteration):
-        return f"{UNKNOWN} {span}"
-    if is_steady(trend, peak_bytes):
-        return f"steady {span}{source}"
-    rising = percent(trend.rising_share, 1.0)
-    return f"{per_iteration(trend.bytes_per_iteration)} {span}, rising in {rising}{source}"
 
 
 def saving(remedy: Remedy) -> str:
@@ -196,57 +156,6 @@ def counted(count: int, noun: str) -> str:
         Count and noun, with a plural `s` unless there is exactly one.
     """
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def verdict(diagnosis: Diagnosis) -> str:
-    """Sum the findings up: `1 error, 2 warnings`, or that there is no problem.
-
-    Args:
-        diagnosis: The whole diagnosis.
-
-    Returns:
-        One short phrase without a full stop.
-    """
-    if diagnosis.findings:
-        nouns = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "hint"}
-        severities = [finding.severity for finding in diagnosis.findings]
-        counts = {noun: severities.count(severity) for severity, noun in nouns.items()}
-        return ", ".join(counted(count, noun) for noun, count in counts.items() if count)
-    model = diagnosis.model
-    if is_empty(model):
-        return "nothing recorded, so nothing can be said"
-    if not saw_no_loop(model):
-        return "no problem found"
-    if not model.storages and not any(peak.allocated_bytes for peak in model.peaks.values()):
-        return "no tensor was made in this process, so nothing can be said"
-    return "no problem found, but no training or evaluation was seen either"
-
-
-def next_step(diagnosis: Diagnosis) -> str:
-    """What to do where a run shows nothing of a training.
-
-    Args:
-        diagnosis: The whole diagnosis.
-
-    Returns:
-        A sentence, or '' where there is nothing to say.
-    """
-    run = diagnosis.model.run
-    if diagnosis.findings or run.exception or not run.script or not saw_no_loop(diagnosis.model):
-        return ""
-    return (
-        "Other processes are not watched: where a launcher starts the training, let it start memprof, as in "
-        "`torchrun -m memprof analyze SCRIPT`."
-    )
-
-
-def saw_no_loop(model: MemoryModel) -> bool:
-    """Say whether no iteration of a training or an evaluation was seen; a snapshot knows of none.
-
-    Args:
-        model: The model of the run.
-    """
-    return not model.snapshot and bool(model.iterations) and not loop_iterations(model)
 
 
 def loop_iterations(model: MemoryModel) -> int:

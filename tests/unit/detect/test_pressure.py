@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from memprof.detect.finding import Finding, Severity
+from memprof.detect.finding import Finding, Severity, Skipped
 from memprof.detect.pressure import ActivationsDominatePeak, GradientsDominatePeak, OptimizerStateDominatesPeak
 from memprof.detect.rule import Rule
 from memprof.detect.single_tensor import SingleTensorDominatesPeak
@@ -108,6 +108,22 @@ def test_activations() -> None:
     assert found is not None
     assert found.bytes == 60 * MIB
     assert only(ActivationsDominatePeak, peak_of(parameters=30, activations=(34,), gradients=(30,))) is None
+
+
+def test_activations_of_earlier_iterations_are_not_what_the_current_graph_holds() -> None:
+    fake = FakeRecording(counter_noise=0)
+    for _ in range(4):
+        fake.sample(Phase.FORWARD, ends=False)
+        fake.birth(40 * MIB, op="aten::relu")  # stays
+        passing = fake.birth(20 * MIB, op="aten::relu")
+        fake.sample(Phase.FORWARD, ends=True)
+        fake.death(passing)
+        fake.end_tick()
+
+    [answer] = ActivationsDominatePeak().check(build(fake))
+
+    assert isinstance(answer, Skipped)
+    assert "earlier iterations" in answer.reason
 
 
 @pytest.mark.parametrize(

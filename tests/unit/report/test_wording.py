@@ -10,25 +10,21 @@ from pathlib import Path
 import pytest
 
 from memprof._errors import OutputError
-from memprof.advise.diagnosis import Diagnosis
 from memprof.model.memory import Source, Trend
 from memprof.record.events import Location
 from memprof.record.run_info import RunInfo
 from memprof.report.destination import write_output
+from memprof.report.growth import is_steady, trend_sentence
 from memprof.report.source_lines import place, short_path, source_line
 from memprof.report.wording import (
     duration,
     escape_controls,
     headline,
-    is_steady,
     main_device,
-    next_step,
     outcome,
     per_iteration,
     percent,
     size,
-    trend_sentence,
-    verdict,
 )
 from tests import factories
 
@@ -97,27 +93,6 @@ def test_growth_that_leaves_no_mark_on_the_peak_is_none() -> None:
     assert trend_sentence(trend, 50 << 20) == "steady over iterations 0 to 50"
     assert trend_sentence(trend, 1 << 20) == "+1 KiB/iteration over iterations 0 to 50, rising in 50 %"
     assert is_steady(replace(trend, bytes_per_iteration=-1024.0), 50 << 20)
-
-
-def test_verdict_counts_by_severity() -> None:
-    leak, peak = factories.leaking().findings
-    model = factories.clean().model
-
-    assert verdict(Diagnosis(model, (leak, leak, peak), ())) == "2 errors, 1 warning"
-    assert verdict(Diagnosis(model, (), ())) == "no problem found"
-    assert next_step(Diagnosis(model, (), ())) == ""
-
-
-def test_a_run_without_a_loop_is_not_called_clean() -> None:
-    whole = factories.clean().model
-    only = replace(whole.iterations[0], kind="other")
-    model = replace(whole, iterations=(only,))
-    idle = replace(model, storages={}, peaks={"cpu": replace(whole.peaks["cpu"], allocated_bytes=0)})
-
-    assert verdict(Diagnosis(model, (), ())) == "no problem found, but no training or evaluation was seen either"
-    assert verdict(Diagnosis(idle, (), ())) == "no tensor was made in this process, so nothing can be said"
-    assert "torchrun -m memprof analyze" in next_step(Diagnosis(idle, (), ()))
-    assert next_step(Diagnosis(replace(idle, run=replace(idle.run, exception="ValueError: x")), (), ())) == ""
 
 
 def test_outcome_tells_a_notebook_from_a_killed_run() -> None:
