@@ -21,8 +21,7 @@ def command(code: str | None, everything: bool) -> None:
         return
     found = rule_of(code)
     if found is None:
-        known = ", ".join(rule.code for rule in RULES)
-        raise click.UsageError(f"there is no rule {code!r}; known: {known}")
+        raise click.UsageError(f"there is no rule {code!r}; `memprof explain` lists all {len(RULES)}")
     _print_markdown(found.page())
 
 

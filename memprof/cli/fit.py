@@ -14,6 +14,7 @@ from memprof.cli.show import answer_options, check_writable, show_table
     "gpus",
     multiple=True,
     required=True,
+    metavar="GPU",
     help="A name (RTX 4090), a size (24GiB), or several (2xRTX 4090); repeatable.",
 )
 @click.option(
@@ -24,13 +25,28 @@ from memprof.cli.show import answer_options, check_writable, show_table
     help="How the script takes the value: an argument ('--batch-size {}', or batch-size for short), or an environment "
     "variable ('BATCH_SIZE={}').",
 )
-@click.option("--from", "first", type=click.IntRange(1), default=1, show_default=True, help="Smallest value.")
-@click.option("--to", "most", type=click.IntRange(1), default=1 << 20, show_default=True, help="Largest value to try.")
-@click.option("--step", type=click.IntRange(1), default=1, show_default=True, help="Distance between values.")
-@click.option("--runs", type=click.IntRange(1), default=16, show_default=True, help="Most runs for each GPU.")
+@click.option(
+    "--from", "first", type=click.IntRange(1), metavar="N", default=1, show_default=True, help="Smallest value."
+)
+@click.option(
+    "--to",
+    "most",
+    type=click.IntRange(1),
+    metavar="N",
+    default=1 << 20,
+    show_default=True,
+    help="Largest value to try.",
+)
+@click.option(
+    "--step", type=click.IntRange(1), metavar="N", default=1, show_default=True, help="Distance between values."
+)
+@click.option(
+    "--runs", type=click.IntRange(1), metavar="N", default=16, show_default=True, help="Most runs for each GPU."
+)
 @click.option(
     "--max-iterations",
     type=click.IntRange(1),
+    metavar="N",
     default=3,
     show_default=True,
     help="Training iterations of each run. The first step of an optimizer and the longest sequence must be among them.",
@@ -38,6 +54,7 @@ from memprof.cli.show import answer_options, check_writable, show_table
 @click.option(
     "--safety",
     type=click.FloatRange(0, 0.9),
+    metavar="SHARE",
     default=0.05,
     show_default=True,
     help="Share of the GPU to leave free.",

@@ -30,7 +30,14 @@ _CONFIDENCES = ("low", "medium", "high")
 @click.option("--force-exclude", is_flag=True, help="Leave out what is excluded even where it is named, as hooks do.")
 @click.option("--statistics", is_flag=True, help="Say how often each code was found instead of where.")
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever was found.")
-@click.option("--output-format", type=click.Choice(_FORMATS), default="text", show_default=True)
+@click.option(
+    "--output-format",
+    type=click.Choice(_FORMATS),
+    default="text",
+    show_default=True,
+    help="text: a line for each; full: with the source line; sarif: for code scanning; github: beside the lines of a "
+    "pull request.",
+)
 @click.option("--output", type=click.Path(dir_okay=False), help="File for the answer instead of the terminal.")
 @click.option("--stdin-filename", metavar="NAME", help="What standard input (PATHS is -) is called.")
 @click.option(

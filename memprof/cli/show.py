@@ -35,8 +35,8 @@ def report_options(command: _F) -> _F:
             type=click.Choice(REPORT_FORMATS),
             default="rich",
             show_default=True,
-            help="html is one page with the picture in it. json or html without --output follows what a script prints "
-            "on standard output; use --output to parse or open it.",
+            help="html is one page with the picture in it. Without --output, all go to standard output, where a script "
+            "prints, too.",
         ),
         click.option("--output", type=click.Path(dir_okay=False), help="File for the report instead of the terminal."),
         click.option(
