@@ -55,7 +55,7 @@ class Emptying:
         """Whether an assignment drops what a container held: `x = []`, `x = x[-100:]`."""
         path = path_of(target)
         if isinstance(value, ast.Subscript) and isinstance(value.slice, ast.Slice):
-            return path_of(value.value) == path
+            return path in paths_in(value.value)  # also of `sorted(x)[:3]`
         return path not in paths_in(value)
 
     def emptied(self, function: FunctionInfo, holder: ast.expr, loop: Loop | None) -> str | None:

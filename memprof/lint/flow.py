@@ -81,9 +81,36 @@ class Flow:
         )
 
     def is_forward(self, call: ast.Call) -> bool:
-        """Whether a call runs a module that is no loss."""
+        """Whether a call runs a module that is no loss, or a method of one that runs its layers."""
+        return self.module_run(call) is not None
+
+    def module_run(self, call: ast.Call) -> ast.expr | None:
+        """The module that a call runs, no loss: `net` of `net(x)` and `net.encode(x)`."""
         called = self.value(call.func)
-        return called.kind is Kind.MODULE and not called.loss
+        if called.kind is Kind.MODULE:
+            return None if called.loss else call.func
+        if called.kind is not Kind.FUNCTION or not isinstance(call.func, ast.Attribute):
+            return None
+        owner = self.value(call.func.value)
+        runs = called.function in self._runs_layers and owner.kind is Kind.MODULE and not owner.loss
+        return call.func.value if runs and not owner.derived else None
+
+    @cached_property
+    def _runs_layers(self) -> set[FunctionInfo]:
+        """Methods of modules that run a layer, directly or through others."""
+        found: set[FunctionInfo] = set()
+        methods = [item for item in self.program.functions if item.name != "__init__" and self.in_module(item)]
+        for _ in methods:
+            size = len(found)
+            for method in methods:
+                for call in method.calls:
+                    called = self.value(call.func)
+                    layers = called.kind is Kind.MODULE and not called.loss
+                    if layers or any(callee in found for callee in self.callees(call)):
+                        found.add(method)
+            if len(found) == size:
+                break
+        return found
 
     def in_module(self, function: FunctionInfo) -> bool:
         """Whether a function belongs to an `nn.Module`, whose loops go over layers."""
@@ -200,6 +227,11 @@ class Flow:
         cls = function.cls
         return cls is not None and any("LightningModule" in name for name in self.program.base_names(cls))
 
+    def _is_trainer(self, function: FunctionInfo) -> bool:
+        """Whether a method belongs to a trainer of another package, which calls it."""
+        cls = function.cls
+        return cls is not None and any(name.endswith("Trainer") for name in self.program.base_names(cls))
+
     def iteration_loop(self, function: FunctionInfo, node: ast.AST) -> tuple[Loop, str] | None:
         """The innermost loop around a node whose turns train, evaluate, or are steps, and which of these."""
         for loop in function.module.loops_of(node):
@@ -223,6 +255,7 @@ class Flow:
         for function in self.program.functions:
             if (
                 (function.name in FRAMEWORK_STEPS and function.cls is not None)
+                or (function.name == "compute_loss" and self._is_trainer(function))
                 or function in self.knowledge.hooks
                 or (not function.sites and self._handed_over(function))
             ):

@@ -100,11 +100,15 @@ def check_sources(sources: Sequence[SourceFile | Unreadable], options: LintOptio
 def _without_what_another_says(found: set[LintFinding]) -> set[LintFinding]:
     """Findings without those that another one at the same place makes needless.
 
-    A network that nothing trains says more than that it is not in training mode; where autograd is turned off for an
-    evaluation, the state that is carried through it has no history.
+    A network that nothing trains says more than that it is not in training mode; a cache that is keyed by tensors keeps
+    what is stored in it; where autograd is turned off for an evaluation, the state that is carried through it has no
+    history.
     """
     untrained = {(item.file, item.line, item.column) for item in found if item.code == "MP203"}
     found = {item for item in found if item.code != "MP201" or (item.file, item.line, item.column) not in untrained}
+    keyed = {(item.file, item.line) for item in found if item.code == "MP111"}
+    kept = ("MP102", "MP103")
+    found = {item for item in found if item.code not in kept or (item.file, item.line) not in keyed}
     evaluated = {(item.file, item.line) for item in found if item.code == "MP201"}
     return {item for item in found if item.code != "MP104" or (item.file, item.line) not in evaluated}
 

@@ -138,6 +138,14 @@ class Value:
         return self.items[self.names.index(name)] if name in self.names else None
 
     @property
+    def copies_weights(self) -> bool:
+        """Whether it is, or holds, a copy of a model's weights on their device."""
+        if self.kind is Kind.STATE_DICT:
+            return self.copied and not self.host
+        parts = (*self.items, *((self.element,) if self.element is not None else ()))
+        return self.kind in (Kind.TUPLE, Kind.CONTAINER, Kind.OBJECT) and any(part.copies_weights for part in parts)
+
+    @property
     def guessed(self) -> bool:
         """Whether it, or a part of it, rests on a guess."""
         parts = (*self.items, *((self.element,) if self.element is not None else ()))

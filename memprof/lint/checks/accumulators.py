@@ -205,7 +205,7 @@ def _is_kept(node: ast.expr, path: str) -> bool:
 
 
 def _in_place(context: Context, call: ast.Call) -> _Accumulation | None:
-    """`average.mul_(0.9).add_(0.1 * weight)` of a tensor that has no graph of its own yet."""
+    """`average.mul_(0.9).add_(0.1 * weight)`."""
     added: ast.expr | None = None
     node: ast.expr = call
     while isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -217,7 +217,8 @@ def _in_place(context: Context, call: ast.Call) -> _Accumulation | None:
         node = node.func.value
     if added is None or not path_of(base_of(node)) or (isinstance(node, ast.Attribute) and node.attr == "data"):
         return None
-    return _Accumulation(node, added, stored=True) if context.value(node).kind is Kind.TENSOR else None
+    held = context.value(node).kind in (Kind.TENSOR, Kind.GRAPH)
+    return _Accumulation(node, added, stored=True) if held else None
 
 
 def _operands(function: FunctionInfo, node: ast.expr, before: ast.stmt, depth: int) -> Iterator[ast.expr]:

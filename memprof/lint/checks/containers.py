@@ -17,6 +17,10 @@ from memprof.lint.vocabulary import EXTENDING_METHODS, STORING_METHODS
 _REDUCED = frozenset("argmax argmin topk max min sum mean std norm eq ne item tolist numpy size bool long int".split())
 
 
+_HOOK_ARGUMENTS = 3
+"""What a forward hook is called with: the module, its inputs, and its output."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Stored:
     """Something stored: where, by what, and what it is."""
@@ -51,7 +55,7 @@ def _stored(context: Context, function: FunctionInfo) -> Iterator[_Stored]:
             continue  # a queue that somebody empties, a buffer with a limit of its own
         if call.func.attr == "update" and isinstance(kept, ast.Dict) and base.shape == "dict":  # d.update({step: x})
             for key, item in zip(kept.keys, kept.values, strict=True):
-                if key is not None and _new_key(context, function, call, base, key):
+                if key is not None and is_new_key(context, function, call, base, key):
                     yield _Stored(function, call, holder, item, context.value(item))
         elif call.func.attr in STORING_METHODS or (
             call.func.attr in EXTENDING_METHODS and base.kind is Kind.CONTAINER and base.shape != "dict"
@@ -64,7 +68,7 @@ def _stored(context: Context, function: FunctionInfo) -> Iterator[_Stored]:
             target = statement.targets[0]
             held = context.value(target.value) if isinstance(target, ast.Subscript) else None
             if isinstance(target, ast.Subscript) and held is not None:
-                if not _new_key(context, function, statement, held, target.slice):
+                if not is_new_key(context, function, statement, held, target.slice):
                     continue
                 yield _Stored(function, statement, target, statement.value, context.value(statement.value))
             elif isinstance(statement.value, ast.BinOp) and isinstance(statement.value.op, ast.Add):
@@ -83,7 +87,7 @@ def _is_bounded(context: Context, holder: ast.expr) -> bool:
     return context.value(node).bounded
 
 
-def _new_key(context: Context, function: FunctionInfo, node: ast.stmt | ast.expr, base: Value, key: ast.expr) -> bool:
+def is_new_key(context: Context, function: FunctionInfo, node: ast.stmt | ast.expr, base: Value, key: ast.expr) -> bool:
     """Whether `d[key] = x` has another key in each iteration."""
     around = context.flow.iteration_loop(function, node)
     if base.kind is not Kind.CONTAINER or base.shape != "dict" or base.bounded:
@@ -103,17 +107,27 @@ def _new_key(context: Context, function: FunctionInfo, node: ast.stmt | ast.expr
 
 def _counted(function: FunctionInfo) -> set[str]:
     """Attributes that the methods of a class count up: `self.step += 1`."""
-    methods = function.cls.methods.values() if function.cls is not None and function.self_name else ()
+    owner = _method_around(function)
+    if owner.cls is None or not owner.self_name:
+        return set()
     return {
-        f"{function.self_name}.{statement.target.attr}"
-        for method in methods
-        for statement in method.statements
+        f"{owner.self_name}.{statement.target.attr}"
+        for other in function.module.every_function
+        if _method_around(other).cls is owner.cls
+        for statement in other.statements
         if isinstance(statement, ast.AugAssign)
         and isinstance(statement.op, ast.Add)
         and isinstance(statement.value, ast.Constant)
         and isinstance(statement.target, ast.Attribute)
-        and path_of(statement.target.value) == method.self_name
+        and path_of(statement.target.value) == _method_around(other).self_name
     }
+
+
+def _method_around(function: FunctionInfo) -> FunctionInfo:
+    """The method that a function is defined in, or the function itself."""
+    while function.cls is None and function.outer is not None:
+        function = function.outer
+    return function
 
 
 def _changing(loop: Loop) -> set[str]:
@@ -144,7 +158,7 @@ def _judge(context: Context, stored: _Stored) -> LintFinding | None:
     function, value, flow = stored.function, stored.value, context.flow
     if not value.tensors and not _copies_weights(context, stored):
         return None
-    if _hooked(context, stored) is not None and not isinstance(stored.node, ast.stmt):
+    if _hooked(context, stored) is not None:
         return _by_hook(context, stored)
     outlives = flow.outlives(function, stored.holder, stored.node)
     if outlives is None or _is_limited(stored):
@@ -228,7 +242,9 @@ def _by_hook(context: Context, stored: _Stored) -> LintFinding | None:
     root = path_of(base_of(stored.holder)).partition(".")[0]
     in_lambda = _lambda_of(stored) is not None
     if not in_lambda and root in local_names(function) and root != function.self_name:
-        return None
+        bound = len(function.parameters) - _HOOK_ARGUMENTS
+        if root not in [item.arg for item in function.parameters[: max(bound, 0)]]:  # those of functools.partial
+            return None
     if flow.emptied(function, stored.holder, None) is not None or flow.reaches_backward(function, stored.holder):
         return None
     name = "a lambda" if in_lambda else f"`{function.name}`"
@@ -309,12 +325,19 @@ def _is_reduced(node: ast.expr) -> bool:
 
 def _copies_weights(context: Context, stored: _Stored) -> bool:
     """Whether a copy of a model's weights on their device is stored."""
-    if stored.value.kind is Kind.STATE_DICT:
-        return stored.value.copied
-    node = stored.kept
-    if isinstance(node, ast.Call) and stored.function.module.qualified(node.func) == "copy.deepcopy" and node.args:
-        return context.value(node.args[0]).kind is Kind.MODULE
-    return False
+    if stored.value.copies_weights:
+        return True
+    kept = stored.kept
+    parts = (
+        kept.elts if isinstance(kept, (ast.Tuple, ast.List)) else kept.values if isinstance(kept, ast.Dict) else [kept]
+    )
+    return any(
+        isinstance(node, ast.Call)
+        and stored.function.module.qualified(node.func) == "copy.deepcopy"
+        and bool(node.args)
+        and context.value(node.args[0]).kind is Kind.MODULE
+        for node in parts
+    )
 
 
 def _weights(context: Context, stored: _Stored) -> LintFinding:

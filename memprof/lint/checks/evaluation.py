@@ -67,7 +67,7 @@ def _runs_model(context: Context, function: FunctionInfo, call: ast.Call) -> boo
 
 def _evaluates(context: Context, function: FunctionInfo, call: ast.Call) -> bool:
     """Whether a model is in evaluation mode, or the function is called as those that evaluate."""
-    if context.value(call.func).evaluating:
+    if context.value(context.flow.module_run(call) or call.func).evaluating:
         return True
     return function in context.knowledge.evaluating and function not in context.flow.trains
 
@@ -142,7 +142,11 @@ def _finding(
     context: Context, function: FunctionInfo, call: ast.Call, most: Confidence = Confidence.HIGH
 ) -> LintFinding:
     through = not context.flow.is_forward(call)
-    confidence = Confidence.MEDIUM if through else min(most, sure(context.value(call.func)), key=lambda one: one.rank)
+    confidence = (
+        Confidence.MEDIUM
+        if through
+        else min(most, sure(context.value(context.flow.module_run(call))), key=lambda one: one.rank)
+    )
     around = context.flow.iteration_loop(function, call)
     repeated = around is not None or _in_comprehension(context, function, call)
     if not repeated and function not in context.flow.every_iteration:

@@ -168,6 +168,18 @@ def _cached(context: Context, function: FunctionInfo) -> Iterator[LintFinding]:
         return
 
 
+def _keyed_by(context: Context, function: FunctionInfo, key: ast.expr) -> ast.expr | None:
+    """The tensor that a key is, or is made from: `x`, `id(x)`, `x.data_ptr()`, `(x, step)`."""
+    if isinstance(key, ast.Tuple):
+        return next((found for part in key.elts if (found := _keyed_by(context, function, part)) is not None), None)
+    if isinstance(key, ast.Call):
+        if function.module.qualified(key.func) == "id" and key.args:
+            key = key.args[0]
+        elif isinstance(key.func, ast.Attribute) and key.func.attr == "data_ptr":
+            key = key.func.value
+    return key if _is_tensor(context, key) else None
+
+
 def _is_tensor(context: Context, node: ast.expr | None) -> bool:
     """Whether an expression is a tensor, and not only called like one."""
     value = context.value(node)
@@ -183,10 +195,8 @@ def _dict_keys(context: Context, function: FunctionInfo) -> Iterator[LintFinding
         holder = context.value(target.value)
         if holder.kind is not Kind.CONTAINER or holder.shape != "dict":
             continue
-        key = target.slice
-        if isinstance(key, ast.Call) and function.module.qualified(key.func) == "id" and key.args:
-            key = key.args[0]
-        if not _is_tensor(context, key) or context.value(key).scalar or _is_entry(context, function, key):
+        key = _keyed_by(context, function, target.slice)
+        if key is None or context.value(key).scalar or _is_entry(context, function, key):
             continue
         if context.flow.outlives(function, target, statement) is None:
             continue

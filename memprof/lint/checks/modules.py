@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from memprof.lint.checks.containers import is_new_key
 from memprof.lint.checks.switches import called_in_iterations, is_conditional
 from memprof.lint.context import Context, shown
 from memprof.lint.finding import Confidence, LintFinding
@@ -196,11 +197,7 @@ def _growing(context: Context) -> Iterator[LintFinding]:
                     yield _layer(context, function, call, shown(holder))
             elif name in ("append", "add") and call.args and context.value(call.args[-1]).kind is Kind.OPTIMIZER:
                 if context.flow.outlives(function, holder, call) is not None and isinstance(call.args[-1], ast.Name):
-                    message = (
-                        f"`{shown(holder)}` keeps the optimizer of every iteration, with its state. Make one, before "
-                        "the loop, and change its settings."
-                    )
-                    yield context.finding(function, call, "MP114", message, "build_once", Confidence.MEDIUM)
+                    yield _kept_optimizers(context, function, call, shown(holder))
         for statement in function.statements:
             if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
                 yield from _assigned(context, function, statement)
@@ -215,6 +212,13 @@ def _assigned(context: Context, function: FunctionInfo, statement: ast.Assign) -
         spread = [item.value for item in value.args if isinstance(item, ast.Starred)]
         if len(value.args) > 1 and any(path_of(item) == path_of(target) for item in spread):
             yield _layer(context, function, statement, shown(target))
+    if isinstance(target, ast.Subscript) and isinstance(value, ast.Call):
+        held = context.value(target.value)
+        new = context.value(value).kind is Kind.OPTIMIZER and is_new_key(
+            context, function, statement, held, target.slice
+        )
+        if new and context.flow.outlives(function, target, statement) is not None:
+            yield _kept_optimizers(context, function, statement, shown(target.value))
     if isinstance(target, ast.Subscript) and is_constant_text(target.slice, "params"):
         holder = base_of(target)
         if isinstance(holder, ast.Attribute) and holder.attr == "param_groups" and not _frees_state(function):
@@ -247,6 +251,14 @@ def _group(context: Context, function: FunctionInfo, call: ast.Call, holder: str
         "stay. Add it once, before the loop."
     )
     return context.finding(function, call, "MP114", message, "build_once", Confidence.MEDIUM)
+
+
+def _kept_optimizers(context: Context, function: FunctionInfo, node: ast.Call | ast.stmt, holder: str) -> LintFinding:
+    message = (
+        f"`{holder}` keeps the optimizer of every iteration, with its state. Make one, before the loop, and change its "
+        "settings."
+    )
+    return context.finding(function, node, "MP114", message, "build_once", Confidence.MEDIUM)
 
 
 def _layer(context: Context, function: FunctionInfo, node: ast.Call | ast.stmt, holder: str) -> LintFinding:

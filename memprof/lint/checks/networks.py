@@ -38,8 +38,9 @@ def _untrained(context: Context, made: list[Optimizer]) -> Iterator[LintFinding]
                 training = function in context.flow.trains and function in context.flow.every_iteration
             if not training or not context.flow.is_forward(call) or context.knowledge.grad.get(call) is not True:
                 continue
-            path = path_of(call.func)
-            called = context.value(call.func)
+            module = context.flow.module_run(call)
+            path = path_of(module) if module is not None else ""
+            called = context.value(module)
             if not path or called.frozen or called.guessed or not context.value(call).has_graph:
                 continue
             if any(context.value(argument).has_graph for argument in call.args):

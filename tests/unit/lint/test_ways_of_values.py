@@ -286,6 +286,114 @@ LEAKY = {
         """,
         ("MP112", "self.kept[numbers] = features"),
     ),
+    "a hook that functools.partial gives its store": (
+        """
+        def keep(store, name, module, inputs, output):
+            store[name].append(output)
+
+        stores = {name: [] for name, _ in model.named_children()}
+        for name, module in model.named_children():
+            module.register_forward_hook(functools.partial(keep, stores, name))
+        """,
+        ("MP107", "store[name].append(output)"),
+    ),
+    "a hook that counts": (
+        """
+        class Probe:
+            def __init__(self, model):
+                self.features, self.calls = {}, 0
+                model.register_forward_hook(self.hook())
+
+            def hook(self):
+                def keep(module, inputs, output):
+                    self.features[f"{self.calls}"] = output
+                    self.calls += 1
+                return keep
+
+        Probe(model)
+        """,
+        ("MP107", 'self.features[f"{self.calls}"] = output'),
+    ),
+    "a model that is run by a method of it": (
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.body = nn.Linear(8, 8)
+
+            def encode(self, x):
+                return self.body(x)
+
+        net, head = Net(), nn.Linear(8, 2)
+        optimizer = torch.optim.Adam(head.parameters())
+        for x, y in loader:
+            features = net.encode(x)
+            loss = F.cross_entropy(head(features), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        """,
+        ("MP203", "features = net.encode(x)"),
+    ),
+    "the loss of a trainer of another package": (
+        """
+        from transformers import Trainer
+
+        class Watching(Trainer):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                self.losses = []
+
+            def compute_loss(self, model, inputs):
+                outputs = model(**inputs)
+                self.losses.append(outputs.loss)
+                return outputs.loss
+        """,
+        ("MP102", "self.losses.append(outputs.loss)"),
+    ),
+    "weights beside an epoch": (
+        STEP
+        + "\nkept = []\nfor epoch in range(9):\n    for x, y in loader:\n        step(x, y)\n"
+        + "    kept.append((epoch, copy.deepcopy(model.state_dict())))",
+        ("MP113", "kept.append((epoch, copy.deepcopy(model.state_dict())))"),
+    ),
+    "an average in place": (
+        "average = {name: weight.clone() for name, weight in model.named_parameters()}\n\n"
+        + STEP
+        + "\n"
+        + LOOP
+        + "    step(x, y)\n    for name, weight in model.named_parameters():\n"
+        "        average[name].mul_(0.9).add_(weight, alpha=0.1)",
+        ("MP112", "average[name].mul_(0.9).add_(weight, alpha=0.1)"),
+    ),
+    "optimizers by number": (
+        (
+            "optimizers = {}\nfor number, (x, y) in enumerate(loader):\n"
+            "    optimizers[number] = torch.optim.Adam(model.parameters())\n"
+            "    criterion(model(x), y).backward()\n    optimizers[number].step()"
+        ),
+        ("MP114", "optimizers[number] = torch.optim.Adam(model.parameters())"),
+    ),
+    "a cache with a tensor in its key": (
+        """
+        class Cached:
+            def __init__(self, net):
+                self.net, self.found = net, {}
+
+            def __call__(self, x, scale):
+                found = self.net(x)
+                self.found[x.data_ptr(), scale] = found
+                return found
+
+        cached = Cached(model)
+        for number, (x, y) in enumerate(loader):
+            loss = criterion(cached(x, number), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        """,
+        ("MP111", "self.found[x.data_ptr(), scale] = found"),
+    ),
     "an average of cloned weights": (
         "average = {name: weight.clone() for name, weight in model.named_parameters()}\n\n"
         + STEP
@@ -388,6 +496,36 @@ FINE = {
             loss.backward()
             optimizer.step()
             actions.append(distribution.sample().cpu())
+        """,
+    "a method of a model that runs no layer": """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.body = nn.Linear(8, 8)
+
+            def scale(self, x):
+                return x * 2
+
+        net, head = Net(), nn.Linear(8, 2)
+        optimizer = torch.optim.Adam(head.parameters())
+        for x, y in loader:
+            loss = F.cross_entropy(head(net.scale(x)), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        """,
+    "the best weights": (
+        STEP
+        + "\nbest = []\nfor epoch in range(9):\n    for x, y in loader:\n        loss = step(x, y)\n"
+        + "    best.append((epoch, copy.deepcopy(model.state_dict())))\n    best = sorted(best)[:3]"
+    ),
+    "a hook that keeps the latest": """
+        def keep(store, name, module, inputs, output):
+            store[name] = output
+
+        stores = {}
+        for name, module in model.named_children():
+            module.register_forward_hook(functools.partial(keep, stores, name))
         """,
     "weights copied to the host by a function": (
         STEP
