@@ -28,6 +28,7 @@ _CONFIDENCES = ("low", "medium", "high")
     help="Report what is at least this sure.  [default: medium]",
 )
 @click.option("--force-exclude", is_flag=True, help="Leave out what is excluded even where it is named, as hooks do.")
+@click.option("--diff", is_flag=True, help="Show edits that would mend it, which nobody has tried; nothing is written.")
 @click.option("--statistics", is_flag=True, help="Say how often each code was found instead of where.")
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever was found.")
 @click.option(
@@ -52,6 +53,7 @@ def command(
     exclude: tuple[str, ...],
     confidence: str | None,
     force_exclude: bool,
+    diff: bool,
     statistics: bool,
     exit_zero: bool,
     output_format: str,
@@ -70,14 +72,29 @@ def command(
     from memprof.report.destination import write_output
     from memprof.report.lint_formats import LINT_FORMATS, as_statistics, summary
 
-    if statistics and output_format != "text":
-        raise click.UsageError("--statistics has a form of its own; leave --output-format out")
+    if (statistics or diff) and output_format != "text":
+        name = "--statistics" if statistics else "--diff"
+        raise click.UsageError(f"{name} has a form of its own; leave --output-format out")
+    if diff and (statistics or "-" in paths):
+        raise click.UsageError("--diff shows edits of files; leave --statistics and - out")
     options = _options(config, select, ignore, exclude, confidence, force_exclude=force_exclude)
     result = _check(paths or (".",), options, stdin_filename)
-    text = as_statistics(result) if statistics else LINT_FORMATS[output_format](result)
+    text = as_statistics(result) if statistics else "" if diff else LINT_FORMATS[output_format](result)
+    if diff:
+        from memprof.cli.lint_edits import propose
+
+        proposed = propose(result.findings)
+        text = "".join(proposed.diffs)
+        left = len(result.findings) - proposed.mended
+        click.echo(
+            f"{summary(result)} {proposed.mended} have an edit that nobody has tried, {left} have none. "
+            "`memprof fix` tries edits, where the script can be run.",
+            err=True,
+        )
     if output is not None:
         write_output(Path(output), text.encode("utf-8", "backslashreplace"))
-        click.echo(summary(result), err=True)
+        if not diff:
+            click.echo(summary(result), err=True)
     else:
         click.echo(text.encode("utf-8", "backslashreplace") if not sys.stdout.isatty() else text, nl=False)
     if (result.findings or result.unreadable) and not exit_zero:

@@ -220,3 +220,37 @@ def test_nothing_is_said_of_memprof_itself() -> None:
     assert result.findings == ()
     assert result.unreadable == ()
     assert result.files > 50
+
+
+def test_edits_are_shown_as_a_diff(tmp_path: Path) -> None:
+    """No graph is left in the patched samples but that of states, which must change; the files are not written."""
+    for label in SAMPLES:
+        (tmp_path / label.name).write_bytes(label.path.read_bytes())
+    before = lint_paths([tmp_path])
+
+    done = run("--diff", ".", cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert f"Found {len(before)} problems" in done.stderr
+    assert len(lint_paths([tmp_path])) == len(before)
+    patched = subprocess.run(
+        ["git", "apply", "-p0", "-"], cwd=tmp_path, input=done.stdout, text=True, capture_output=True, check=False
+    )
+    assert patched.returncode == 0, patched.stderr
+    count = re.search(r"(\d+) have an edit that nobody has tried, (\d+) have none", done.stderr)
+    assert count is not None
+    assert int(count[1]) + int(count[2]) == len(before)
+    assert int(count[1]) > 15
+    graphs = {"MP101", "MP102", "MP104", "MP112", "MP201"}
+    assert {item.code for item in lint_paths([tmp_path])} & graphs == {"MP104"}
+
+
+def test_a_diff_has_a_form_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "fine.py").write_text("import torch\n", encoding="utf-8")
+
+    clean = run("--diff", "fine.py", cwd=tmp_path)
+    assert (clean.returncode, clean.stdout) == (0, "")
+    for arguments in (("--diff", "--output-format", "json"), ("--diff", "--statistics"), ("--diff", "-")):
+        refused = run(*arguments, cwd=tmp_path, stdin="import torch\n")
+        assert refused.returncode == 2
+        assert "--diff" in refused.stderr
