@@ -63,9 +63,13 @@ class Savings:
 
         Returns:
             The finding with `saves_bytes` and `source` set where they can be known. A remedy whose saving is
-            unknown keeps its place.
+            unknown keeps its place; one that moves tensors to where they are comes last.
         """
-        return replace(finding, remedies=ranked([self._remedy(finding, remedy) for remedy in finding.remedies]))
+        remedies = ranked([self._remedy(finding, remedy) for remedy in finding.remedies])
+        idle = [remedy for remedy in remedies if _moves_nowhere(finding, remedy)]
+        others = [remedy for remedy in remedies if remedy not in idle]
+        told = [replace(remedy, text=f"on a GPU, {remedy.text}") for remedy in idle]
+        return replace(finding, remedies=(*others, *told))
 
     def combined(self, findings: Sequence[Finding]) -> Combined | None:
         """What the first remedies of all leaks and wastes save together.
@@ -96,8 +100,8 @@ class Savings:
         if remedy.slug in _WITHOUT_PADDING:
             saved = _without_padding(self._replay(finding.device), finding)
             return replace(remedy, saves_bytes=saved, source=Source.ESTIMATED)
-        if remedy.slug == "move_to_cpu" and finding.device == "cpu":
-            return remedy  # it is there already; how much a GPU would be spared, this run does not tell
+        if _moves_nowhere(finding, remedy):
+            return remedy  # how much a GPU would be spared, this run does not tell
         if _is_leak(finding):
             if _saves_nothing_alone(finding, remedy):
                 return remedy
@@ -196,6 +200,11 @@ def _saves_more(remedy: Remedy, other: Remedy) -> bool:
 
 def _is_leak(finding: Finding) -> bool:
     return finding.kind is Kind.LEAK and bool(finding.bytes_per_iteration)
+
+
+def _moves_nowhere(finding: Finding, remedy: Remedy) -> bool:
+    """Whether a remedy moves tensors to the host that are there already."""
+    return remedy.slug == "move_to_cpu" and finding.device == "cpu"
 
 
 def _saves_nothing_alone(finding: Finding, remedy: Remedy) -> bool:

@@ -168,6 +168,17 @@ def test_what_is_on_the_host_saves_nothing_by_moving_there() -> None:
     assert (remedy.saves_bytes, remedy.growth_removed_bytes) == (None, None)
 
 
+def test_moving_to_the_host_comes_last_where_tensors_are_there_already() -> None:
+    model, leaks = leaky(watched=range(10))
+    remedies = (Remedy("move_to_cpu", "keep it on the host", frees=leaks), Remedy("del", "drop it", frees=leaks))
+    found = replace(finding(Kind.LEAK, remedies[0], growth=1000.0), remedies=remedies)
+
+    assert [(remedy.slug, remedy.text) for remedy in Savings(model).valued(found).remedies] == [
+        ("del", "drop it"),
+        ("move_to_cpu", "on a GPU, keep it on the host"),
+    ]
+
+
 def test_leaving_out_retain_graph_alone_is_not_promised_anything() -> None:
     model, leaks = leaky(watched=range(10))
     state = finding(Kind.LEAK, Remedy("remove_retain_graph", ""), growth=1000.0, code="MP104")
