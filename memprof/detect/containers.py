@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from memprof.detect.chains import Chain, chain_finding, chains, enough, is_collection
 from memprof.detect.evidence import device_of, main_peak, place
@@ -176,9 +177,12 @@ class TensorsKeptInContainer(Rule):
     def _judge(self, model: MemoryModel, pile: Pile) -> Finding | Skipped | None:
         if pile.each_time < MIN_GROWTH_BYTES or not pile.main.storages:
             return None
-        if emptied(model, pile) and not self._matters(model, pile):
+        if not emptied(model, pile):
+            return self._finding(model, pile, "empty it each epoch")
+        if not self._matters(model, pile):
             return Skipped(self.code, f"{pile.holder.text} is emptied during the run")
-        return self._finding(model, pile)
+        found = self._finding(model, pile, "empty it more often")
+        return replace(found, evidence={**found.evidence, "emptied": True})
 
     def _matters(self, model: MemoryModel, pile: Pile) -> bool:
         """Whether a container that is emptied now and then has a large share of the peak before it is."""
@@ -192,7 +196,7 @@ class TensorsKeptInContainer(Rule):
         kept_for = max(ages, default=0)
         return peak is not None and pile.per_iteration * kept_for >= self._SHARE_THAT_MATTERS * peak.allocated_bytes
 
-    def _finding(self, model: MemoryModel, pile: Pile) -> Finding:
+    def _finding(self, model: MemoryModel, pile: Pile, or_else: str) -> Finding:
         device, where = device_of(model, pile.main.storages[0]), place(pile.stored)
         instead = "bound the container" if device == "cpu" else "move them to the host"
         return pile_finding(
@@ -200,7 +204,7 @@ class TensorsKeptInContainer(Rule):
             model,
             pile,
             what=f"{pile.noun.capitalize()} made at {place(pile.made_at)} pile up",
-            step=f"Reduce them before storing at {where}, {instead}, or empty it each epoch.",
+            step=f"Reduce them before storing at {where}, {instead}, or {or_else}.",
             remedies=(
                 Remedy("move_to_cpu", f"store them on the host at {where}: `.cpu()`", frees=pile.storages),
                 Remedy("bound_container", "bound it: `deque(maxlen=...)`, or clear it each epoch", frees=pile.storages),

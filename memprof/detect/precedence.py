@@ -7,11 +7,15 @@ from memprof.model.memory import MemoryModel
 from memprof.record.events import Location
 
 _SPEAKS_FOR = {
+    "MP103": ("MP205",),  # outputs that are joined, in a list that lives as long as the evaluation
     "MP202": ("MP105", "MP106", "MP108", "MP201", "MP203", "MP214", "MP215"),  # live on into the next iteration
     "MP214": ("MP215",),
     "MP215": ("MP209", "MP113"),  # copies of weights that a checkpoint or a pile of them keeps
 }
 """General rule -> rules that say why."""
+
+_ONLY_IF = {"MP103": "emptied"}
+"""General rule -> evidence without which it has a problem of its own: a list that only grows is one, joined or not."""
 
 _SHARE = 0.5
 
@@ -28,6 +32,9 @@ def without_explained(model: MemoryModel, findings: list[Finding]) -> list[Findi
     """
     kept = []
     for finding in findings:
+        if finding.code in _ONLY_IF and not finding.evidence.get(_ONLY_IF[finding.code]):
+            kept.append(finding)
+            continue
         explained: set[tuple[Location | None, str]] = set()
         for other in findings:
             if other.code in _SPEAKS_FOR.get(finding.code, ()) and other.device == finding.device:
