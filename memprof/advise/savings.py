@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from memprof.advise.replay import Growth, LifetimeReplay, peak_without_growth
 from memprof.detect.finding import Finding, Kind, Remedy
 from memprof.model.memory import Category, MemoryModel, Source, Storage
+from memprof.model.storages import table_of
 from memprof.record.events import Location
 
 _MATERIAL = 1.1
@@ -224,7 +225,7 @@ def _growth_removed(model: MemoryModel, finding: Finding, remedy: Remedy) -> flo
 
 
 def _nbytes(model: MemoryModel, storages: Sequence[int]) -> int:
-    return sum(model.storages[storage].nbytes for storage in set(storages) if storage in model.storages)
+    return sum(storage.nbytes for storage in table_of(model.storages).known(set(storages)))
 
 
 def _growth(model: MemoryModel, finding: Finding, remedy: Remedy, bytes_per_iteration: float) -> Growth:
@@ -240,7 +241,7 @@ def _growth(model: MemoryModel, finding: Finding, remedy: Remedy, bytes_per_iter
 
 def _kept_for(model: MemoryModel, remedy: Remedy) -> int | None:
     """After how many iterations most of the storages a remedy names were freed again; None where they were not."""
-    named = [model.storages[storage] for storage in remedy.frees if storage in model.storages]
+    named = table_of(model.storages).known(remedy.frees)
     ages = [
         storage.death_iteration - storage.birth_iteration + 1
         for storage in named
@@ -251,7 +252,7 @@ def _kept_for(model: MemoryModel, remedy: Remedy) -> int | None:
 
 def _later_too(model: MemoryModel, remedy: Remedy) -> set[int]:
     """The storages a remedy names and those that the same lines made after the last census, as long-lived."""
-    named = [model.storages[identity] for identity in remedy.frees if identity in model.storages]
+    named = table_of(model.storages).known(remedy.frees)
     lines = {(storage.location, storage.op) for storage in named}
     last = max((storage.birth_tick for storage in named), default=0)
     later = (

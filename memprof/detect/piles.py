@@ -131,9 +131,7 @@ class Pile:
 
     def storages_in(self, model: MemoryModel) -> list[Storage]:
         """Those of its tensors, graphs aside, that a model knows of."""
-        return [
-            model.storages[storage] for group in self.groups for storage in group.storages if storage in model.storages
-        ]
+        return table_of(model.storages).known(storage for group in self.groups for storage in group.storages)
 
     def evidence(self) -> dict[str, object]:
         """Facts for `Finding.evidence`."""

@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
+import numpy as np
+
 from memprof.detect.evidence import KIB, MIB, counted, iteration_of_ticks, main_peak, place, share_severity, size
 from memprof.detect.finding import Finding, Kind, Remedy, Skipped
 from memprof.detect.pass_evidence import PassEvidence, Preparation, peak_share, typical
@@ -16,6 +18,7 @@ from memprof.detect.unused_graphs import unused_in_training
 from memprof.model.carried import CarriedOver, carried_over
 from memprof.model.lifetimes import IntArray
 from memprof.model.memory import MemoryModel, Source
+from memprof.model.storages import table_of
 from memprof.record.events import Location, Pass, Phase, Tick, TickFlag
 from memprof.record.iterations import EVALUATE
 
@@ -161,13 +164,9 @@ class EvaluationWithAutograd(Rule):
         where = f"`{call.function}()`" if call is not None and call.function != "<module>" else what
         exact = bool(watched) or device != "cpu"
         iterations = iteration_of_ticks(model)
-        frees = tuple(
-            storage.id
-            for storage in model.storages.values()
-            if storage.birth_tick in {tick.index for tick in watched}
-            and storage.birth_phase is Phase.FORWARD
-            and storage.death_tick != storage.birth_tick
-        )
+        table = table_of(model.storages).lifetimes
+        left = (table.birth_phase == int(Phase.FORWARD)) & (~table.died | (table.death_tick != table.birth_tick))
+        frees = tuple(table.id[left & np.isin(table.birth_tick, [tick.index for tick in watched])].tolist())
         return self.finding(
             severity=share_severity(nbytes, peak),
             location=call,

@@ -74,9 +74,21 @@ class StorageTable(Mapping[int, Storage]):
 
     def __getitem__(self, storage: int) -> Storage:
         """The storage with this id."""
+        return next(self.rows(np.array([self._row_of()[storage]])))
+
+    def __contains__(self, storage: object) -> bool:
+        """Whether there is a storage with this id."""
+        return storage in self._row_of()
+
+    def known(self, storages: Iterable[int]) -> list[Storage]:
+        """The storages with these ids, in this order, without those that the run does not know; made in batches."""
+        row_of = self._row_of()
+        return list(self.rows(np.array([row_of[storage] for storage in storages if storage in row_of], np.int64)))
+
+    def _row_of(self) -> dict[int, int]:
         if self._rows is None:
             self._rows = {storage_id: row for row, storage_id in enumerate(self)}
-        return next(self.rows(np.array([self._rows[storage]])))
+        return self._rows
 
     def values(self) -> ValuesView[Storage]:
         """All storages in order of birth, made in batches."""

@@ -126,3 +126,21 @@ def test_columns_of_a_mapping_written_by_hand(recording: FakeRecording) -> None:
     assert dict(rebuilt) == dict(storages)
     assert np.array_equal(rebuilt.category, storages.category)
     assert table_of(storages) is storages
+
+
+def test_storages_are_asked_for_many_at_a_time_and_unknown_ids_are_left_out() -> None:
+    table = table_of({number: item for number, item in enumerate(build(_recorded()).storages.values())})
+    first, second, *_ = table
+    assert [item.id for item in table.known(iter([second, -7, first, second]))] == [second, first, second]
+    assert table.known([]) == []
+    assert first in table
+    assert -7 not in table
+    assert None not in table
+
+
+def _recorded() -> FakeRecording:
+    recording = FakeRecording()
+    recording.birth(8)
+    recording.birth(16)
+    recording.end_tick()
+    return recording
