@@ -129,7 +129,7 @@ def test_columns_of_a_mapping_written_by_hand(recording: FakeRecording) -> None:
 
 
 def test_storages_are_asked_for_many_at_a_time_and_unknown_ids_are_left_out() -> None:
-    table = table_of({number: item for number, item in enumerate(build(_recorded()).storages.values())})
+    table = table_of(build(_recorded()).storages)
     first, second, *_ = table
     assert [item.id for item in table.known(iter([second, -7, first, second]))] == [second, first, second]
     assert table.known([]) == []
