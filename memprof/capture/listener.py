@@ -6,6 +6,7 @@ lines and numbers, and walks neither modules nor parameters.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -92,7 +93,7 @@ class LoopListener(OptimizerListener):
         self._several_devices = SeveralDevices()
         self._padding = PaddingWatch()
         self.first_loop_tick: int | None = None
-        """The tick of the first call of a root module."""
+        """The tick of the first call of a root module, or of the first backward before any."""
         self.carrying_call: Location | None = None
         """The line that gave a root module a tensor with a graph from before this iteration."""
         self._fetching = 0
@@ -267,10 +268,16 @@ class LoopListener(OptimizerListener):
     def backward_begins(self, outputs: Any, *, keep: bool, create: bool) -> None:
         if self.on and not self._guard.busy:
             self._guard.run(self._backward_begins, outputs, keep, create)
+            self._boundary()
         self._guard.busy += 1
 
     def _backward_begins(self, outputs: Any, keep: bool, create: bool) -> None:
-        line = self._backward_line = self._user_line()
+        user = self._code.innermost(sys._getframe(1))
+        if not self._clock.flags & ticks.FORWARD:  # the loop is one of functions, which nobody sees called
+            self._clock.at_call(stack_key(user))
+            if self.first_loop_tick is None:
+                self.first_loop_tick = self._clock.index
+        line = self._backward_line = None if user is None else self._code.location(user)
         if self._finds_roles:
             self._tracker.backward_line = line
             self._cuda.backward(line)

@@ -4,6 +4,7 @@ A tick ends
 * where the user says so (`prof.step()`, `memprof.iterations(...)`), and then nowhere else, but for one that has become
   very long: the reader joins its ticks again;
 * when a `DataLoader` is asked for a batch, if anything was computed since the last one;
+* where no root module is called, when backward runs from a position that already ran one in this tick;
 * when a root module is called from a position in the code that already called one in this tick, or
   after every optimizer has stepped in it, if no `DataLoader` drives the loop. One that has not been
   asked for dozens of steps does not: somebody keeps its iterator and the first batches of it.
@@ -92,7 +93,7 @@ class TickClock:
     # ---- boundaries --------------------------------------------------------------------
 
     def at_call(self, site: int, *, all_stepped: bool = False) -> bool:
-        """A root module is about to be called from a position in the code.
+        """A root module is about to be called from a position in the code, or backward to be run without any.
 
         Args:
             site: The position.

@@ -112,8 +112,34 @@ def lbfgs() -> None:
         optimizer.step(closure)
 
 
+def functions(kept: list[torch.Tensor] | None = None) -> None:
+    """A loop without a module, with weights that are updated by hand."""
+    weight = torch.ones(64, 64, requires_grad=True)
+    for _ in range(6):
+        loss = (torch.ones(64, 64) @ weight).tanh().square().mean()
+        loss.backward()
+        with torch.no_grad():
+            weight -= 0.1 * weight.grad
+        weight.grad = None
+        if kept is not None:
+            kept.append(loss)
+
+
+def functions_and_optimizer() -> None:
+    position = torch.ones(4, requires_grad=True)
+    optimizer = torch.optim.Adam([position])
+    for _ in range(6):
+        for _ in range(2):
+            (position * 2).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 @pytest.mark.parametrize("level", ["steps", "tensors"])
-@pytest.mark.parametrize("program", [plain, loader, transforms_that_are_modules, accumulation, gan, rnn, lbfgs])
+@pytest.mark.parametrize(
+    "program",
+    [plain, loader, transforms_that_are_modules, accumulation, gan, rnn, lbfgs, functions, functions_and_optimizer],
+)
 def test_six_iterations_are_found(program: Callable[[], object], level: str) -> None:
     with memprof.Profiler(level) as prof:
         program()
@@ -121,6 +147,16 @@ def test_six_iterations_are_found(program: Callable[[], object], level: str) -> 
     assert kinds.count("train") == 6
     assert "evaluate" not in kinds
     assert not prof.recording.run.notes
+
+
+def test_a_loop_of_functions_is_judged_as_others_are() -> None:
+    with memprof.Profiler("tensors") as clean:
+        functions()
+    kept: list[torch.Tensor] = []
+    with memprof.Profiler("tensors") as leaky:
+        functions(kept)
+    assert clean.findings == ()
+    assert [finding.code for finding in leaky.findings] == ["MP102"]
 
 
 def test_what_is_written_down_does_not_show_in_the_memory_of_the_host(tmp_path: Path) -> None:
