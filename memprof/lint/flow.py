@@ -13,7 +13,7 @@ from memprof.lint.lifetimes import Lifetimes
 from memprof.lint.names import inside, is_backward, is_name, path_of, paths_in
 from memprof.lint.program import LOOPS, FunctionInfo, Loop, Program
 from memprof.lint.values import Kind, Value
-from memprof.lint.vocabulary import FRAMEWORK_STEPS, guess
+from memprof.lint.vocabulary import FRAMEWORK_STEPS, PLAIN_FUNCTIONS, PLAIN_METHODS, guess
 
 
 class Flow:
@@ -322,6 +322,19 @@ class Flow:
     def differentiated(self) -> Differentiated:
         """What a backward pass goes through."""
         return Differentiated(self.program, self.callees, self.value)
+
+    def handed_over(self, function: FunctionInfo, call: ast.Call) -> list[ast.expr]:
+        """The arguments that a call takes, with their graph, to where the check cannot follow them."""
+        name = function.module.qualified(call.func)
+        passed = [item for item in (*call.args, *(one.value for one in call.keywords)) if self.value(item).has_graph]
+        if not passed or self.callees(call) or self.value(call.func).kind in (Kind.MODULE, Kind.CLASS):
+            return []
+        if name.startswith(("torch.", "numpy.", "math.")) or name in PLAIN_FUNCTIONS:
+            return []
+        if isinstance(call.func, ast.Attribute):
+            if call.func.attr in PLAIN_METHODS or self.value(call.func.value).kind is not Kind.UNKNOWN:
+                return []  # a method of a tensor, a container, an object under check
+        return passed
 
     def reaches_backward(self, function: FunctionInfo, expression: ast.expr) -> bool:
         """Whether a backward pass goes through what an expression names, in this function or another."""

@@ -153,7 +153,7 @@ class TorchReader(ExpressionReader):
 
     def tensor_method(self, node: ast.Call, base: Value, name: str, arguments: list[Value]) -> Value:
         """What a method of a tensor gives."""
-        if base.output and name in ("values", "items", "keys", "get", "pop", "to_tuple"):
+        if name in ("values", "items", "keys", "get", "pop", "to_tuple"):  # of what holds tensors, then
             part = replace(base, output=True)
             if name == "items":
                 return container("iterator", Value(Kind.TUPLE, items=(PLAIN, part)))

@@ -44,7 +44,7 @@ def _retained(context: Context, function: FunctionInfo, call: ast.Call, root: as
         region = function.node
         for site in function.sites:
             around_site = _region(context, site)
-            if _passes(context, site.caller, around_site, call):
+            if _passes(context, site.caller, around_site, call, root):
                 return
             if _graph_from_outside(context, site.caller, around_site):
                 return
@@ -54,7 +54,7 @@ def _retained(context: Context, function: FunctionInfo, call: ast.Call, root: as
         return
     if function.module.loops_of(call)[:1] != ([region] if around is not None else []):
         return
-    if _passes(context, function, region, call) or _graph_from_outside(context, function, region):
+    if _passes(context, function, region, call, root) or _graph_from_outside(context, function, region):
         return
     message = (
         "`retain_graph=True` keeps every saved activation after the only backward pass that uses them, until "
@@ -108,7 +108,7 @@ def _conditional(function: FunctionInfo, call: ast.Call, region: ast.AST) -> boo
     return False
 
 
-def _passes(context: Context, function: FunctionInfo, region: ast.AST, call: ast.Call) -> bool:
+def _passes(context: Context, function: FunctionInfo, region: ast.AST, call: ast.Call, root: ast.expr) -> bool:
     """Whether another pass follows a call in the same iteration, or could."""
     for item in inside(region):
         if not isinstance(item, ast.Call) or item is call:
@@ -116,6 +116,9 @@ def _passes(context: Context, function: FunctionInfo, region: ast.AST, call: ast
         later = call not in function.calls or (item.lineno, item.col_offset) > (call.lineno, call.col_offset)
         if later and (is_backward(item) or function.module.qualified(item.func).startswith("torch.autograd.")):
             return True
+        others = context.flow.handed_over(function, item) if later else []
+        if any(path_of(other) != path_of(root) for other in others if path_of(other)):
+            return True  # another loss of the same graph, perhaps
         callees = context.flow.callees(item)
         if any(call not in callee.calls and callee in context.flow.trains for callee in callees):
             return True

@@ -10,8 +10,6 @@ from memprof.lint.context import Context, shown, sure
 from memprof.lint.finding import Confidence, LintFinding
 from memprof.lint.names import inside
 from memprof.lint.program import FunctionInfo, Loop
-from memprof.lint.values import Kind
-from memprof.lint.vocabulary import PLAIN_FUNCTIONS, PLAIN_METHODS
 
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _STEPPING = frozenset("step zero_grad".split())
@@ -28,7 +26,7 @@ def check(context: Context) -> Iterator[LintFinding]:
             if not _runs_model(context, function, call) or context.knowledge.grad.get(call) is not True:
                 continue
             region: ast.AST = next(iter(function.module.loops_of(call)), function.node)
-            if region in seen or not context.value(call).has_graph:
+            if seen & {region, function.node} or not context.value(call).has_graph:
                 continue
             finding = _judge(context, function, call)
             if finding is None:
@@ -81,27 +79,12 @@ def _gives_no_gradients(context: Context, function: FunctionInfo, loop: Loop) ->
     for item in inside(loop):
         if isinstance(item, (ast.Yield, ast.YieldFrom, ast.Await)):
             return False
-        if isinstance(item, ast.Call) and _may_differentiate(context, function, item):
-            return False
+        if isinstance(item, ast.Call):
+            if isinstance(item.func, ast.Attribute) and item.func.attr in _STEPPING:
+                return False
+            if context.flow.handed_over(function, item):
+                return False
     return True
-
-
-def _may_differentiate(context: Context, function: FunctionInfo, call: ast.Call) -> bool:
-    """Whether a call takes a graph to where the check cannot follow it, or steps an optimizer."""
-    name = function.module.qualified(call.func)
-    last = call.func.attr if isinstance(call.func, ast.Attribute) else name
-    if last in _STEPPING:
-        return True
-    passed = (*call.args, *(item.value for item in call.keywords))
-    if not any(context.value(item).has_graph or context.value(item).kind is Kind.UNKNOWN for item in passed):
-        return False
-    if context.flow.callees(call) or context.value(call.func).kind in (Kind.MODULE, Kind.CLASS):
-        return False
-    if name.startswith(("torch.", "numpy.", "math.")) or name in PLAIN_FUNCTIONS or last in PLAIN_METHODS:
-        return False
-    if isinstance(call.func, ast.Attribute) and context.value(call.func.value).kind is not Kind.UNKNOWN:
-        return False  # a method of a tensor, a container, an object under check
-    return any(context.value(item).has_graph for item in passed)
 
 
 def _asks_for_gradients(function: FunctionInfo) -> bool:

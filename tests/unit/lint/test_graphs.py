@@ -285,6 +285,25 @@ def test_a_state_that_begins_anew(text: str) -> None:
     assert "MP104" not in [item.code for item in findings(text)]
 
 
+def test_a_graph_that_another_package_goes_through_again() -> None:
+    text = """
+        from trpo import hessian_vector_product
+
+        def losses(x, y):
+            output = model(x)
+            return criterion(output, y), output.pow(2).mean()
+
+        for x, y in loader:
+            loss, divergence = losses(x, y)
+            gradients = torch.autograd.grad(loss, model.parameters(), retain_graph=True)
+            OTHER
+            optimizer.step()
+        """
+    again = text.replace("OTHER", "product = hessian_vector_product(divergence, model.parameters())")
+    assert findings(again) == []
+    assert [item.code for item in findings(text.replace("OTHER", "report(loss)"))] == ["MP105"]
+
+
 def test_a_graph_that_a_function_retains_for_nothing() -> None:
     text = """
         def update(loss):

@@ -497,6 +497,20 @@ FINE = {
             optimizer.step()
             actions.append(distribution.sample().cpu())
         """,
+    "names of losses that come out of a module in a dictionary": """
+        class Losses(nn.Module):
+            def forward(self, output, as_dict=False):
+                total = output.mean()
+                return {"total": total} if as_dict else total
+
+        losses, meters = Losses(), {}
+        for x, y in loader:
+            found = losses(model(x), as_dict=True)  # noqa: MP201
+            for name, value in found.items():
+                if name not in meters:
+                    meters[name] = []
+                meters[name].append(value.item())
+        """,
     "a method of a model that runs no layer": """
         class Net(nn.Module):
             def __init__(self):
