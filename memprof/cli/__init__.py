@@ -16,6 +16,7 @@ COMMANDS = MappingProxyType(
         "analyze": ("memprof.cli.analyze", "Run a script or module and say what eats its memory."),
         "fix": ("memprof.cli.fix", "Edit what eats a script's memory, and try the edits."),
         "report": ("memprof.cli.report", "Show the diagnosis of a recording again."),
+        "compare": ("memprof.cli.compare", "Say what changed from one recording to another."),
         "whatif": ("memprof.cli.whatif", "Replay a recording under other allocator settings or on another GPU."),
         "lint": ("memprof.cli.lint", "Say what will eat memory, from the source alone."),
         "fit": ("memprof.cli.fit", "Find the largest batch with which a script fits a GPU, without one."),
