@@ -290,7 +290,7 @@ class ExpressionReader(Scope):
                 return base.items[index]
             return base if isinstance(node.slice, ast.Slice) else join_all(base.items)
         if base.kind is Kind.CONTAINER:
-            element = base.named(text_of(node.slice) or "") or base.element or UNKNOWN
+            element = base.entry(text_of(node.slice))
             if is_constant_text(node.slice, "loss") and element.is_tensor:
                 return replace(element, scalar=True)
             return base if isinstance(node.slice, ast.Slice) else element

@@ -55,7 +55,7 @@ class LibraryReader(TorchReader):
         """What a method of a container gives, with its effect on the container."""
         name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
         key = text_of(node.args[0]) if node.args else None
-        element = base.named(key or "") or base.element or UNKNOWN
+        element = base.entry(key)
         if name == "items":
             return container("iterator", Value(Kind.TUPLE, items=(PLAIN, base.element or UNKNOWN)))
         if name == "values":

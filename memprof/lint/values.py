@@ -137,6 +137,15 @@ class Value:
         """The field or entry of a name; None where it is not known apart from the others."""
         return self.items[self.names.index(name)] if name in self.names else None
 
+    def entry(self, key: str | None) -> Value:
+        """What a dictionary has under a key; None is a key that is not known.
+
+        Where some keys are known, nothing is said of the others.
+        """
+        if key is None or not self.names:
+            return self.element or UNKNOWN
+        return self.named(key) or UNKNOWN
+
     @property
     def copies_weights(self) -> bool:
         """Whether it is, or holds, a copy of a model's weights on their device."""
@@ -243,8 +252,8 @@ def _joined_names(first: Value, second: Value, depth: int) -> tuple[tuple[str, .
         return (), ()
 
     def of(name: str) -> Value:
-        known = [value.named(name) or (None if value.names else value.element) for value in (first, second)]
-        pair = [value for value in known if value is not None]
+        """What either has under a name; what it may have under any name is left out."""
+        pair = [value for item in (first, second) if (value := item.named(name)) is not None]
         return join(pair[0], pair[1], depth + 1) if len(pair) == 2 else pair[0]
 
     return names, tuple(of(name) for name in names)
@@ -292,14 +301,14 @@ def dictionary(entries: Mapping[str, Value], others: Iterable[Value] = ()) -> Va
 
 
 def with_entry(held: Value, key: str | None, value: Value) -> Value:
-    """A container after `held[key] = value`; without a key, any entry may be this one."""
+    """A container after `held[key] = value`; without a key, none of the entries that are known is taken to be meant."""
     value = _cut(value, 0) or UNKNOWN
     element = value if held.element is None else join(held.element, value)
     after = replace(held, element=_cut(element, 0))
     if held.shape != "dict" or (held.element is not None and not held.names):
         return after
     if key is None:
-        return replace(after, items=tuple(_cut(join(item, value), 0) or UNKNOWN for item in held.items))
+        return after
     entries = {**dict(zip(held.names, held.items, strict=True)), key: value}
     if len(entries) > _NAMES:
         return replace(after, names=(), items=())

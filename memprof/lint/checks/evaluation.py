@@ -109,6 +109,8 @@ def _is_differentiated(context: Context, function: FunctionInfo, call: ast.Call)
         return any(context.flow.reaches_backward(function, name) for name in names)
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
         func = statement.value.func
+        if statement.value is call:
+            return function in context.flow.trains  # its layers keep what is differentiated, as those for styles do
         if isinstance(func, ast.Attribute):
             return func.attr == "backward" or context.flow.reaches_backward(function, func.value)
     return False

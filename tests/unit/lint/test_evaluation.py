@@ -236,6 +236,19 @@ FINE = {
         measure(model, loader)
         measure(model, loader, backward=True)
         """,
+    "losses that layers keep": """
+        model.eval()
+        image = torch.zeros(3, requires_grad=True)
+        optimizer = torch.optim.LBFGS([image])
+        for step in range(10):
+            def closure():
+                optimizer.zero_grad()
+                model(image)
+                loss = sum(layer.loss for layer in model)
+                loss.backward()
+                return loss
+            optimizer.step(closure)
+        """,
     "a flag that nobody turns off": f"""
         def run(model, loader, update=True):
             for x, y in loader:

@@ -511,6 +511,20 @@ FINE = {
                     meters[name] = []
                 meters[name].append(value.item())
         """,
+    "an entry beside others that come by name": (
+        STEP
+        + "    return {'loss': loss}\n\nhistory = []\n"
+        + LOOP
+        + "    facts = {'size': len(x)}\n    for name, value in step(x, y).items():\n        facts[name] = value\n"
+        + "    history.append(facts['size'])\n    history.append(facts['rate'])"
+    ),
+    "an entry of facts that others give without it": (
+        "history = []\n\ndef note(facts):\n    history.append(facts['size'])\n\n"
+        + STEP
+        + "    return {name: loss for name in ('a', 'b')}\n\n"
+        + LOOP
+        + "    note({'size': len(x)})\n    note(step(x, y))"
+    ),
     "a method of a model that runs no layer": """
         class Net(nn.Module):
             def __init__(self):
