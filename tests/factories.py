@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from memprof.advise.diagnosis import Diagnosis
+import numpy as np
+
+from memprof.advise.diagnosis import Diagnosis, diagnose
 from memprof.advise.savings import Combined
 from memprof.detect.finding import Finding, Kind, RelatedLocation, Remedy, Severity, Skipped
 from memprof.model.memory import (
     UNCATEGORISED,
+    Account,
     Category,
     CompositionPoint,
     DeviceIteration,
@@ -24,8 +27,18 @@ from memprof.model.memory import (
     Source,
     Trend,
 )
-from memprof.record.events import Location, ModuleRef, Phase
+from memprof.record.blocks import (
+    AllocatorHistory,
+    Block,
+    BlockAction,
+    BlockEvents,
+    BlockState,
+    DeviceHistory,
+    Segment,
+)
+from memprof.record.events import DeviceState, Location, ModuleRef, OutOfMemory, Phase
 from memprof.record.run_info import RunInfo
+from memprof.record.snapshot_view import SnapshotView
 
 MIB = 1 << 20
 ITERATION_NS = 12_500_000
@@ -442,6 +455,58 @@ def crashed() -> Diagnosis:
     return replace(whole, model=replace(whole.model, run=run))
 
 
+def on_cuda() -> Diagnosis:
+    """A GPU whose driver was asked, ended by an out-of-memory error; peaks between phases are estimates."""
+    device = "cuda:0"
+    made = tuple(
+        replace(item, devices={device: replace(item.devices[device], peak_source=Source.ESTIMATED)})
+        for item in iterations(12, device=device)
+    )
+    states = [
+        DeviceState(
+            device, tick, 1 + tick * ITERATION_NS, 300 * MIB, 310 * MIB, 290 * MIB, 512 * MIB, 60 * MIB, 20 * MIB,
+            0, tick // 11, 40, 2, 1000 * MIB, 2000 * MIB, None if tick else 700 * MIB,
+        )
+        for tick in (0, 11)
+    ]  # fmt: skip
+    oom = OutOfMemory(
+        11, 1, device, Phase.BACKWARD, 900 * MIB, 902 * MIB, 2000 * MIB, None, 300 * MIB, 512 * MIB, None, 60 * MIB,
+        Location(SCRIPT, 45, "train"),
+    )  # fmt: skip
+    known = model(
+        made,
+        run=run_info(devices=("cpu", device), exit_status=1, exception="OutOfMemoryError"),
+        peaks={device: peak_of(made, device=device, source=Source.ESTIMATED)},
+        composed={device: composition(made, device=device)},
+    )
+    accounts = {device: tuple(Account(state, state.tick) for state in states)}
+    return Diagnosis(replace(known, accounts=accounts, ooms=(oom,)), findings=(), skipped=())
+
+
+def snapshot() -> Diagnosis:
+    """A PyTorch snapshot: a block older than its trace, one that was made and one that was freed in it."""
+    base = 1 << 40
+    line, library = Location("/project/</b>train.py", 45, "train"), Location("/venv/site-packages/torch/nn.py", 1, "f")
+    rows = (
+        (BlockAction.ALLOC, base + 2 * MIB, 3 * MIB, 0),
+        (BlockAction.ALLOC, base + 5 * MIB, 4 * MIB, 0),
+        (BlockAction.FREE_REQUESTED, base + 5 * MIB, 4 * MIB, 0),
+        (BlockAction.FREE_COMPLETED, base + 5 * MIB, 4 * MIB, 0),
+    )
+    action, address, nbytes, stack = np.array(rows, np.int64).T
+    times_ns = 1_760_000_000_000_000_000 + np.arange(len(rows)) * 1000
+    blocks = (
+        Block(base, 2 * MIB, 2 * MIB - 1, BlockState.ACTIVE_ALLOCATED, 1),
+        Block(base + 2 * MIB, 3 * MIB, 3 * MIB, BlockState.ACTIVE_ALLOCATED, 0),
+        Block(base + 5 * MIB, MIB, MIB, BlockState.ACTIVE_AWAITING_FREE, 0),
+        Block(base + 6 * MIB, 14 * MIB, 0, BlockState.INACTIVE, -1),
+    )
+    segment = Segment(base, 20 * MIB, 0, large=True, pool_id=(0, 1), expandable=False, blocks=blocks)
+    events = BlockEvents(action, times_ns, address, nbytes, np.zeros(len(rows), np.int64), stack)
+    history = AllocatorHistory((DeviceHistory("cuda:0", (segment,), events),), ((library, line), (library,)))
+    return diagnose(SnapshotView(history, "/project/memory.pickle"))
+
+
 def long_run(count: int = 10_000, points: int = 20) -> Diagnosis:
     """A long, fully watched leak: `count` iterations with `points` composition points each."""
     made = iterations(count, growth=MIB // 8, evaluate_every=50)
@@ -468,5 +533,7 @@ SCENARIOS: Mapping[str, Callable[[], Diagnosis]] = {
     "simulated": simulated,
     "two_devices": two_devices,
     "crashed": crashed,
+    "on_cuda": on_cuda,
+    "snapshot": snapshot,
 }
 """Every short scenario by name, for tests that go through all of them."""

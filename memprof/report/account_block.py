@@ -28,18 +28,27 @@ def account_block(device: str, accounts: Sequence[Account], page: Page) -> Itera
     Yields:
         A heading and the sum; nothing where the driver was never asked.
     """
-    known = [account for account in accounts if account.driver_used_bytes is not None]
-    if not known:
+    account = last_account(accounts)
+    if account is None:
         return
-    account = known[-1]
-    when = "" if account.iteration is None else f" after iteration {account.iteration}"
-    yield page.heading(f"Where the memory of {device} was{when}")
+    yield page.heading(account_title(device, account))
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(overflow="fold")
     table.add_column(justify="right", no_wrap=True)
     for depth, label, nbytes in account_rows(account):
         table.add_row(page.text("  " * depth + label, "not dim" if depth < 2 else "dim"), page.text(size(nbytes)))
     yield indented(table, _INDENT)
+
+
+def last_account(accounts: Sequence[Account]) -> Account | None:
+    """The last account for which the driver was asked, or None."""
+    return next((account for account in reversed(accounts) if account.driver_used_bytes is not None), None)
+
+
+def account_title(device: str, account: Account) -> str:
+    """What the sum is about: `Where the memory of cuda:0 was after iteration 11`."""
+    when = "" if account.iteration is None else f" after iteration {account.iteration}"
+    return f"Where the memory of {device} was{when}"
 
 
 def account_rows(account: Account) -> list[tuple[int, str, int | None]]:

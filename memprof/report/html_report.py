@@ -12,7 +12,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from memprof._version import __version__
-from memprof.report.account_block import account_rows
+from memprof.report.account_block import account_rows, account_title, last_account
 from memprof.report.finding_block import finding_facts
 from memprof.report.growth import trend_sentence
 from memprof.report.iteration_table import (
@@ -26,6 +26,8 @@ from memprof.report.iteration_table import (
 from memprof.report.page import Page
 from memprof.report.peak_block import composition_rows, line_words, peak_summary
 from memprof.report.plot import PlotReporter
+from memprof.report.snapshot_block import ALIVE, alive_rows, snapshot_facts, snapshot_title
+from memprof.report.text_reporter import TextReporter
 from memprof.report.verdict import next_step, tone, verdict
 from memprof.report.wording import (
     escape_controls,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from memprof.advise.diagnosis import Diagnosis
     from memprof.detect.finding import Finding
     from memprof.model.memory import MemoryModel, Peak
+    from memprof.model.snapshot import SnapshotTotals
 
 _WIDTH = 100
 """Columns of the page that makes the texts; HTML wraps them as it likes."""
@@ -61,7 +64,7 @@ class HtmlOptions:
     """Folder paths are shown relative to; None is the current one."""
 
 
-class HtmlReporter:
+class HtmlReporter(TextReporter):
     """Writes a diagnosis as a page for a browser."""
 
     name: ClassVar[str] = "html"
@@ -94,9 +97,9 @@ class HtmlReporter:
                 tone=None if (worst := tone(diagnosis)) is None else worst.value,
                 findings=[_finding(finding, page) for finding in diagnosis.findings],
                 together=_together(diagnosis),
-                peaks=[
-                    self._peak(model, model.peaks[item], page) for item in known_devices(model) if item in model.peaks
-                ],
+                devices=[self._device(model, device, page) for device in known_devices(model)],
+                snapshot=[self._snapshot(model, totals, page) for totals in model.snapshot],
+                alive=ALIVE,
                 plot=_picture(diagnosis) if model.iterations or model.peaks else "",
                 iterations=self._iterations(model),
                 numbers=NUMBERS,
@@ -105,19 +108,29 @@ class HtmlReporter:
             )
         )
 
-    def render(self, diagnosis: Diagnosis) -> bytes:
-        """Give the page as the content of a file.
+    def _device(self, model: MemoryModel, device: str, page: Page) -> dict[str, Any]:
+        peak, account = model.peaks.get(device), last_account(model.accounts.get(device, ()))
+        return {
+            "peak": None if peak is None else self._peak(model, peak, page),
+            "account": None
+            if account is None
+            else {
+                "title": escape_controls(account_title(device, account)),
+                "rows": [(depth, label, size(nbytes)) for depth, label, nbytes in account_rows(account)],
+            },
+        }
 
-        Args:
-            diagnosis: What to report.
-
-        Returns:
-            What `to_text` gives, as UTF-8.
-        """
-        return self.to_text(diagnosis).encode("utf-8")
+    def _snapshot(self, model: MemoryModel, totals: SnapshotTotals, page: Page) -> dict[str, Any]:
+        return {
+            "title": escape_controls(snapshot_title(totals)),
+            "facts": snapshot_facts(totals),
+            "lines": [
+                tuple(map(escape_controls, row))
+                for row in alive_rows(model, totals.device, page)[: self.options.top_lines]
+            ],
+        }
 
     def _peak(self, model: MemoryModel, peak: Peak, page: Page) -> dict[str, Any]:
-        asked = [item for item in model.accounts.get(peak.device, ()) if item.driver_used_bytes is not None]
         composition = None
         if peak.by_category is not None and not model.snapshot:
             composition = [
@@ -125,7 +138,6 @@ class HtmlReporter:
                 for name, nbytes, share in composition_rows(peak.by_category, peak.allocated_bytes)
             ]
         return {
-            "device": escape_controls(peak.device),
             "summary": escape_controls(peak_summary(peak)),
             "composition": composition,
             "of_blocks": bool(model.snapshot),
@@ -133,9 +145,6 @@ class HtmlReporter:
                 (size(line.nbytes), *map(escape_controls, line_words(line, page, of_blocks=bool(model.snapshot))))
                 for line in peak.lines[: self.options.top_lines]
             ],
-            "account": [(depth, label, size(nbytes)) for depth, label, nbytes in account_rows(asked[-1])]
-            if asked
-            else [],
         }
 
     def _iterations(self, model: MemoryModel) -> dict[str, Any] | None:

@@ -155,6 +155,8 @@ def iteration_cells(row: IterationMemory, device: str, cut: frozenset[int], *, s
     sizes = (memory.allocated_bytes_start, memory.allocated_bytes_end, memory.peak_allocated_bytes)
     cells = [str(row.index), f"{row.kind}, cut off" if row.index in cut else row.kind]
     cells += ["-" if nbytes is None else format_bytes(nbytes) for nbytes in sizes]
+    if memory.peak_allocated_bytes is not None:
+        cells[-1] += source_suffix(memory.peak_source)
     cells += ["-" if memory.peak_phase is None else memory.peak_phase.label, duration(row.duration_ns)]
     if show_source:
         cells.append(memory.source.value if device in row.devices else "-")

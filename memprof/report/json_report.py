@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from memprof.model.simulated import source_of
 from memprof.report.safe_json import dump, safe_text
+from memprof.report.text_reporter import TextReporter
 from memprof.report.wording import known_devices, main_device
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class JsonOptions:
     """Spaces a level; None writes one line."""
 
 
-class JsonReporter:
+class JsonReporter(TextReporter):
     """Writes a diagnosis as JSON that `schema.json` describes."""
 
     name: ClassVar[str] = "json"
@@ -59,17 +60,6 @@ class JsonReporter:
             that the text can stand inside an HTML `<script>`.
         """
         return dump(report_document(diagnosis), indent=self.options.indent) + "\n"
-
-    def render(self, diagnosis: Diagnosis) -> bytes:
-        """Give the report as the content of a file.
-
-        Args:
-            diagnosis: What to report.
-
-        Returns:
-            What `to_text` gives, encoded.
-        """
-        return self.to_text(diagnosis).encode("ascii")
 
 
 def report_schema() -> JsonObject:
@@ -231,6 +221,7 @@ def _iteration(iteration: IterationMemory, main: str | None) -> JsonObject:
         "complete": iteration.complete,
         "epoch": iteration.epoch,
         "source": flat.get("source"),
+        "peak_source": flat.get("peak_source"),
         "devices": devices,
     }
 
@@ -244,6 +235,7 @@ def _device_iteration(memory: DeviceIteration) -> JsonObject:
         "phase_peaks": {phase.label: nbytes for phase, nbytes in memory.phase_peaks.items()},
         "reserved_bytes_end": memory.reserved_bytes_end,
         "source": memory.source,
+        "peak_source": memory.peak_source or memory.source,
     }
 
 

@@ -111,11 +111,12 @@ def least_direct_source(model: MemoryModel, device: str, *, tracked_only: bool =
         Of several sources the least direct one, so that no figure looks better than it is; None where
         nothing is known.
     """
-    sources = {
-        iteration.devices[device].source
+    known = [
+        iteration.devices[device]
         for iteration in model.iterations
         if device in iteration.devices and (iteration.tracked or not tracked_only)
-    }
+    ]
+    sources = {source for memory in known for source in (memory.source, memory.peak_source) if source is not None}
     return max(sources, key=list(Source).index, default=None)
 
 

@@ -18,6 +18,7 @@ from memprof.report.wording import counted, duration, size
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+ALIVE = "blocks alive then, by the line that made them (not each is a leak)"
 _INDENT = 2
 
 
@@ -35,9 +36,29 @@ def snapshot_block(
     Yields:
         A heading, the sums, the lines whose blocks were alive.
     """
+    yield page.heading(snapshot_title(totals))
+    yield page.facts([(label, page.text(text)) for label, text in snapshot_facts(totals)], indent=_INDENT)
+    rows = alive_rows(model, totals.device, page)[:top_lines]
+    if rows:
+        yield indented(page.text(ALIVE, "dim"), _INDENT)
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(justify="right", no_wrap=True)
+        table.add_column(ratio=1, overflow="fold")
+        table.add_column(overflow="fold")
+        for nbytes, where, what in rows:
+            table.add_row(page.text(nbytes), page.text(where, "cyan"), page.text(what, "dim"))
+        yield indented(table, 2 * _INDENT)
+
+
+def snapshot_title(totals: SnapshotTotals) -> str:
+    """What the sums are about: `cuda:0 when the snapshot was taken`."""
+    what = "pinned host memory" if totals.device == "host" else totals.device
+    return f"{what} when the snapshot was taken"
+
+
+def snapshot_facts(totals: SnapshotTotals) -> list[tuple[str, str]]:
+    """The sums of one device, each with its label."""
     is_host = totals.device == "host"
-    what = "pinned host memory" if is_host else totals.device
-    yield page.heading(f"{what} when the snapshot was taken")
     waiting = totals.active_bytes - totals.allocated_bytes
     facts = [
         ("reserved", f"{size(totals.reserved_bytes)} in {counted(totals.segments, 'segment')}"),
@@ -51,21 +72,17 @@ def snapshot_block(
         facts.append(("largest hole", size(totals.largest_free_block_bytes)))
     if totals.private_pool_bytes:
         facts.append(("private pools", f"{size(totals.private_pool_bytes)} (CUDA graphs, MemPool)"))
-    yield page.facts([(label, page.text(text)) for label, text in facts], indent=_INDENT)
-    rows = _alive(model, totals.device)[:top_lines]
-    if rows:
-        yield indented(page.text("blocks alive then, by the line that made them (not each is a leak)", "dim"), _INDENT)
-        table = Table.grid(padding=(0, 2, 0, 0))
-        table.add_column(justify="right", no_wrap=True)
-        table.add_column(ratio=1, overflow="fold")
-        table.add_column(overflow="fold")
-        for location, nbytes, count, ages in rows:
-            where = "line unknown" if location is None else page.place(location)
-            age = "older than the trace" if ages is None else _age(*ages, count)
-            table.add_row(
-                page.text(size(nbytes)), page.text(where, "cyan"), page.text(f"{counted(count, 'block')}, {age}", "dim")
-            )
-        yield indented(table, 2 * _INDENT)
+    return facts
+
+
+def alive_rows(model: MemoryModel, device: str, page: Page) -> list[tuple[str, str, str]]:
+    """Lines whose blocks were alive when the snapshot was taken, most bytes first: bytes, line, blocks and ages."""
+    rows = []
+    for location, nbytes, count, ages in _alive(model, device):
+        where = "line unknown" if location is None else page.place(location)
+        age = "older than the trace" if ages is None else _age(*ages, count)
+        rows.append((size(nbytes), where, f"{counted(count, 'block')}, {age}"))
+    return rows
 
 
 def _age(oldest_ns: int, newest_ns: int, count: int) -> str:

@@ -17,6 +17,7 @@ from memprof.report.iteration_table import iteration_block
 from memprof.report.page import Page
 from memprof.report.peak_block import peak_block
 from memprof.report.snapshot_block import snapshot_block
+from memprof.report.text_reporter import TextReporter
 from memprof.report.verdict import next_step, saw_no_loop, tone, verdict
 from memprof.report.wording import counted, headline, is_empty, known_devices, main_device, stopped_with, together
 
@@ -48,7 +49,7 @@ class TerminalOptions:
     """Folder paths are shown relative to; None is the current one."""
 
 
-class TerminalReporter:
+class TerminalReporter(TextReporter):
     """Prints a diagnosis with rich, or gives it as plain text."""
 
     name: ClassVar[str] = "rich"
@@ -91,17 +92,6 @@ class TerminalReporter:
         )
         self.print(diagnosis, console)
         return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
-
-    def render(self, diagnosis: Diagnosis) -> bytes:
-        """Give the report as the content of a file.
-
-        Args:
-            diagnosis: What to report.
-
-        Returns:
-            What `to_text` gives, as UTF-8.
-        """
-        return self.to_text(diagnosis).encode("utf-8")
 
     def _blocks(self, diagnosis: Diagnosis, page: Page) -> Iterator[RenderableType]:
         yield from self._summary(diagnosis, page)

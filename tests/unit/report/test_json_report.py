@@ -77,16 +77,30 @@ def test_schema_describes_and_requires_every_field() -> None:
 
 
 def test_every_field_written_is_in_the_schema() -> None:
-    schema = report_schema()
-    document = parsed(factories.two_devices())
-    top = schema["properties"]
-
-    assert list(document) == list(top)
-    assert list(document["run"]) == list(top["run"]["properties"])
-    for name in ("peak", "trend", "iterations"):
-        assert list(document[name][0]) == list(top[name]["items"]["properties"])
+    top = report_schema()["properties"]
     device = top["iterations"]["items"]["properties"]["devices"]["additionalProperties"]["properties"]
-    assert list(document["iterations"][0]["devices"]["cuda:0"]) == list(device)
+    met = set()
+
+    for make in factories.SCENARIOS.values():
+        document = parsed(make())
+        assert list(document) == list(top)
+        assert list(document["run"]) == list(top["run"]["properties"])
+        for name, value in document.items():
+            if "properties" in top[name].get("items", {}):
+                for item in value:
+                    assert list(item) == list(top[name]["items"]["properties"])
+                    met.add(name)
+        assert all(list(found) == list(device) for item in document["iterations"] for found in item["devices"].values())
+    assert met >= {"peak", "trend", "accounts", "ooms", "snapshot", "iterations", "skipped"}
+
+
+def test_a_peak_that_is_an_estimate_is_not_called_measured() -> None:
+    iteration = parsed(factories.on_cuda())["iterations"][0]
+
+    for figures in (iteration, iteration["devices"]["cuda:0"]):
+        assert (figures["source"], figures["peak_source"]) == ("measured", "estimated")
+    iteration = parsed(factories.leaking())["iterations"][0]
+    assert iteration["peak_source"] == iteration["source"] == "measured"
 
 
 def test_slugs_of_the_schema_are_those_of_the_code() -> None:
