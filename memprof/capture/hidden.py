@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -40,9 +41,14 @@ class HiddenParameterWatch:
         return tuple(self._found.values())
 
     def learn(self, root: torch.nn.Module) -> None:
-        """Look through the attributes of a root module and of all its submodules."""
+        """Look through the attributes of a root module and of all its submodules.
+
+        Those of libraries are left out: FSDP and others keep parameters in lists on purpose.
+        """
         known = {id(parameter) for parameter in root.parameters()}
         for path, module in root.named_modules():
+            if not self._is_of_user(type(module)):
+                continue
             for name, value in list(vars(module).items()):
                 key = (id(module), name)
                 if name in _OWN_ATTRIBUTES or not isinstance(value, _CONTAINERS):
@@ -80,6 +86,10 @@ class HiddenParameterWatch:
             in_optimizer=False,
             root_in_optimizer=False,
         )
+
+    def _is_of_user(self, kind: type) -> bool:
+        file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+        return file is None or self._code.owns_file(file)  # without a file it is a notebook's
 
     def _init_of(self, owner: type) -> Location | None:
         code = getattr(getattr(owner, "__init__", None), "__code__", None)

@@ -62,6 +62,14 @@ def test_not_hidden(value: Any) -> None:
     assert hidden_in(value) is None
 
 
+def test_what_a_library_keeps_in_its_modules_is_its_own() -> None:
+    library, own = nn.Sequential(nn.Linear(4, 4)), Owner(None)
+    library.params = [nn.Parameter(torch.ones(4))]  # as FSDP has its flat parameters
+    own.add_module("part", library)
+    assert hidden_in(None, module=library) is None
+    assert hidden_in(None, module=own) is None
+
+
 def test_what_is_registered_elsewhere_in_the_module_is_not_hidden() -> None:
     module = Owner(None)
     module.stuff = [module.own, module.own.weight]
