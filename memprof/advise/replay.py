@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 
 import numpy as np
 
+from memprof.model.growth import WARM_UP_POINTS
 from memprof.model.lifetimes import BoolArray, IntArray
 from memprof.model.memory import Category, MemoryModel, Storage
 from memprof.model.storages import CATEGORIES, StorageTable, table_of
@@ -149,7 +150,10 @@ def _level(growths: Sequence[Growth], passed: dict[str, int], most: dict[str, fl
 
 
 def _growth_seen(model: MemoryModel, device: str, kind: str) -> float | None:
-    """What an iteration of a kind leaves behind, by the device's counter; None where it is not known to grow."""
+    """What an iteration of a kind leaves behind, by the device's counter; None where it is not known to grow.
+
+    The median, or the mean where few iterations leave much: what is kept once an epoch.
+    """
     left = [
         memory.allocated_bytes_end - memory.allocated_bytes_start
         for iteration in model.iterations
@@ -158,7 +162,9 @@ def _growth_seen(model: MemoryModel, device: str, kind: str) -> float | None:
         and memory.allocated_bytes_end is not None
         and memory.allocated_bytes_start is not None
     ]
-    typical = median(left) if left else 0.0
+    if len(left) >= WARM_UP_POINTS:
+        del left[0]  # makes the optimizer's state
+    typical = max(median(left), fmean(left)) if left else 0.0
     return float(typical) if typical > 0 else None
 
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from memprof.advise.replay import Growth, LifetimeReplay, peak_without_growth
 from memprof.detect.finding import Finding, Kind, Remedy
 from memprof.model.memory import Category, MemoryModel, Source, Storage
@@ -231,11 +233,10 @@ def _nbytes(model: MemoryModel, storages: Sequence[int]) -> int:
 def _growth(model: MemoryModel, finding: Finding, remedy: Remedy, bytes_per_iteration: float) -> Growth:
     """What a leak adds, in the iterations in which it was seen to."""
     made = next((item.location for item in finding.related if item.role == "allocated"), None)
-    kinds = {
-        model.iterations[storage.birth_iteration].kind
-        for storage in model.storages.values()
-        if storage.location == made and storage.birth_iteration is not None
-    }
+    table = table_of(model.storages)
+    codes = [code for code, location in enumerate(table.lifetimes.locations) if location == made]
+    born = np.unique(table.birth_iteration[np.isin(table.lifetimes.location, codes)])
+    kinds = {model.iterations[index].kind for index in born[born >= 0].tolist()}
     return Growth(bytes_per_iteration, frozenset(kinds or {"train"}), _kept_for(model, remedy))
 
 
@@ -252,20 +253,19 @@ def _kept_for(model: MemoryModel, remedy: Remedy) -> int | None:
 
 def _later_too(model: MemoryModel, remedy: Remedy) -> set[int]:
     """The storages a remedy names and those that the same lines made after the last census, as long-lived."""
-    named = table_of(model.storages).known(remedy.frees)
-    lines = {(storage.location, storage.op) for storage in named}
-    last = max((storage.birth_tick for storage in named), default=0)
+    table = table_of(model.storages)
+    lives = table.lifetimes
+    named = np.flatnonzero(np.isin(lives.id, np.fromiter(remedy.frees, np.int64, len(remedy.frees))))
+    line = lives.location.astype(np.int64) * len(lives.ops) + lives.op
+    dies_in = np.where(table.death_iteration < 0, len(model.iterations) + 1, table.death_iteration)
     later = (
-        storage.id
-        for storage in model.storages.values()
-        if storage.birth_tick > last and (storage.location, storage.op) in lines and _outlives_iteration(storage)
+        (lives.birth_tick > int(lives.birth_tick[named].max(initial=0)))
+        & np.isin(line, line[named])
+        & (table.birth_iteration >= 0)
+        & (dies_in > table.birth_iteration + 1)
     )
-    return {storage.id for storage in named} | set(later)
-
-
-def _outlives_iteration(storage: Storage) -> bool:
-    born = storage.birth_iteration
-    return born is not None and (storage.death_iteration is None or storage.death_iteration > born + 1)
+    later[named] = True
+    return set(lives.id[later].tolist())
 
 
 # ---- smaller activations, state and gradients ------------------------------------------------

@@ -22,11 +22,12 @@ from memprof.capture.frames import UserCode
 from memprof.capture.graph import GraphWalk, holds_parts_of, parameter_behind, sequence_nr, walk
 from memprof.capture.holders import BUDGET_NS, UNKNOWN, HolderSearch
 from memprof.capture.kept_graphs import KeptGraphs
+from memprof.capture.left_models import LeftModels, ModelCalls
 from memprof.capture.live import LiveStorage
 from memprof.capture.populations import Populations
 from memprof.capture.storages import StorageTracker
 from memprof.capture.survivors import NODES_A_CENSUS, NODES_A_WALK, Pile, PileKey, Survivors
-from memprof.record.census import Census, GraphRoot, HeldGroup, Holder
+from memprof.record.census import MODELS, Census, GraphRoot, HeldGroup, Holder
 from memprof.record.events import Location
 
 _SEARCH_FREE_NS = 5_000_000_000
@@ -60,6 +61,7 @@ class CensusTaker:
         self._modules = modules
         self._survivors = Survivors(tracker)
         self.kept_graphs = KeptGraphs(self._survivors.saved)
+        self.model_calls = ModelCalls(self._survivors.live)
         self._populations = Populations()
         self._began_ns = perf_counter_ns()
         self._searched_ns = 0
@@ -130,6 +132,8 @@ class CensusTaker:
         )
         if chains or piles:
             census = self._name(census, alive, chains, piles, call)
+        models = tuple(map(self._left_behind, self.model_calls.left(iteration_tick)))
+        census = replace(census, groups=census.groups + models)
         told = census.roots, census.groups, census.kept_graphs, census.contexts, census.gradients, census.populations
         return census if any(told) else None
 
@@ -176,6 +180,22 @@ class CensusTaker:
         note = f"the search for holders was ended after {BUDGET_NS / 1e9:.0f} s" if search.stopped else ""
         return replace(
             census, roots=roots, groups=groups, note=note, regions=callbacks.regions() if roots or groups else ()
+        )
+
+    def _left_behind(self, left: LeftModels) -> HeldGroup:
+        """What is told of models that nobody calls any more."""
+        sample = left.modules[0]
+        own: list[object] = [left, left.modules]
+        holder = HolderSearch(self._code, ignore=own).find([sample], [True])[0]
+        largest = max(left.storages, key=lambda live: live.nbytes, default=None)
+        return HeldGroup(
+            location=None if largest is None else largest.location,
+            op=MODELS,
+            holder=holder,
+            storages=tuple(live.id for live in left.storages),
+            nbytes=left.nbytes,
+            has_graph=False,
+            birth_ticks=left.first_ticks,
         )
 
     def _searched_key(self, tensor: torch.Tensor, many: bool) -> _SearchKey:

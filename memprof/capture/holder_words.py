@@ -16,6 +16,8 @@ from memprof.record.events import Location
 CONTAINERS = (list, dict, tuple, set, frozenset, deque)
 _PASSAGE_MODULES = ("queue", "_queue", "concurrent.futures", "asyncio", "multiprocessing", "_asyncio")
 _MANY_ATTRIBUTES = 64
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
+"""Where a module keeps what is read as its attributes."""
 _ADDRESS = 1 << 32
 """Integers from here on are taken for addresses (`id(x)`, `data_ptr()`) where they are keys."""
 _MAX_SIZE = 100_000
@@ -87,15 +89,29 @@ def attribute_of(top: object, child: object, below: Trail) -> Holder | None:
     attributes = attributes_of(top) or {}
     for name, value in list(attributes.items()):
         if value is child:
-            return named(kind, str(name), below, owner=owner)
+            return _attribute(top, str(name), kind, below, owner)
     for name in getattr(type(top), "__slots__", ()) or ():
         if getattr(top, name, None) is child:
             return named(kind, str(name), below, owner=owner)
     if child is attributes and below.chain:
-        inner = Trail(below.target, below.chain[-1], below.chain[:-1], below.steps[:-1], below.via)
+        inner = _below(below)
         key = key_of(child, inner.top)
-        return None if key is None else named(kind, str(key), inner, owner=owner)
+        return None if key is None else _attribute(top, str(key), kind, inner, owner)
     return None
+
+
+def _attribute(top: object, name: str, kind: str, below: Trail, owner: str) -> Holder | None:
+    """Describe an attribute; what a module has in a registry reads as an attribute of its own."""
+    if name in _REGISTRIES and isinstance(top, torch.nn.Module) and isinstance(below.top, dict):
+        inner = _below(below) if below.chain else None
+        key = None if inner is None else key_of(below.top, inner.top)
+        return None if inner is None or key is None else named(kind, str(key), inner, owner=owner)
+    return named(kind, name, below, owner=owner)
+
+
+def _below(trail: Trail) -> Trail:
+    """A trail without its last step up."""
+    return Trail(trail.target, trail.chain[-1], trail.chain[:-1], trail.steps[:-1], trail.via)
 
 
 # ---- words -----------------------------------------------------------------------------------
@@ -214,8 +230,11 @@ def _keys(mapping: dict[Any, Any]) -> str:
 
 
 def tensors_in(container: object) -> int:
-    """Tensors in a container, in the containers in it, and in the attributes of the objects in those."""
-    count = 0
+    """Tensors in a container, in the containers in it, and in the attributes of the objects in those.
+
+    Those of modules count where there are several: a list of models, not one that has a model in it.
+    """
+    count = modules = of_modules = 0
     stack, seen = [container], {id(container)}
     while stack and len(seen) < _MAX_SIZE:
         item = stack.pop()
@@ -223,12 +242,16 @@ def tensors_in(container: object) -> int:
         for child in gc.get_referents(item):
             if isinstance(child, torch.Tensor):
                 count += 1
+            elif isinstance(child, torch.nn.Module) and inside and id(child) not in seen:
+                seen.add(id(child))
+                modules += 1
+                of_modules += sum(1 for _ in child.parameters())
             elif id(child) not in seen and (
                 isinstance(child, CONTAINERS) or is_passage(child) or (inside and _is_record(child))
             ):
                 seen.add(id(child))
                 stack.append(child)
-    return count
+    return count + of_modules if modules > 1 else count
 
 
 def _is_record(item: object) -> bool:

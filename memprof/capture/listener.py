@@ -58,7 +58,7 @@ class LoopListener(OptimizerListener):
         clock: Turned by what happens.
         cuda: Says whether blocks are recorded, and takes backwards and modules then.
         guard: Runs everything here.
-        census: Takes backwards while storages are watched, and refers to tensors weakly.
+        census: Takes backwards while storages are watched and which root module is called; refers to tensors weakly.
         news: Called when a root module is called from a place that never called before.
         loop_ended: Called when a loader has no more batches.
         boundary: Called where an iteration may have ended, after it; may raise to end the user's loop.
@@ -187,6 +187,7 @@ class LoopListener(OptimizerListener):
             self._root_ref = weakref.ref(module)
             self._root = self._parameters.number(module)
             self._several_devices.called(module)
+            self._census.model_calls.called(module, clock.index)
         inputs = tensors_in((args, kwargs) if kwargs else args)
         self._input_shape = inputs[0].shape if inputs else ()
         flags = 0 if training else _EVAL_MODE

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from memprof.detect.evidence import MIB, counted, place, size, user_files
+from memprof.detect.evidence import MIB, counted, ended_out_of_memory, place, size, user_files
 from memprof.detect.finding import Finding, Kind, RelatedLocation, Remedy, Severity, Skipped
 from memprof.detect.rule import Rule
 from memprof.detect.source import calls_of
@@ -288,7 +288,7 @@ class AllocatorRetries(Rule):
     ```
 
     ## Not a problem when
-    It happens once, where the run changes shape.
+    It happens once, where the run changes shape. Where memory ran out in the end, MP401 says why.
     """
 
     code = "MP313"
@@ -298,11 +298,13 @@ class AllocatorRetries(Rule):
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
         for device, accounts in model.accounts.items():
             failed = [oom.tick for oom in model.ooms if oom.device == device]
+            if failed and ended_out_of_memory(model):
+                continue  # the edge was passed: what filled the device is told with the error
             retried: Counter[int | None] = Counter()
             for before, after in pairwise(accounts):
-                # A request that failed in the end was retried too; that story is told by the error itself.
-                told = sum(before.state.tick < tick <= after.state.tick for tick in failed)
-                rise = after.state.alloc_retries - before.state.alloc_retries - told
+                if any(before.state.tick < tick <= after.state.tick for tick in failed):
+                    continue  # where a request failed in the end, that story is told by the error itself
+                rise = after.state.alloc_retries - before.state.alloc_retries
                 if rise > 0:
                     retried[after.iteration] += rise
             if not retried:

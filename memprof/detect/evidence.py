@@ -55,6 +55,11 @@ def main_peak(model: MemoryModel, device: str | None = None) -> Peak | None:
     return max(model.peaks.values(), key=lambda peak: (peak.device != "cpu", peak.allocated_bytes), default=None)
 
 
+def ended_out_of_memory(model: MemoryModel) -> bool:
+    """Whether the exception that ended the run says that memory ran out."""
+    return (model.run.exception or "").startswith(("OutOfMemoryError", "torch.OutOfMemoryError"))
+
+
 def growth_severity(model: MemoryModel, device: str, bytes_per_iteration: float) -> Severity:
     """How bad a growth is: by its bytes, and by its share of the peak.
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from memprof.detect.evidence import counted, place, related, size
+from memprof.detect.evidence import counted, ended_out_of_memory, place, related, size
 from memprof.detect.finding import Finding, Kind, Remedy, Severity, Skipped
 from memprof.detect.precision import half_precision_in_use
 from memprof.detect.rule import Rule
@@ -105,10 +105,11 @@ class OutOfMemoryRaised(Rule):
             yield self._finding(model, ooms)
 
     def _finding(self, model: MemoryModel, ooms: list[OutOfMemory]) -> Finding:
-        oom = ooms[0]
+        # Of several at a line the one that ended the run is told of; those before it were caught.
+        fatal = ended_out_of_memory(model) and ooms[-1] is model.ooms[-1]
+        oom = ooms[-1] if fatal else ooms[0]
         cause = _cause(model, oom)
         lines, known_bytes = _held_by(model, oom)
-        fatal = (model.run.exception or "").startswith(("OutOfMemoryError", "torch.OutOfMemoryError"))
         iteration = next((i.index for i in model.iterations if i.ticks[0] <= oom.tick <= i.ticks[1]), None)
         if model.snapshot:
             iteration = None

@@ -18,7 +18,7 @@ from memprof.detect.source import adds_to, storing_statement
 from memprof.detect.surroundings import key_is_address
 from memprof.model.memory import MemoryModel, Storage
 from memprof.model.storages import table_of
-from memprof.record.census import CodeRegion, GraphRoot, HeldGroup, Holder
+from memprof.record.census import MODELS, CodeRegion, GraphRoot, HeldGroup, Holder
 from memprof.record.events import Location, Phase, Role
 
 _SHARE_OF_WEIGHTS = 0.8
@@ -118,6 +118,11 @@ class Pile:
     def noun(self) -> str:
         """`tensors of shape [64, 10]`, or `scalars`."""
         return f"tensors of shape {list(self.main.shape)}" if self.main.shape else "scalars"
+
+    @property
+    def of_models(self) -> bool:
+        """Whether whole models are kept."""
+        return self.main.op == MODELS
 
     @property
     def is_scalar(self) -> bool:
@@ -263,7 +268,7 @@ def _code(model: MemoryModel, pile: Pile) -> str:
         return by_region[pile.region.kind]
     if holder.container == "dict" and (holder.keyed_by or _is_cache(pile)):
         return CACHE
-    if not pile.with_graph and _is_copy_of_weights(model, pile):
+    if pile.of_models or (not pile.with_graph and _is_copy_of_weights(model, pile)):
         return WEIGHTS
     if pile.with_graph and _made_in_backward(model, pile):
         return GRADIENTS

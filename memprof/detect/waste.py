@@ -19,7 +19,7 @@ from memprof.model.carried import CarriedOver, carried_over
 from memprof.model.lifetimes import IntArray
 from memprof.model.memory import MemoryModel, Source
 from memprof.model.storages import table_of
-from memprof.record.events import Location, Pass, Phase, Tick, TickFlag
+from memprof.record.events import Location, Pass, Phase, Role, Tick, TickFlag
 from memprof.record.iterations import EVALUATE
 
 _JOINING_OPS = ("aten.cat.", "aten.stack.")
@@ -166,6 +166,7 @@ class EvaluationWithAutograd(Rule):
         iterations = iteration_of_ticks(model)
         table = table_of(model.storages).lifetimes
         left = (table.birth_phase == int(Phase.FORWARD)) & (~table.died | (table.death_tick != table.birth_tick))
+        left &= table.role & int(Role.OUTPUT) == 0  # what the program has asked for is there without a graph, too
         frees = tuple(table.id[left & np.isin(table.birth_tick, [tick.index for tick in watched])].tolist())
         return self.finding(
             severity=share_severity(nbytes, peak),

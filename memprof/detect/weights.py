@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from memprof.detect.chains import Chain, chain_finding, chains, enough, is_weight_average
 from memprof.detect.evidence import device_of, largest_of_each_line, place, size
@@ -12,6 +13,7 @@ from memprof.detect.pile_growth import MIN_GROWTH_BYTES, emptied
 from memprof.detect.piles import WEIGHTS, Pile
 from memprof.detect.rule import Rule
 from memprof.model.memory import MemoryModel
+from memprof.record.events import PassKind
 
 
 class WeightsUpdatedWithGraph(Rule):
@@ -110,7 +112,8 @@ class StateDictCopiesPileUp(Rule):
 
     ## What it detects
     `checkpoints.append(copy.deepcopy(model.state_dict()))`, snapshots of weights for averaging or for early stopping, a
-    list of best models: a whole model more each time, on the model's device.
+    list of best models: a whole model more each time, on the model's device. Whole models that stay behind: one for
+    each trial of a search.
 
     ## Why it costs memory
     Each copy is as large as the model, and with the optimizer's state three times as large. `deepcopy` and `clone` make
@@ -118,7 +121,8 @@ class StateDictCopiesPileUp(Rule):
 
     ## Evidence
     What one iteration added to a container matches the sizes of the model's parameters and buffers, and the container
-    has such copies of several iterations.
+    has such copies of several iterations. Or root modules of one class, with parameters of the same shapes, are alive
+    that were made and called one after another, and are not called any more.
 
     ## Remedy
     Keep the best only (assign instead of append), keep copies on the host
@@ -160,7 +164,8 @@ class StateDictCopiesPileUp(Rule):
     ```
 
     ## Not a problem when
-    The last few are kept in a container with a bound (`deque(maxlen=3)`), or on the host beside a GPU.
+    The last few are kept in a container with a bound (`deque(maxlen=3)`), or on the host beside a GPU. Models of an
+    ensemble that are made one by one and called together later are recognised by that call.
     """
 
     code = WEIGHTS
@@ -174,6 +179,8 @@ class StateDictCopiesPileUp(Rule):
             return None
         where = place(pile.stored)
         device = device_of(model, pile.main.storages[0] if pile.main.storages else None)
+        if pile.of_models:
+            return None if _used_again(model, pile) else self._of_models(model, pile)
         return pile_finding(
             self,
             model,
@@ -185,3 +192,33 @@ class StateDictCopiesPileUp(Rule):
                 Remedy("bound_container", "keep the best or the last few only", frees=pile.storages),
             ),
         )
+
+    def _of_models(self, model: MemoryModel, pile: Pile) -> Finding:
+        where = place(pile.stored)
+        return pile_finding(
+            self,
+            model,
+            pile,
+            what=f"{len(pile.iterations)} models that are no longer called are kept, with their gradients",
+            step=f"At {where} keep the score and the best model only, or its `state_dict()` on the host.",
+            remedies=(
+                Remedy("bound_container", f"keep the best model only at {where}", frees=pile.storages),
+                Remedy("move_to_cpu", f"keep `model.cpu()` at {where}, or `torch.save`", frees=pile.storages),
+            ),
+        )
+
+
+def _used_again(model: MemoryModel, pile: Pile) -> bool:
+    """Whether one of the models that a pile keeps was called again after the next one had been."""
+    first_calls: dict[int, int] = {}
+    """Tick -> the root module that was called there for the first time, the earliest of several: not its loss."""
+    met: set[int] = set()
+    last_ticks: dict[int, int] = {}
+    for item in model.passes:
+        if item.kind is PassKind.FORWARD and item.subject is not None:
+            if item.subject not in met:
+                met.add(item.subject)
+                first_calls.setdefault(item.tick, item.subject)
+            last_ticks[item.subject] = item.tick
+    ticks = sorted({tick for group in pile.groups for tick in group.birth_ticks if tick in first_calls})
+    return any(last_ticks[first_calls[tick]] > following for tick, following in pairwise(ticks))

@@ -153,6 +153,10 @@ class GraphRoot:
     """It has elements of what it was an iteration earlier, as they were; None where that was not looked at."""
 
 
+MODELS = "models"
+"""`HeldGroup.op` where what is held are whole models; `birth_ticks` are then the ticks of their first calls."""
+
+
 @dataclass(frozen=True, slots=True)
 class HeldGroup:
     """Surviving storages that were made by one line and are kept by one holder."""

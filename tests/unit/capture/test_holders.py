@@ -295,3 +295,20 @@ def test_a_walk_keeps_nothing_alive() -> None:
         assert not isinstance(found, types.GeneratorType)
     finally:
         gc.enable()
+
+
+def test_models_in_a_list_are_held_by_the_list_and_one_by_its_attribute() -> None:
+    models = [(index, torch.nn.Sequential(torch.nn.Linear(2, 2))) for index in range(3)]
+    targets = [models[1][1][0].bias]
+    search = HolderSearch(UserCode(), ignore=[targets])
+    (holder,) = search.find(targets, [True])
+    assert (holder.name, holder.container, holder.size) == ("models", "list", 6)
+    (holder,) = search.find(targets)
+    assert (holder.kind, holder.name, holder.owner, holder.container) == ("attribute", "bias", "Linear", "")
+
+
+def test_a_list_with_one_model_in_it_is_no_list_of_tensors() -> None:
+    things = [torch.nn.Linear(2, 2), fresh(), fresh()]
+    targets = [things[1]]
+    (holder,) = HolderSearch(UserCode(), ignore=[targets]).find(targets)
+    assert (holder.name, holder.size) == ("things", 2)

@@ -1,4 +1,4 @@
-"""MP313 on counters made up by hand."""
+"""MP313 and MP401 on counters and failures made up by hand."""
 
 from __future__ import annotations
 
@@ -6,20 +6,42 @@ import pytest
 
 from memprof.detect.allocator import AllocatorRetries
 from memprof.detect.finding import Finding, Severity
+from memprof.detect.oom import OutOfMemoryRaised
 from memprof.model.build import build
-from memprof.record.events import DeviceState
+from memprof.record.events import DeviceState, Location, OutOfMemory, Phase
 from tests.unit.model.fake_recording import FakeRecording
 
 MIB = 1 << 20
 
 
-def retried(*counts: int) -> list[Finding]:
-    """What is said of a run with so many retries in each iteration."""
+def failure(tick: int, *, requested: int = MIB, line: int = 10) -> OutOfMemory:
+    """A request that could not be served."""
+    return OutOfMemory(
+        tick=tick,
+        time_ns=1,
+        device="cuda:0",
+        phase=Phase.FORWARD,
+        requested_bytes=requested,
+        segment_bytes=requested,
+        total_bytes=100 * MIB,
+        free_bytes=0,
+        allocated_bytes=90 * MIB,
+        reserved_bytes=100 * MIB,
+        largest_hole_bytes=None,
+        stranded_bytes=None,
+        location=Location("train.py", line, "train"),
+    )
+
+
+def retried(*counts: int, failed: int | None = None, exception: str | None = None) -> list[Finding]:
+    """What is said of a run with so many retries in each iteration, in one of which a request failed."""
     fake = FakeRecording(device="cuda:0")
     fake.run.devices = ("cuda:0",)
     total = 0
     for count in (0, *counts):
         total += count
+        if len(fake.ticks) == failed:
+            fake.ooms.append(failure(fake.tick))
         fake.states.append(
             DeviceState(
                 device="cuda:0",
@@ -38,6 +60,7 @@ def retried(*counts: int) -> list[Finding]:
             )
         )
         fake.end_tick()
+    fake.run.exception = exception
     return [item for item in AllocatorRetries().check(build(fake)) if isinstance(item, Finding)]
 
 
@@ -60,3 +83,25 @@ def test_the_message_counts_retries_and_names_each_iteration_once(
 
 def test_a_device_that_was_never_full_is_fine() -> None:
     assert retried(0, 0, 0) == []
+
+
+def test_retries_of_an_iteration_in_which_a_request_failed_are_told_with_the_error() -> None:
+    assert retried(0, 3, 0, failed=2) == []
+    (finding,) = retried(2, 3, 0, failed=2)
+    assert finding.evidence["retries"] == 2
+
+
+def test_where_memory_ran_out_in_the_end_the_error_says_it_all() -> None:
+    assert retried(2, 2, 3, failed=3, exception="OutOfMemoryError: CUDA out of memory.") == []
+
+
+def test_of_failures_the_one_that_ended_the_run_is_the_error() -> None:
+    fake = FakeRecording(device="cuda:0")
+    fake.ooms = [failure(0, line=20), failure(1, requested=2 * MIB), failure(2, requested=8 * MIB)]
+    for _ in range(3):
+        fake.end_tick()
+    fake.run.exception = "OutOfMemoryError: CUDA out of memory."
+    caught, fatal = (item for item in OutOfMemoryRaised().check(build(fake)) if isinstance(item, Finding))
+    assert (caught.severity, caught.evidence["caught"]) == (Severity.WARNING, True)
+    assert (fatal.severity, fatal.evidence["caught"], fatal.evidence["times"]) == (Severity.ERROR, False, 2)
+    assert fatal.bytes == 8 * MIB

@@ -38,3 +38,14 @@ def test_one_small_forward_with_a_graph_is_none() -> None:
 
 def test_one_forward_without_a_graph_is_none() -> None:
     assert not {"MP201", "MP301"} & set(sampled(grad=False))
+
+
+def test_without_a_graph_the_output_is_there_as_well() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Tanh(), torch.nn.Linear(64, 1024))
+    with memprof.Profiler("tensors") as prof:
+        for _ in range(4):
+            output = model(torch.randn(512, 64))
+            print(output.mean().item())
+    (finding,) = (item for item in prof.diagnosis.findings if item.code == "MP201")
+    freed = {prof.diagnosis.model.storages[storage].nbytes for storage in finding.remedies[0].frees}
+    assert freed == {512 * 64 * 4}

@@ -12,6 +12,7 @@ from memprof.detect import run_rules
 from memprof.detect.finding import Finding, Kind, Severity, Skipped
 from memprof.model.build import build
 from memprof.record.census import (
+    MODELS,
     Census,
     CodeRegion,
     ContextTensor,
@@ -22,7 +23,7 @@ from memprof.record.census import (
     KeptGraph,
     Population,
 )
-from memprof.record.events import Location, Phase, Role
+from memprof.record.events import Location, Pass, PassFlag, PassKind, Phase, Role
 from tests.unit.model.fake_recording import LINE, FakeRecording
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -185,6 +186,43 @@ def test_copies_of_the_weights_are_known_by_their_sizes() -> None:
     assert found.code == "MP113"
     assert found.bytes_per_iteration == 68 * KIB
     assert found.remedies[0].slug == "move_to_cpu"
+
+
+def trials(*, called_again: bool = False) -> Run:
+    """Four trials of three iterations, each with a model of its own that is kept; a loss module is called as well."""
+    run = Run()
+    first_ticks = []
+
+    def call(*roots: int) -> None:
+        for root in roots:
+            run.fake.passes.append(
+                Pass(len(run.fake.passes), PassKind.FORWARD, run.fake.tick, 0, 1, LINE, root, PassFlag.GRAPH)
+            )
+
+    for trial in range(4):
+        first_ticks.append(run.fake.tick)
+        run.kept.append((run.fake.birth(MIB, role=Role.PARAMETER), run.fake.tick))
+        for _ in range(3):
+            call(trial, 9)
+            run.iterate()
+    if called_again:
+        call(0, 1, 2, 3)
+        run.iterate()
+    kept = replace(run.group(), op=MODELS, birth_ticks=tuple(first_ticks[:3]), nbytes=3 * MIB)
+    run.census(kept)
+    return run
+
+
+def test_models_of_trials_that_are_kept() -> None:
+    (finding,) = trials().findings()
+    assert finding.code == "MP113"
+    assert finding.bytes == 3 * MIB
+    assert "3 models that are no longer called are kept" in finding.message
+    assert "1 MiB every 3 iterations stay on cpu" in finding.message
+
+
+def test_models_that_are_called_again_are_an_ensemble() -> None:
+    assert trials(called_again=True).codes() == []
 
 
 def test_other_tensors_are_no_copies_of_the_weights() -> None:
