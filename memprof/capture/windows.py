@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from itertools import pairwise
-from statistics import median
+from itertools import accumulate, pairwise
 
 from memprof.record.events import Tick, TickFlag
 
@@ -34,8 +33,14 @@ _LOOPS_LOOKED_BACK = 4
 """An epoch may have so many loops: training, validation, tests. Memory at the end of one is compared with that at the
 end of as many before."""
 _SLOPE_POINTS = 16
-_SLOPE_RISING = 0.75
+_SLOPE_PARTS = 3
+"""Growth is steady where memory went up for good in each of so many parts of the last iterations."""
 _SLOPE_MIN_BYTES = 4096
+_POINTS = 512
+"""Ends of so many iterations are remembered, for growth that comes rarely but regularly."""
+_LEAST_PERIOD = 4
+_PERIODS_EXPECTED = 4
+"""So many times memprof watches where growth that has come regularly is to come next."""
 
 
 class Level(str, enum.Enum):
@@ -67,7 +72,9 @@ class WatchPlan:
         self._ticks_left = _MOST_TICKS_A_WINDOW
         self._recheck_at = _RECHECK_FIRST
         self._suspicious = False
-        self._ends: deque[int] = deque(maxlen=_SLOPE_POINTS)
+        self._ends: deque[int] = deque(maxlen=_POINTS)
+        self._expected: deque[int] = deque()
+        """Iterations in which memory is to rise again."""
         self._loop_ends: deque[int] = deque(maxlen=_LOOPS_LOOKED_BACK)
         self._rising_loops = 0
         self._news = 0
@@ -145,19 +152,43 @@ class WatchPlan:
             self._recheck_at = max(_RECHECK_FIRST, 2 * self._iterations)
         elif not self.watching and self._iterations >= self._recheck_at:
             self._recheck_at = 2 * self._iterations
+            self._expected = deque(self._next_rises())
             if self._suspicious or self._rises():
                 self._open(_RECHECK_ITERATIONS)
+        elif not self.watching and self._expected and self._iterations + 2 >= self._expected[0]:
+            self._expected.popleft()
+            self._open(_RECHECK_ITERATIONS)
 
     def _open(self, iterations: int) -> None:
         self.watching = True
         self._left = iterations
         self._ticks_left = _MOST_TICKS_A_WINDOW
 
+    def _lasting(self) -> list[int]:
+        """The least that is allocated at the end of an iteration or of any after it, oldest first."""
+        lowest = list(accumulate(reversed(self._ends), min))
+        lowest.reverse()
+        return lowest
+
     def _rises(self) -> bool:
-        """Whether allocated memory at the end of iterations has gone up steadily of late."""
-        ends = list(self._ends)
-        steps = [after - before for before, after in pairwise(ends)]
-        if len(steps) < _RECHECK_FIRST - 1:
+        """Whether allocated memory at the end of iterations has gone up for good all through the last of them."""
+        lasting = self._lasting()[-_SLOPE_POINTS:]
+        if len(lasting) < _RECHECK_FIRST:
             return False
-        rising = sum(step > 0 for step in steps) / len(steps)
-        return rising >= _SLOPE_RISING and median(steps) >= _SLOPE_MIN_BYTES
+        last = len(lasting) - 1
+        parts = [lasting[last * part // _SLOPE_PARTS] for part in range(_SLOPE_PARTS + 1)]
+        return all(after - before >= _SLOPE_MIN_BYTES for before, after in pairwise(parts))
+
+    def _next_rises(self) -> list[int]:
+        """Iterations in which memory goes up next, where it did so at equal distances: once an epoch, for example."""
+        first = self._iterations - len(self._ends) + 1
+        rose = [
+            number
+            for number, (before, after) in enumerate(pairwise(self._lasting()), start=first + 1)
+            if after - before >= _SLOPE_MIN_BYTES
+        ][-_SLOPE_PARTS:]
+        distances = [after - before for before, after in pairwise(rose)]
+        if len(rose) < _SLOPE_PARTS or max(distances) - min(distances) > 1 or min(distances) < _LEAST_PERIOD:
+            return []
+        passed = (self._iterations - rose[-1]) // distances[-1]
+        return [rose[-1] + distances[-1] * (passed + count) for count in range(1, _PERIODS_EXPECTED + 1)]

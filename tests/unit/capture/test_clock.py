@@ -294,6 +294,41 @@ def test_level_auto_watches_what_is_new() -> None:
     assert run(plan, 10, start=30).count(True) >= 2
 
 
+def stairs(period: int, *, count: int, height: int = 1 << 20, noise: int = 0) -> tuple[list[int], set[int]]:
+    """Feed iterations of which each `period`-th leaves something behind: those that were watched, and that rose."""
+    plan = WatchPlan(Level.AUTO)
+    level, watched, rose = 10_000_000, [], set()
+    for index in range(count):
+        if index % period == period - 1:
+            level += height
+            rose.add(index)
+        if plan.watching:
+            watched.append(index)
+        plan.tick_ended(Tick(index, 0, 1, F | B | S), level + noise * (index % 2), iteration_ended=True)
+    return watched, rose
+
+
+@pytest.mark.parametrize("period", [1, 2, 3, 5])
+def test_level_auto_comes_back_where_some_iterations_leave_something(period: int) -> None:
+    watched, _ = stairs(period, count=300, noise=1 << 16)
+    assert [index for index in watched if index > 8]
+    assert len(watched) < 60
+
+
+@pytest.mark.parametrize("period", [8, 25, 100])
+def test_level_auto_watches_where_rare_growth_comes_again(period: int) -> None:
+    watched, rose = stairs(period, count=12 * period)
+    assert len(rose & set(watched)) >= 3
+    assert len(watched) < 60
+
+
+def test_level_auto_leaves_memory_alone_that_goes_up_and_down() -> None:
+    plan = WatchPlan(Level.AUTO)
+    for index in range(300):
+        plan.tick_ended(Tick(index, 0, 1, F | B | S), 10_000_000 + (index % 5 << 20), iteration_ended=True)
+        assert index < 8 or not plan.watching
+
+
 def epochs(plan: WatchPlan, count: int, *, growth: int, loops: int = 1) -> list[bool]:
     """Feed epochs of some loops of 20 iterations, with growth after the last of each; whether it was watched."""
     watched = []
