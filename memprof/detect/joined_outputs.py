@@ -89,7 +89,7 @@ class OutputsConcatenatedOnDevice(Rule):
             (joined,) = evidence.table.rows(np.array([row]))
             if joined.location in told or peak_share(model, evidence.device, joined.nbytes) < self._MIN_SHARE:
                 continue
-            parts = self._parts(evidence, joined) or self._shorter(evidence, joined)
+            parts = self._parts(evidence, joined) or self._shorter(evidence, int(row))
             if len({storage.birth_iteration for storage in parts}) < self._MIN_ITERATIONS:
                 continue
             if evidence.device == "cpu" and _meant_for_the_host(joined.location, parts):
@@ -115,18 +115,31 @@ class OutputsConcatenatedOnDevice(Rule):
         return []
 
     @staticmethod
-    def _shorter(evidence: PassEvidence, joined: Storage) -> list[Storage]:
-        """What the same line had joined before (`preds = torch.cat((preds, logits))`), each longer than the last."""
+    def _shorter(evidence: PassEvidence, joined: int) -> list[Storage]:
+        """What the same line had joined before (`preds = torch.cat((preds, logits))`), each longer than the last.
+
+        Args:
+            evidence: The run.
+            joined: Row of the result.
+        """
         table = evidence.table.lifetimes
         rows = evidence.rows_of()
-        of_line = evidence.storages(rows[table.birth_ns[rows] <= joined.birth_ns])
-        before = [item for item in of_line if (item.location, item.op) == (joined.location, joined.op)]
-        series = [joined]
-        for item in reversed(before):
-            last = series[-1]
-            if item.nbytes < last.nbytes and item.death_ns is not None and item.death_ns >= last.birth_ns:
-                series.append(item)
-        return series[:0:-1]
+        before = rows[
+            (table.location[rows] == table.location[joined])
+            & (table.op[rows] == table.op[joined])
+            & (table.nbytes[rows] < table.nbytes[joined])
+            & (table.birth_ns[rows] <= table.birth_ns[joined])
+            & table.died[rows]
+        ]
+        series: list[int] = []
+        last = joined
+        while True:
+            before = before[(before < last) & (table.nbytes[before] < table.nbytes[last])]
+            alive = before[table.death_ns[before] >= table.birth_ns[last]]
+            if not len(alive):
+                return evidence.storages(np.array(series[::-1], np.int64))
+            last = int(alive[-1])
+            series.append(last)
 
     def _finding(self, evidence: PassEvidence, joined: Storage, parts: list[Storage]) -> Finding:
         model, where, made = evidence.model, joined.location, parts[-1].location

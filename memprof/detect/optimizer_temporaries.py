@@ -101,7 +101,7 @@ class OptimizerTemporariesAtPeak(Rule):
     def _finding(self, evidence: PassEvidence, cases: list[IntArray], gained: int) -> Finding:
         model = evidence.model
         nbytes = typical(evidence.nbytes(rows) for rows in cases)
-        (newest,) = evidence.table.rows(cases[-1][-1:])
+        (newest,) = evidence.table.rows(np.concatenate(cases)[-1:])
         where = newest.location
         share = peak_share(model, evidence.device, gained)
         return self.finding(

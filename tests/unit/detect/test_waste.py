@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -11,9 +11,14 @@ from memprof.detect.discarded_gradients import GeneratorGraphInDiscriminatorStep
 from memprof.detect.finding import Finding, Severity, Skipped
 from memprof.detect.frozen import FrozenBackboneWithAutograd
 from memprof.detect.gradients import GradientsKeptTooLong, ParametersUnused
+from memprof.detect.joined_outputs import OutputsConcatenatedOnDevice
 from memprof.detect.module_paths import region
+from memprof.detect.optimizer_temporaries import OptimizerTemporariesAtPeak
 from memprof.detect.pass_evidence import Preparation
 from memprof.detect.rule import Rule
+from memprof.model.lifetimes import IntArray
+from memprof.model.memory import Storage
+from memprof.model.storages import StorageTable
 from memprof.record.events import PassFlag, Phase, Role
 from tests.unit.detect.story import MIB, Story, line, share
 
@@ -306,3 +311,71 @@ def test_what_is_made_after_the_step_is_for_the_next_iteration() -> None:
     assert not preparation.is_for(3, made_ns=1, **facts)  # type: ignore[arg-type]
     assert not preparation.is_for(4, made_ns=end, **facts)  # type: ignore[arg-type]
     assert not preparation.is_for(3, made=line(80), made_ns=end, made_in=2, phase=Phase.FORWARD)
+
+
+# ---- MP205 and MP213 ---------------------------------------------------------------------------
+
+
+def stepped(*ops: str) -> Story:
+    """Training in which memory is highest in the optimizer's step, by a temporary that an op made."""
+    story = Story()
+    story.end()
+    for op in ops:
+        number, saved = story.forward(0, 10, saved=64)
+        story.backward(number, frees=tuple(saved))
+        story.recording.sample(Phase.OPTIMIZER, ends=False)
+        story.recording.death(story.recording.birth(8 * MIB, op=op, location=line(91)))
+        story.recording.sample(Phase.OPTIMIZER, ends=True)
+        story.end()
+    return story
+
+
+def test_a_last_step_without_foreach_does_not_hide_those_before() -> None:
+    (finding,), _ = ask(OptimizerTemporariesAtPeak, stepped(*["aten._foreach_sqrt.default"] * 5, "aten.sqrt.default"))
+    assert finding.location == line(91)
+    assert finding.bytes == 8 * MIB
+
+
+def joined(sizes: list[int], *, freed: bool = True) -> Story:
+    """Iterations in each of which one line joins something, before it lets go of what it had joined before."""
+    story = Story()
+    story.end()
+    before = None
+    for nbytes in sizes:
+        number, saved = story.forward(0, 10, saved=64)
+        story.backward(number, frees=tuple(saved))
+        made = story.recording.birth(nbytes, op="aten.cat.default", location=line(95))
+        if before is not None and freed:
+            story.recording.death(before)
+        before = made
+        story.end()
+    return story
+
+
+def test_outputs_that_one_line_joins_to_those_before_are_found() -> None:
+    (finding,), _ = ask(OutputsConcatenatedOnDevice, joined([count * MIB for count in range(1, 8)]))
+    assert finding.location == line(95)
+    assert finding.evidence["parts"] == 6
+    assert finding.bytes == 13 * MIB
+
+
+@pytest.mark.parametrize("sizes", [[4 * MIB] * 8, [(8 - count) * MIB for count in range(7)]], ids=["same", "shorter"])
+def test_what_is_joined_anew_each_time_is_fine(sizes: list[int]) -> None:
+    assert ask(OutputsConcatenatedOnDevice, joined(sizes)) == ([], [])
+
+
+def test_looking_for_what_was_joined_makes_no_more_storages_in_a_longer_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    rows_of = StorageTable.rows
+
+    def counted(self: StorageTable, rows: IntArray) -> Iterator[Storage]:
+        made.append(len(rows))
+        return rows_of(self, rows)
+
+    monkeypatch.setattr(StorageTable, "rows", counted)
+    totals = []
+    for iterations in (10, 40):
+        made.clear()
+        ask(OutputsConcatenatedOnDevice, joined([4 * MIB] * iterations))
+        totals.append(sum(made))
+    assert totals[1] <= 4 * totals[0]
