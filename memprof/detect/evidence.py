@@ -49,9 +49,9 @@ def line_growing(model: MemoryModel, location: Location | None) -> bool:
 
 
 def main_peak(model: MemoryModel, device: str | None = None) -> Peak | None:
-    """The peak of a device, or the largest of all."""
-    if device is not None and device in model.peaks:
-        return model.peaks[device]
+    """The peak of a device, None where it is not known; without a device the largest of all."""
+    if device is not None:
+        return model.peaks.get(device)
     return max(model.peaks.values(), key=lambda peak: (peak.device != "cpu", peak.allocated_bytes), default=None)
 
 

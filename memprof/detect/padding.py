@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -189,12 +190,24 @@ def _is_input(evidence: PassEvidence, rows: IntArray, batch: PaddedBatch) -> boo
 
 
 def _multiple(evidence: PassEvidence, rows: IntArray, batch: PaddedBatch) -> IntArray:
-    """Which storages have bytes for each element of a batch, or of a batch without its first or last column."""
-    nbytes = evidence.table.lifetimes.nbytes[rows]
-    whole, shifted = batch.rows * batch.length, batch.rows * (batch.length - 1)
-    slack = _slack(evidence)
-    found = (nbytes >= shifted) & ((nbytes % whole <= slack) | (nbytes % shifted <= slack))
+    """Which storages have an element for each of a batch, or of a batch without its first or last column.
+
+    Where the rounding of blocks hides it (a few hundred bytes for each feature), they have not.
+    """
+    table = evidence.table.lifetimes
+    nbytes, slack = table.nbytes[rows], _slack(evidence)
+    itemsize = np.array([_itemsize(name) for name in table.dtypes], np.int64)[table.dtype[rows]]
+    found = np.zeros(len(rows), np.bool_)
+    for elements in (batch.rows * batch.length, batch.rows * (batch.length - 1)):
+        unit = np.maximum(elements * itemsize, 1)
+        found |= (nbytes >= unit) & (nbytes % unit <= slack) & (unit > 2 * slack)
     return np.flatnonzero(found)
+
+
+def _itemsize(dtype: str) -> int:
+    """Bytes of an element: `bfloat16` has 2, `bool` has 1."""
+    bits = re.search(r"\d+", dtype)
+    return 1 if bits is None else max(int(bits.group()) // 8, 1)
 
 
 def _slack(evidence: PassEvidence) -> int:

@@ -86,7 +86,7 @@ class PinnedMemoryGrows(Rule):
     needs_cuda = True
 
     def check(self, model: MemoryModel) -> Iterable[Finding | Skipped]:
-        for device, accounts in model.accounts.items():
+        for accounts in model.accounts.values():
             found = _rise(accounts, lambda account: account.state.host_reserved_bytes)
             if found is None:
                 continue
@@ -96,9 +96,9 @@ class PinnedMemoryGrows(Rule):
             yield self.finding(
                 severity=Severity.WARNING,
                 location=where,
-                device=device,
+                device="cpu",
                 bytes=last,
-                source=Source.MEASURED,
+                source=Source.SIMULATED if model.run.simulated_gpu else Source.MEASURED,
                 message=(
                     f"Pinned host memory rose by {size(grown)} over {counted(readings, 'reading')} to {size(last)} and "
                     f"did not stop.{by} Let go of pinned tensors after their copy, or reuse one buffer."

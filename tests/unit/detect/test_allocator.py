@@ -1,13 +1,19 @@
-"""MP313 and MP401 on counters and failures made up by hand."""
+"""MP313, MP314 and MP401 on counters and failures made up by hand."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 
 from memprof.detect.allocator import AllocatorRetries
+from memprof.detect.evidence import main_peak
 from memprof.detect.finding import Finding, Severity
 from memprof.detect.oom import OutOfMemoryRaised
+from memprof.detect.pass_evidence import peak_share
+from memprof.detect.pools import PinnedMemoryGrows
 from memprof.model.build import build
+from memprof.model.memory import Source
 from memprof.record.events import DeviceState, Location, OutOfMemory, Phase
 from tests.unit.model.fake_recording import FakeRecording
 
@@ -33,6 +39,25 @@ def failure(tick: int, *, requested: int = MIB, line: int = 10) -> OutOfMemory:
     )
 
 
+def state(tick: int) -> DeviceState:
+    """Counters at the end of a tick."""
+    return DeviceState(
+        device="cuda:0",
+        tick=tick,
+        time_ns=1,
+        allocated_bytes=MIB,
+        active_bytes=MIB,
+        requested_bytes=MIB,
+        reserved_bytes=2 * MIB,
+        inactive_split_bytes=0,
+        private_pool_bytes=0,
+        alloc_retries=0,
+        ooms=0,
+        device_allocs=1,
+        device_frees=0,
+    )
+
+
 def retried(*counts: int, failed: int | None = None, exception: str | None = None) -> list[Finding]:
     """What is said of a run with so many retries in each iteration, in one of which a request failed."""
     fake = FakeRecording(device="cuda:0")
@@ -42,23 +67,7 @@ def retried(*counts: int, failed: int | None = None, exception: str | None = Non
         total += count
         if len(fake.ticks) == failed:
             fake.ooms.append(failure(fake.tick))
-        fake.states.append(
-            DeviceState(
-                device="cuda:0",
-                tick=fake.tick,
-                time_ns=fake.now,
-                allocated_bytes=MIB,
-                active_bytes=MIB,
-                requested_bytes=MIB,
-                reserved_bytes=2 * MIB,
-                inactive_split_bytes=0,
-                private_pool_bytes=0,
-                alloc_retries=total,
-                ooms=0,
-                device_allocs=1,
-                device_frees=0,
-            )
-        )
+        fake.states.append(replace(state(fake.tick), alloc_retries=total))
         fake.end_tick()
     fake.run.exception = exception
     return [item for item in AllocatorRetries().check(build(fake)) if isinstance(item, Finding)]
@@ -105,3 +114,22 @@ def test_of_failures_the_one_that_ended_the_run_is_the_error() -> None:
     assert (caught.severity, caught.evidence["caught"]) == (Severity.WARNING, True)
     assert (fatal.severity, fatal.evidence["caught"], fatal.evidence["times"]) == (Severity.ERROR, False, 2)
     assert fatal.bytes == 8 * MIB
+
+
+def test_pinned_memory_is_the_hosts() -> None:
+    fake = FakeRecording(device="cuda:0")
+    for count in range(12):
+        fake.states.append(replace(state(fake.tick), host_reserved_bytes=(count + 1) * 64 * MIB))
+        fake.end_tick()
+    (finding,) = (item for item in PinnedMemoryGrows().check(build(fake)) if isinstance(item, Finding))
+    assert (finding.device, finding.bytes) == ("cpu", 12 * 64 * MIB)
+    assert finding.source is Source.MEASURED
+
+
+def test_a_share_is_never_of_another_devices_peak() -> None:
+    fake = FakeRecording(device="cuda:0")
+    fake.step()
+    model = build(fake)
+    assert main_peak(model, "cuda:0") is not None
+    assert main_peak(model, "cuda:1") is None
+    assert peak_share(model, "cuda:1", MIB) == 0.0

@@ -22,6 +22,8 @@ SCALES = ROWS * LENGTH * FEATURES * 4
 
 def run(
     *,
+    rows: int = ROWS,
+    length: int = LENGTH,
     turns: int = 5,
     padding: float = 0.5,
     shortest: int = 5,
@@ -30,9 +32,11 @@ def run(
     parameters: int = MIB,
     device: str = "cpu",
 ) -> MemoryModel:
-    """A run that trains on batches of `ROWS` by `LENGTH`.
+    """A run that trains on padded batches.
 
     Args:
+        rows: Sequences in a batch.
+        length: Elements of each, with padding.
         turns: Iterations.
         padding: Share of padding.
         shortest: Length of the shortest row.
@@ -45,7 +49,7 @@ def run(
     fake.birth(parameters, role=Role.PARAMETER, name="weight")
     batches = []
     for tick in range(turns):
-        batches.append(PaddedBatch(LOOP, tick, 0, ROWS, LENGTH, shortest, LENGTH, padding))
+        batches.append(PaddedBatch(LOOP, tick, 0, rows, length, shortest, length, padding))
         made = [fake.birth(given[0], role=Role.INPUT, dtype=given[1])] if given is not None else []
         fake.sample(Phase.FORWARD, ends=False)
         made += [fake.birth(nbytes, op="aten::relu") for nbytes in activations]
@@ -92,6 +96,16 @@ def test_only_the_activations_that_grow_with_the_length_count() -> None:
 
 def test_a_sequence_without_its_last_token_scales_too() -> None:
     assert only(run(activations=(ROWS * (LENGTH - 1) * FEATURES * 4,))) is not None
+
+
+def test_what_the_rounding_of_cuda_hides_does_not_count() -> None:
+    small = {"rows": 8, "length": 20, "given": (8 * 20 * 8, "int64"), "device": "cuda:0"}
+    scales = 8 * 20 * 4 * 4096
+    assert only(run(**small, activations=(scales + 64,))) is None  # type: ignore[arg-type]
+    small |= {"length": 50, "given": (8 * 50 * 8, "int64")}
+    scales = 8 * 50 * 4 * 4096
+    assert only(run(**small, activations=(scales + 64,))) is not None  # type: ignore[arg-type]
+    assert only(run(**small, activations=(scales + 560,))) is None  # type: ignore[arg-type]
 
 
 def test_blocks_of_cuda_are_rounded_up() -> None:
