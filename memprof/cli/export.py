@@ -27,16 +27,23 @@ EXPORTS = ("snapshot", "perfetto")
 )
 @click.argument("recording", type=click.Path())
 def command(recording: str, export_format: str, output: str | None) -> None:
-    """Turn RECORDING into a file that other tools open. Needs no torch."""
+    """Turn RECORDING into a file that other tools open. Needs no torch.
+
+    RECORDING may be a memory snapshot of PyTorch too, for perfetto.
+    """
+    from memprof._errors import UsageError
     from memprof.advise.diagnosis import diagnose
-    from memprof.record.reader import open_recording
+    from memprof.record.files import open_file
+    from memprof.record.snapshot import is_snapshot
     from memprof.report import load_reporter
     from memprof.report.destination import write_output
 
     reporter = load_reporter(export_format)
     path = Path(output) if output is not None else Path(Path(recording).stem + reporter.suffixes[0])
     check_writable(str(path), spare=recording)
-    with open_recording(recording) as opened:
+    if export_format == "snapshot" and is_snapshot(recording):
+        raise UsageError(f"{recording} is a snapshot of PyTorch already: pytorch.org/memory_viz opens it as it is")
+    with open_file(recording) as opened:
         diagnosis = diagnose(opened)
     write_output(path, reporter().render(diagnosis))
     if export_format == "snapshot" and not diagnosis.model.storages:

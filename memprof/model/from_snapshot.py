@@ -21,7 +21,6 @@ from memprof.record.blocks import (
     DEFAULT_POOL,
     AllocatorHistory,
     BlockAction,
-    BlockEvents,
     BlockState,
     DeviceHistory,
     Segment,
@@ -74,31 +73,29 @@ def _ooms(model: MemoryModel, history: AllocatorHistory, storages: StorageTable)
     """The errors of each device, with what it held then."""
     for device in history.devices:
         found = [oom for oom in model.ooms if oom.device == device.device]
-        rows = np.flatnonzero(device.events.action == BlockAction.OOM).tolist()
+        rows = np.flatnonzero(device.events.action == BlockAction.OOM)
         if found:
-            reserved = reserved_before(device)
-            for oom, row in zip(found, rows, strict=True):
-                yield _at_error(oom, device, row, int(reserved[row]), storages)
+            reserved = reserved_before(device)[rows].tolist()
+            moments = _Moments(device, rows)
+            at_error = [
+                _at_error(found[number], device, moments, number, reserved[number], storages)
+                for number in reversed(range(len(found)))
+            ]
+            yield from reversed(at_error)
 
 
-def _at_error(oom: OutOfMemory, device: DeviceHistory, row: int, reserved: int, storages: StorageTable) -> OutOfMemory:
+def _at_error(
+    oom: OutOfMemory, device: DeviceHistory, moments: _Moments, number: int, reserved: int, storages: StorageTable
+) -> OutOfMemory:
     lives = storages.lifetimes
-    alive = np.flatnonzero(
-        (lives.device == lives.devices.index(oom.device))
-        & (lives.birth_ns <= oom.time_ns)
-        & (~lives.died | (lives.death_ns >= oom.time_ns))
-        if oom.device in lives.devices
-        else np.zeros(len(lives), np.bool_)
-    )
-    later = _Later(device.events, row)
-    used = [
-        np.stack((lives.address[alive], lives.nbytes[alive]), axis=1),
-        later.awaiting(),
-        _awaiting_still(device.segments, later),
-    ]
-    segments = later.segments(device.segments)
+    # What goes in the same microsecond goes because of the error.
+    alive = np.concatenate((storages.living.at(oom.time_ns - 1), storages.living.born(oom.time_ns, oom.time_ns)))
+    code = lives.devices.index(oom.device) if oom.device in lives.devices else -1
+    alive = alive[lives.device[alive] == code]
+    used = [np.stack((lives.address[alive], lives.nbytes[alive]), axis=1), moments.awaiting(number)]
+    segments = moments.segments(number)
     holes = None if segments is None else _holes(segments, np.concatenate(used))
-    stream = int(device.events.stream[row])
+    stream = int(device.events.stream[moments.rows[number]])
     large = oom.requested_bytes > _SMALL_BYTES
     return replace(
         oom,
@@ -120,56 +117,78 @@ def _at_error(oom: OutOfMemory, device: DeviceHistory, row: int, reserved: int, 
     )
 
 
-class _Later:
-    """What a trace says happened after one of its entries."""
+class _Moments:
+    """What a device was like at some entries of its trace, going back from the snapshot.
 
-    def __init__(self, events: BlockEvents, row: int) -> None:
-        self._action = events.action[row + 1 :]
-        self._address = events.address[row + 1 :]
-        self._nbytes = events.nbytes[row + 1 :]
-        self._stream = events.stream[row + 1 :]
+    Args:
+        device: The device as of the snapshot.
+        rows: The entries, ascending; none is of a block or a segment.
+    """
+
+    def __init__(self, device: DeviceHistory, rows: IntArray) -> None:
+        self.rows = rows
+        self._events = events = device.events
+        self._now = {segment.address: segment for segment in device.segments}
+        action = events.action
+        is_change = (action == BlockAction.SEGMENT_ALLOC) | (action == BlockAction.SEGMENT_FREE)
+        self._changes = np.flatnonzero(is_change).tolist()
+        """Changes of segments that are not undone yet."""
+        is_page = (action == BlockAction.SEGMENT_MAP) | (action == BlockAction.SEGMENT_UNMAP)
+        self._last_page = int(np.flatnonzero(is_page).max(initial=-1))
+        self._awaiting: list[list[tuple[int, int]]] = [[] for _ in rows]
+        self._find_awaiting(device.segments)
+
+    def _find_awaiting(self, segments: tuple[Segment, ...]) -> None:
+        """Blocks that were freed, and which another stream still used, at each of the entries."""
+        action, address, nbytes = self._events.action, self._events.address, self._events.nbytes
         of_block = np.flatnonzero(
-            (self._action == BlockAction.ALLOC)
-            | (self._action == BlockAction.FREE_REQUESTED)
-            | (self._action == BlockAction.FREE_COMPLETED)
+            (action == BlockAction.ALLOC)
+            | (action == BlockAction.FREE_REQUESTED)
+            | (action == BlockAction.FREE_COMPLETED)
         )
-        self.met, first = np.unique(self._address[of_block], return_index=True)
-        """Addresses of blocks that something happens to."""
-        self._first = of_block[first]
+        order = of_block[np.argsort(address[of_block], kind="stable")]
+        where = address[order]
+        before = np.full(len(order), -1, np.int64)
+        same = np.flatnonzero(where[1:] == where[:-1]) + 1
+        before[same] = order[same - 1]
+        completed = np.flatnonzero(action[order] == BlockAction.FREE_COMPLETED)
+        first, last = np.searchsorted(self.rows, before[completed]), np.searchsorted(self.rows, order[completed])
+        for place in np.flatnonzero(first < last).tolist():
+            row = int(order[completed[place]])
+            for number in range(int(first[place]), int(last[place])):
+                self._awaiting[number].append((int(address[row]), int(nbytes[row])))
+        for block in (block for segment in segments for block in segment.blocks):
+            if block.state is BlockState.ACTIVE_AWAITING_FREE:  # when the snapshot was taken, as it had before
+                place = int(np.searchsorted(where, block.address, side="right")) - 1
+                since = int(order[place]) if place >= 0 and where[place] == block.address else -1
+                for number in range(int(np.searchsorted(self.rows, since)), len(self.rows)):
+                    self._awaiting[number].append((block.address, block.nbytes))
 
-    def awaiting(self) -> IntArray:
+    def awaiting(self, number: int) -> IntArray:
         """Address and bytes of blocks that were freed already and still used by another stream."""
-        rows = self._first[self._action[self._first] == BlockAction.FREE_COMPLETED]
-        return np.stack((self._address[rows], self._nbytes[rows]), axis=1)
+        return np.array(self._awaiting[number], np.int64).reshape(-1, 2)
 
-    def segments(self, at_end: tuple[Segment, ...]) -> list[Segment] | None:
-        """Segments as they were; None where pages of expandable ones came or went since."""
-        if ((self._action == BlockAction.SEGMENT_MAP) | (self._action == BlockAction.SEGMENT_UNMAP)).any():
+    def segments(self, number: int) -> list[Segment] | None:
+        """Segments as they were; None where pages of expandable ones came or went since.
+
+        Args:
+            number: Which of the entries; asked for from the last to the first.
+        """
+        at = int(self.rows[number])
+        if at < self._last_page:
             return None
-        found = {segment.address: segment for segment in at_end}
-        rows = (self._action == BlockAction.SEGMENT_ALLOC) | (self._action == BlockAction.SEGMENT_FREE)
-        for row in np.flatnonzero(rows)[::-1].tolist():
-            address, nbytes = int(self._address[row]), int(self._nbytes[row])
-            if self._action[row] == BlockAction.SEGMENT_ALLOC:
-                found.pop(address, None)
+        events = self._events
+        while self._changes and self._changes[-1] > at:
+            row = self._changes.pop()
+            address, nbytes = int(events.address[row]), int(events.nbytes[row])
+            if events.action[row] == BlockAction.SEGMENT_ALLOC:
+                self._now.pop(address, None)
             else:
                 large = nbytes > _SMALL_SEGMENT_BYTES
-                found[address] = Segment(
-                    address, nbytes, int(self._stream[row]), large, DEFAULT_POOL, expandable=False, blocks=()
+                self._now[address] = Segment(
+                    address, nbytes, int(events.stream[row]), large, DEFAULT_POOL, expandable=False, blocks=()
                 )
-        return sorted(found.values(), key=lambda segment: segment.address)
-
-
-def _awaiting_still(segments: tuple[Segment, ...], later: _Later) -> IntArray:
-    """Address and bytes of blocks that another stream still used when the snapshot was taken, as it had before."""
-    met = set(later.met.tolist())
-    rows = [
-        (block.address, block.nbytes)
-        for segment in segments
-        for block in segment.blocks
-        if block.state is BlockState.ACTIVE_AWAITING_FREE and block.address not in met
-    ]
-    return np.array(rows, np.int64).reshape(-1, 2)
+        return sorted(self._now.values(), key=lambda segment: segment.address)
 
 
 def _holes(segments: list[Segment], used: IntArray) -> list[tuple[Segment, int, int, int]]:

@@ -57,7 +57,8 @@ class TickJournal:
         self._nbytes = 0
         self._whole = True
         """Nothing but the ticks that wait is in the file."""
-        self._file = os.open(self._path, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0))
+        flags = os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0)
+        self._file = os.open(self._path, flags, 0o666)
         self._close = weakref.finalize(self, os.close, self._file)
         os.write(self._file, self.name.encode())
 

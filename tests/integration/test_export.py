@@ -73,3 +73,21 @@ def test_what_cannot_be_exported_is_one_line(recorded: Path, words: tuple[str, .
     assert result.returncode == 2, said(result)
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_snapshot_becomes_a_timeline_and_is_not_made_a_snapshot_again(tmp_path: Path) -> None:
+    trace = [
+        {"action": "segment_alloc", "addr": 1 << 40, "size": 2 << 20, "stream": 0, "time_us": 1, "frames": []},
+        {"action": "alloc", "addr": 1 << 40, "size": 1 << 20, "stream": 0, "time_us": 5, "frames": []},
+    ]
+    (tmp_path / "memory.pickle").write_bytes(pickle.dumps({"segments": [], "device_traces": [trace]}))
+
+    result = memprof("export", "memory.pickle", "--format", "perfetto", cwd=tmp_path)
+    assert result.returncode == 0, said(result)
+    events = json.loads((tmp_path / "memory.perfetto.json").read_text())["traceEvents"]
+    assert max(sum(event["args"].values()) for event in events if event["ph"] == "C") == 1 << 20
+
+    result = memprof("export", "memory.pickle", "--format", "snapshot", "-o", "again.pickle", cwd=tmp_path)
+    assert result.returncode == 2, said(result)
+    assert "memory.pickle is a snapshot of PyTorch already" in result.stderr
+    assert not (tmp_path / "again.pickle").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,37 @@ def test_holes_are_unknown_where_pages_came_or_went_since(tmp_path: Path) -> Non
     assert oom.reserved_bytes == 40 * MIB
     assert oom.largest_hole_bytes is None
     assert oom.stranded_bytes is None
+
+
+def test_an_error_is_told_alike_whether_others_came_before_and_after_it(tmp_path: Path) -> None:
+    chance, trace, live = random.Random(3), [entry("segment_alloc", BASE, 20 * MIB, 0)], []
+    for time_us in range(1, 60):
+        dice = chance.random()
+        if dice < 0.15:
+            trace.append(error(40 * MIB, 5 * MIB, time_us))
+        elif dice < 0.25:
+            other = BASE + (1 + time_us) * 64 * MIB
+            trace.append(entry("segment_alloc", other, 20 * MIB, time_us))
+            if dice < 0.22:
+                trace.append(entry("segment_free", other, 20 * MIB, time_us))
+        elif dice < 0.6 and len(live) < 20:
+            place = chance.choice([place for place in range(20) if place not in live])
+            live.append(place)
+            trace.append(entry("alloc", BASE + place * MIB, MIB, time_us, frames=LINE))
+        elif live:
+            block_freed = freed(BASE + live.pop(chance.randrange(len(live))) * MIB, MIB, time_us)
+            trace += block_freed[: 1 + (dice < 0.9)]  # some another stream never gives back
+    kept = [(place * MIB, MIB, LINE) for place in live]
+    errors = [place for place, item in enumerate(trace) if item["action"] == "oom"]
+    together = diagnosed(tmp_path, segments=segments(*kept), device_traces=[trace]).model.ooms
+
+    alone = []
+    for place in errors:
+        one = [item for at, item in enumerate(trace) if at == place or at not in errors]
+        alone += diagnosed(tmp_path, segments=segments(*kept), device_traces=[one]).model.ooms
+    assert len(errors) > 5
+    assert together == tuple(alone)
+    assert len({(oom.allocated_bytes, oom.largest_hole_bytes, oom.stranded_bytes) for oom in together}) > 3
 
 
 @pytest.mark.parametrize(

@@ -216,3 +216,10 @@ def test_a_journal_that_cannot_be_written_leaves_the_tick_to_the_database(
     write(writer, 6)
     assert indices(path) == [0, 1, 2, 3, 4, 5, 6]
     writer.finish(RunInfo())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_a_journal_is_no_program(path: Path) -> None:
+    writer = RecordingWriter(path, RunInfo())
+    assert not journal_of(path).stat().st_mode & 0o111
+    writer.finish(RunInfo())
