@@ -24,7 +24,7 @@ _MAX_SPARK = 60
 _WRAPPED = "kind"
 _WRAPPED_AT = 10
 """Where there is little room, this column breaks `train, cut off` into lines of so many characters."""
-_DISPENSABLE = ("source", "time", "start", "peak in", "#")
+_DISPENSABLE = ("time", "start", "peak in", "#", "source")
 """Columns to leave out on a narrow page, in this order."""
 NUMBERS = frozenset({"#", "start", "end", "peak", "time"})
 """Columns whose cells are set to the right."""

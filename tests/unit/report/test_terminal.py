@@ -338,3 +338,13 @@ def test_a_long_exception_is_told_by_its_beginning() -> None:
     assert "the script stopped with UnpicklingError: cannot load. why why" in text
     assert " ... " in text
     assert "do this" not in text
+
+
+def test_a_narrow_page_leaves_out_other_columns_before_it_hides_what_is_an_estimate() -> None:
+    whole = factories.clean()
+    first, *rest = whole.model.iterations
+    estimated = replace(first, devices={"cpu": replace(first.devices["cpu"], source=Source.ESTIMATED)})
+    text = text_of(replace(whole, model=replace(whole.model, iterations=(estimated, *rest))), 60)
+
+    [row] = re.findall(r"^ +0 .*$", text, re.MULTILINE)
+    assert row.rstrip().endswith("estimated")
