@@ -95,11 +95,8 @@ def next_step(diagnosis: Diagnosis) -> str:
     if grows is not None:
         device, trend = grows
         added = trend.bytes_per_iteration * (trend.last_iteration - trend.first_iteration)
-        closer = (
-            "the lines that held most at the peak are below"
-            if run.level == "tensors"
-            else "`--level tensors` looks closer"
-        )
+        watched = all(iteration.tracked for iteration in diagnosis.model.iterations)
+        closer = "below are the lines that held most" if watched else "`--level tensors` watches every iteration"
         return (
             f"Memory on {escape_controls(device)} grew by {format_bytes(trend.bytes_per_iteration)} an iteration, "
             f"{format_bytes(added)} in all{source_suffix(trend.source)}, and no finding explains it; {closer}."

@@ -15,11 +15,12 @@ from tests import factories
 MIB = 1 << 20
 
 
-def growing(bytes_per_iteration: float, *, source: Source = Source.MEASURED, level: str = "auto") -> Diagnosis:
+def growing(bytes_per_iteration: float, *, source: Source = Source.MEASURED, watched: bool = False) -> Diagnosis:
     """A run of 40 iterations with a peak of 276 MiB that no rule found anything in."""
     model = factories.clean().model
+    iterations = tuple(replace(item, tracked=watched or item.index < 5) for item in model.iterations)
     trend = Trend(bytes_per_iteration, 0, 40, 41, 1.0, source)
-    return Diagnosis(replace(model, trends={"cpu": trend}, run=replace(model.run, level=level)), (), ())
+    return Diagnosis(replace(model, trends={"cpu": trend}, iterations=iterations), (), ())
 
 
 def test_findings_are_counted_by_severity() -> None:
@@ -49,9 +50,9 @@ def test_growth_that_no_rule_explains_is_not_called_clean() -> None:
     assert tone(diagnosis) is Severity.WARNING
     assert next_step(diagnosis) == (
         "Memory on cpu grew by 2 MiB an iteration, 80 MiB in all (estimated), and no finding explains it; "
-        "`--level tensors` looks closer."
+        "`--level tensors` watches every iteration."
     )
-    assert "`--level tensors`" not in next_step(growing(2 * MIB, level="tensors"))
+    assert next_step(growing(2 * MIB, watched=True)).endswith("; below are the lines that held most.")
 
 
 @pytest.mark.parametrize("bytes_per_iteration", [1.0 * MIB, 0.0, -2.0 * MIB, float("nan")])
