@@ -14,7 +14,7 @@ from memprof._errors import MemprofError
 from memprof.cli import Interrupted
 from memprof.cli.program_command import device_option, level_option, program_command
 from memprof.cli.ranks import of_rank, rank_of_job
-from memprof.cli.run import load_program, record, simulated_gpu
+from memprof.cli.run import free_name, load_program, record, simulated_gpu
 from memprof.cli.show import check_writable, draw, exceeds, report_options, show
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def command(
         )
     program = load_program(module, script, args)
     path = of_rank(recording if recording is not None else f"{program.stem}.memprof", rank)
+    if recording is None:
+        path = free_name(path)
     check_writable(output, plot, spare=path)
     check_writable(output, plot, spare=script)
     simulation = None if gpu is None else simulated_gpu(gpu, dry=dry)

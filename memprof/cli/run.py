@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,21 @@ def load_program(module: str | None, script: str | None, args: tuple[str, ...]) 
     except SyntaxError as error:
         sys.excepthook(SyntaxError, error.with_traceback(None), None)
         sys.exit(1)
+
+
+def free_name(path: Path) -> Path:
+    """A name for a recording that no other run is writing.
+
+    Args:
+        path: The name it should have.
+
+    Returns:
+        That name, or `train.2.memprof`, `train.3.memprof`, ... while runs of the same script go on in this folder.
+    """
+    from memprof.record.journal import is_being_written
+
+    names = (path if number == 1 else path.with_name(f"{path.stem}.{number}{path.suffix}") for number in count(1))
+    return next(name for name in names if not is_being_written(name))
 
 
 def simulated_gpu(gpu: str, *, dry: bool = False) -> SimulatedCuda:

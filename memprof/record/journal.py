@@ -9,9 +9,11 @@ The file lies beside the recording as long as the run goes on, and stays there w
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import struct
+import sys
 import weakref
 import zlib
 from collections.abc import Iterator
@@ -19,6 +21,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from memprof.record.schema import NONE
+
+if sys.platform != "win32":
+    import fcntl
 
 TickRow = tuple[int, int, int, int, int, int | None, int | None, bytes | None, bytes | None, bytes | None, bytes | None]
 """A row of the table `tick`."""
@@ -60,6 +65,9 @@ class TickJournal:
         flags = os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0)
         self._file = os.open(self._path, flags, 0o666)
         self._close = weakref.finalize(self, os.close, self._file)
+        if sys.platform != "win32":
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(self._file, self.name.encode())
 
     @property
@@ -140,6 +148,30 @@ class TickJournal:
 def journal_of(path: Path) -> Path:
     """The file beside a recording that holds its journal."""
     return path.with_name(path.name + SUFFIX)
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether a process that is alive writes a recording: it holds the lock of its journal.
+
+    Args:
+        path: The recording.
+
+    Returns:
+        False also where the file system or the platform has no such locks.
+    """
+    if sys.platform == "win32":
+        return False
+    try:
+        file = os.open(journal_of(path), os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+    finally:
+        os.close(file)
+    return False
 
 
 def read_journal(path: Path) -> tuple[str, tuple[TickRow, ...]]:

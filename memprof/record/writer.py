@@ -25,7 +25,7 @@ from memprof.record.events import (
     Tick,
     TickFlag,
 )
-from memprof.record.journal import META_KEY, SUFFIX, TickJournal, TickRow
+from memprof.record.journal import META_KEY, SUFFIX, TickJournal, TickRow, is_being_written
 from memprof.record.run_info import RunInfo
 
 _K = TypeVar("_K")
@@ -49,7 +49,8 @@ class RecordingWriter:
         on_failure: Called with one sentence when the file can no longer be written.
 
     Raises:
-        RecordingError: `path` cannot be written, or a file that is no recording is in the way.
+        RecordingError: `path` cannot be written, or a file that is no recording, or that another run is writing, is in
+            the way.
     """
 
     def __init__(self, path: Path, run: RunInfo, *, on_failure: Callable[[str], None] = lambda _: None) -> None:
@@ -69,6 +70,8 @@ class RecordingWriter:
         if path.exists():
             if not is_recording(path):
                 raise RecordingError(f"{path} exists and is not a memprof recording; choose another file with -o")
+            if is_being_written(path):
+                raise RecordingError(f"another run is writing {path}; choose another file with -o")
         try:
             for old in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", SUFFIX))):
                 old.unlink(missing_ok=True)

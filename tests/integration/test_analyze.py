@@ -351,6 +351,29 @@ def test_ranks_of_one_job_write_beside_each_other_and_only_the_first_reports_at_
     assert {path.name for path in tmp_path.glob("*.memprof")} == {"train.rank0.memprof", "train.rank1.memprof"}
 
 
+def test_two_runs_of_one_script_in_one_folder_do_not_take_each_others_recording(tmp_path: Path) -> None:
+    started, go_on = tmp_path / "started", tmp_path / "go_on"
+    waits = f"import pathlib, time\npathlib.Path({str(started)!r}).touch()\n"
+    waits += f"while not pathlib.Path({str(go_on)!r}).exists(): time.sleep(0.01)\n"
+    write(tmp_path, "train.py", CLEAN + waits + "step()\n")
+    command = [sys.executable, "-m", "memprof", "analyze"]
+    first = subprocess.Popen([*command, "train.py"], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
+    try:
+        while not started.exists() and first.poll() is None:
+            time.sleep(0.01)
+
+        named = memprof("analyze", "-o", "train.memprof", "train.py", cwd=tmp_path)
+        go_on.touch()
+        first_said = first.communicate(timeout=60)[1]
+    finally:
+        first.kill()
+
+    assert named.returncode == 2, said(named)
+    assert f"another run is writing {tmp_path / 'train.memprof'}; choose another file with -o" in named.stderr
+    assert (first.returncode, first_said) == (0, "recording: train.memprof\n")
+    assert steps_recorded(tmp_path / "train.memprof") == 13
+
+
 @pytest.mark.parametrize(
     ("fail_on", "source", "status"),
     [("error", LEAKY, 0), ("info", CLEAN, 0), ("info", LEAKY + "raise SystemExit(4)", 4)],

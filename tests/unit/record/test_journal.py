@@ -16,7 +16,7 @@ from memprof._errors import RecordingError
 from memprof.record import journal as journals
 from memprof.record import writer as writers
 from memprof.record.events import Location, Phase, Tick, TickFlag
-from memprof.record.journal import TickJournal, journal_of, read_journal
+from memprof.record.journal import TickJournal, is_being_written, journal_of, read_journal
 from memprof.record.reader import open_recording
 from memprof.record.run_info import RunInfo
 from memprof.record.writer import RecordingWriter
@@ -147,6 +147,21 @@ def test_a_journal_of_another_recording_is_passed_over(path: Path) -> None:
     finished.finish(RunInfo())
     journal_of(other).write_bytes(beside)
     assert indices(other) == [0]
+
+
+def test_a_recording_that_is_being_written_is_left_to_its_run(path: Path) -> None:
+    writer = RecordingWriter(path, RunInfo())
+    write(writer, 0)
+    assert is_being_written(path)
+    with pytest.raises(RecordingError, match="another run is writing .*; choose another file with -o"):
+        RecordingWriter(path, RunInfo())
+    assert indices(path) == [0]
+    writer.finish(RunInfo())
+    assert not is_being_written(path)
+
+    journal_of(path).write_bytes(b"left behind by a run that was killed")
+    assert not is_being_written(path)
+    RecordingWriter(path, RunInfo()).finish(RunInfo())
 
 
 def test_a_journal_is_read_as_far_as_it_is_sound(path: Path) -> None:
