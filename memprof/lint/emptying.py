@@ -36,7 +36,10 @@ class Emptying:
 
         for function in self._flow.program.functions:
             for call in function.calls:
-                if isinstance(call.func, ast.Attribute) and call.func.attr in CLEARING_METHODS:
+                name = function.module.qualified(call.func)
+                if name in ("heapq.heappop", "heapq.heapreplace") and call.args:
+                    note(function, call.args[0], call)
+                elif isinstance(call.func, ast.Attribute) and call.func.attr in CLEARING_METHODS:
                     note(function, call.func.value, call)
             for statement in function.statements:
                 if isinstance(statement, ast.Delete):

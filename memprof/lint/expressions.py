@@ -133,7 +133,7 @@ class ExpressionReader(Scope):
         if name in ("training", "device", "dtype"):
             return PLAIN
         found = guess(name)
-        if found.kind is Kind.MODULE and not found.loss:
+        if (found.kind is Kind.MODULE and not found.loss) or (base.cls is None and name in _PARTS):
             return replace(MODULE, guess=base.guess, frozen=base.frozen, evaluating=base.evaluating)
         return found
 
@@ -322,6 +322,9 @@ class ExpressionReader(Scope):
         self.returned(container("iterator", found if isinstance(node, ast.Yield) else element_of(found)))
         return UNKNOWN
 
+
+_PARTS = frozenset("features classifier fc head avgpool layer1 layer2 layer3 layer4 conv1 bn1 stem".split())
+"""What parts of models of torchvision and the like are called."""
 
 _TEXTS = 12
 """How many texts a formatted one may be."""

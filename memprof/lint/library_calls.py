@@ -112,6 +112,9 @@ class LibraryReader(TorchReader):
             return self._collected(name, arguments, keywords)
         if name in ("abs", "round") and first.is_tensor:
             return self.arithmetic(first)
+        if name == "heapq.heappush" and len(arguments) == 2:
+            self.store(node.args[0], arguments[1], "list")
+            return PLAIN
         if name == "random.choice":
             return element_of(first)
         if name in ("random.sample", "random.choices"):

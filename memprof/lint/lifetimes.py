@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from memprof.lint.names import base_of, inside, is_name, local_names, parts_of, path_of, paths_in
+from memprof.lint.names import base_of, inside, is_constant, is_name, local_names, parts_of, path_of, paths_in
 from memprof.lint.program import FunctionInfo, Loop, Site
 
 if TYPE_CHECKING:
@@ -138,9 +138,18 @@ class Lifetimes:
         return self._rebound(loop.body, path) or ("." in path and self._rebound(loop.body, root))
 
     def _rebound(self, body: list[ast.stmt], path: str) -> bool:
-        """Whether statements give a name another value that is not made from its own."""
+        """Whether statements give a name another value that is not made from its own, and not its first one."""
         for statement in body:
+            first = {
+                below
+                for item in inside(statement)
+                if isinstance(item, ast.If) and _is_unset(item.test, path)
+                for part in item.body
+                for below in inside(part)
+            }
             for item in inside(statement):
+                if item in first:
+                    continue
                 if isinstance(item, (ast.Assign, ast.AnnAssign)) and item.value is not None:
                     targets = item.targets if isinstance(item, ast.Assign) else [item.target]
                     parts = [part for target in targets for part in parts_of(target)]
@@ -171,6 +180,16 @@ class Lifetimes:
             for method in cls.methods.values()
             if method is not function and method.name != "__init__" and method.self_name
         )
+
+
+def _is_unset(test: ast.expr, path: str) -> bool:
+    """Whether a condition asks for a name that has no value yet: `if self.mean is None`."""
+    return (
+        isinstance(test, ast.Compare)
+        and path_of(test.left) == path
+        and isinstance(test.ops[0], ast.Is)
+        and is_constant(test.comparators[0], None)
+    )
 
 
 def _instance(function: FunctionInfo, site: Site) -> ast.expr | None:

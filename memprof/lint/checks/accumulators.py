@@ -23,8 +23,8 @@ _DEPTH = 2
 def check(context: Context) -> Iterator[LintFinding]:
     """Find them."""
     for function in context.program.functions:
-        for statement in function.statements:
-            found = _accumulation(context, function, statement)
+        for statement, target, value_given in _assignments(function):
+            found = _accumulation(context, function, statement, target, value_given)
             if found is None:
                 continue
             value = context.value(found.added)
@@ -149,35 +149,54 @@ def _joined(
     yield context.finding(function, statement, "MP205", message, "move_to_cpu", confidence)
 
 
-def _accumulation(context: Context, function: FunctionInfo, statement: ast.stmt) -> _Accumulation | None:
+def _assignments(function: FunctionInfo) -> Iterator[tuple[ast.stmt, ast.expr | None, ast.expr | None]]:
+    """Statements with what they assign to what: a pair for each of `total, count = total + loss, count + 1`."""
+    for statement in function.statements:
+        if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+            yield statement, None, None
+            continue
+        target, value = statement.targets[0], statement.value
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+            for part, given in zip(target.elts, value.elts, strict=True):
+                yield statement, part, given
+        else:
+            yield statement, target, value
+
+
+def _accumulation(
+    context: Context,
+    function: FunctionInfo,
+    statement: ast.stmt,
+    target: ast.expr | None,
+    given: ast.expr | None,
+) -> _Accumulation | None:
     """What `a += b`, `a = a + b`, `a.add_(b)`, `a[i] = b`, and `a = torch.cat([a, b])` accumulate."""
     if isinstance(statement, ast.AugAssign) and isinstance(statement.op, (ast.Add, ast.Sub, ast.Mult)):
         return _Accumulation(statement.target, statement.value)
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
         return _in_place(context, statement.value)
-    if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+    if target is None or given is None:
         return None
-    target = statement.targets[0]
     if isinstance(target, ast.Attribute) and target.attr in ("data", "grad"):
         return None
     path = path_of(base_of(target))
-    if not path or _is_kept(statement.value, path):
+    if not path or _is_kept(given, path):
         return None
-    if isinstance(statement.value, (ast.ListComp, ast.DictComp)) and _sums_each(statement.value, path):
-        return _Accumulation(target, statement.value, each=True)
-    if any(path_of(base_of(part)) == path for part in _operands(function, statement.value, statement, _DEPTH)):
-        return _Accumulation(target, statement.value)
+    if isinstance(given, (ast.ListComp, ast.DictComp)) and _sums_each(given, path):
+        return _Accumulation(target, given, each=True)
+    if any(path_of(base_of(part)) == path for part in _operands(function, given, statement, _DEPTH)):
+        return _Accumulation(target, given)
     if isinstance(target, ast.Subscript):
         store = context.value(target.value)
         if store.kind in (Kind.TENSOR, Kind.GRAPH) and not store.guessed and not store.output:
-            return _Accumulation(target, statement.value, stored=True)
-    sliced = isinstance(statement.value, ast.Subscript)
-    joined = statement.value.value if isinstance(statement.value, ast.Subscript) else statement.value
+            return _Accumulation(target, given, stored=True)
+    sliced = isinstance(given, ast.Subscript)
+    joined = given.value if isinstance(given, ast.Subscript) else given
     for part in (joined.body, joined.orelse) if isinstance(joined, ast.IfExp) else (joined,):
         if isinstance(part, ast.Call) and function.module.qualified(part.func) in JOINING and part.args:
             items = part.args[0].elts if isinstance(part.args[0], (ast.List, ast.Tuple)) else []
             if any(path_of(base_of(item)) == path for item in items):
-                return _Accumulation(target, statement.value, stored=sliced, grows=not sliced)
+                return _Accumulation(target, given, stored=sliced, grows=not sliced)
     return None
 
 

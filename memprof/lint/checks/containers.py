@@ -45,9 +45,14 @@ def check(context: Context) -> Iterator[LintFinding]:
 
 def _stored(context: Context, function: FunctionInfo) -> Iterator[_Stored]:
     for call in function.calls:
+        if function.module.qualified(call.func) == "heapq.heappush" and len(call.args) == 2:
+            yield _Stored(function, call, call.args[0], call.args[1], context.value(call.args[1]))
+            continue
         if not isinstance(call.func, ast.Attribute) or not call.args:
             continue
         holder, kept = call.func.value, call.args[-1]
+        if isinstance(holder, ast.Attribute) and holder.attr == "param_groups":
+            continue  # an optimizer that grows
         base = context.value(holder)
         if base.kind not in (Kind.CONTAINER, Kind.UNKNOWN) or _is_bounded(context, holder):
             continue
@@ -88,9 +93,9 @@ def _is_bounded(context: Context, holder: ast.expr) -> bool:
 
 
 def is_new_key(context: Context, function: FunctionInfo, node: ast.stmt | ast.expr, base: Value, key: ast.expr) -> bool:
-    """Whether `d[key] = x` has another key in each iteration."""
+    """Whether `held[key] = x` has another key, or index, in each iteration."""
     around = context.flow.iteration_loop(function, node)
-    if base.kind is not Kind.CONTAINER or base.shape != "dict" or base.bounded:
+    if base.kind is not Kind.CONTAINER or base.shape not in ("dict", "list") or base.bounded:
         return False
     names = paths_in(key) - {""}
     if names & _counted(function):
@@ -175,9 +180,9 @@ def _judge(context: Context, stored: _Stored) -> LintFinding | None:
         if flow.reaches_backward(function, stored.holder):
             return None
         return _with_graph(context, stored, emptied is not None or outlives == "steps")
-    if emptied is not None or not value.tensors:
+    if emptied is not None and (function.cls is None or join_of(function, stored.holder) is None):
         return None
-    return _without_graph(context, stored, outlives)
+    return _without_graph(context, stored, outlives, passing=emptied is not None)
 
 
 def _is_read(stored: _Stored) -> bool:
@@ -281,7 +286,7 @@ def _lambda_of(stored: _Stored) -> ast.Lambda | None:
     return None
 
 
-def _without_graph(context: Context, stored: _Stored, outlives: str) -> LintFinding | None:
+def _without_graph(context: Context, stored: _Stored, outlives: str, *, passing: bool) -> LintFinding | None:
     function, value = stored.function, stored.value
     kept = [item for item in value.tensors if not item.host and not item.scalar]
     if not kept or value.guessed or _is_reduced(stored.kept):
@@ -299,8 +304,10 @@ def _without_graph(context: Context, stored: _Stored, outlives: str) -> LintFind
         wasted = is_reduced_later(where, call) and outlives != "steps"
         confidence = Confidence.MEDIUM if wasted else Confidence.LOW
         return context.finding(where, call, "MP205", message, "move_to_cpu", confidence)
-    if not activation and outlives != "training":
+    if passing or (not activation and outlives != "training"):
         return None
+    if context.value(stored.holder).shape == "queue":
+        return None  # somebody takes it out
     message = (
         f"`{name}` keeps `{shown(stored.kept, 40)}` of every iteration on the device, and nothing is ever taken out. "
         "Store `.cpu()` of it, or limit the container."
@@ -308,8 +315,8 @@ def _without_graph(context: Context, stored: _Stored, outlives: str) -> LintFind
     # What an evaluation gathers for later ends with the data, and the source does not tell how much it is.
     renewed = context.flow.lifetimes.renewed(function, stored.holder, stored.node)
     gathered = outlives == "steps" or (outlives == "evaluation" and _is_read(stored))
-    passing = gathered or (renewed and (not activation or not context.flow.over_loader(function, stored.node)))
-    confidence = Confidence.LOW if passing else Confidence.MEDIUM
+    ends = gathered or (renewed and (not activation or not context.flow.over_loader(function, stored.node)))
+    confidence = Confidence.LOW if ends else Confidence.MEDIUM
     return context.finding(function, stored.node, "MP103", message, "move_to_cpu", confidence)
 
 

@@ -1,12 +1,13 @@
-"""What comprehensions, `list()` and `sum()` gather of training iterations that run inside them: MP101, MP102."""
+"""What comprehensions, `list()` and `sum()` gather of iterations that run inside them: MP101, MP102, MP205."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
 
+from memprof.lint.checks.joined import JOINING, is_reduced_later
 from memprof.lint.context import Context, shown, sure
-from memprof.lint.finding import LintFinding
+from memprof.lint.finding import Confidence, LintFinding
 from memprof.lint.names import inside
 from memprof.lint.program import FunctionInfo
 from memprof.lint.values import Kind, Value
@@ -28,6 +29,26 @@ def check(context: Context) -> Iterator[LintFinding]:
             finding = _finding(context, function, node, element)
             if finding is not None:
                 yield finding
+        yield from _joined(context, function)
+
+
+def _joined(context: Context, function: FunctionInfo) -> Iterator[LintFinding]:
+    """`torch.cat([net(x) for x, _ in loader])`: the outputs of a whole data set, on the device."""
+    for call in function.calls:
+        node = call.args[0] if call.args and function.module.qualified(call.func) in JOINING else None
+        if not isinstance(node, (ast.ListComp, ast.GeneratorExp)):
+            continue
+        element = context.value(node).element
+        if element is None or element.kind is not Kind.TENSOR or element.host or not element.activation:
+            continue
+        if element.guessed or not context.flow.gives_batches(node.generators[0].iter):
+            continue
+        message = (
+            f"`{shown(call.func)}` gathers `{shown(node.elt, 40)}` of the whole data set on the device, and copies it "
+            "once more. Reduce each batch as it comes, or take `.cpu()` of it."
+        )
+        confidence = Confidence.MEDIUM if is_reduced_later(function, call) else Confidence.LOW
+        yield context.finding(function, call, "MP205", message, "move_to_cpu", confidence)
 
 
 def _runs_of_iterations(context: Context, function: FunctionInfo) -> Iterator[ast.expr]:

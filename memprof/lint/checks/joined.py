@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 
 from memprof.lint.names import base_of, path_of
 from memprof.lint.program import FunctionInfo
@@ -17,17 +18,34 @@ _REDUCING_FUNCTIONS = frozenset(
 
 
 def join_of(function: FunctionInfo, holder: ast.expr) -> tuple[FunctionInfo, ast.Call] | None:
-    """The call that makes one tensor of a container, in its function or, for an attribute, its class."""
+    """The call that makes one tensor of a container: in its function, its class, or a caller that it is returned to."""
     path = path_of(base_of(holder))
     functions = [function]
     if function.cls is not None and path.startswith(f"{function.self_name}."):
         functions += [method for method in function.cls.methods.values() if method is not function]
-    for where in functions:
+    places = [(where, path) for where in functions] + list(_returned(function, path))
+    for where, name in places:
         for call in where.calls:
             if where.module.qualified(call.func) in JOINING and call.args:
-                if any(path_of(item) == path for item in ast.walk(call.args[0])):
+                if any(path_of(item) == name for item in ast.walk(call.args[0])):
                     return where, call
     return None
+
+
+def _returned(function: FunctionInfo, path: str) -> Iterator[tuple[FunctionInfo, str]]:
+    """Callers that get a container, and what they call it: `outputs, labels = collect(model, loader)`."""
+    for statement in function.statements:
+        given = statement.value if isinstance(statement, ast.Return) else None
+        parts = given.elts if isinstance(given, ast.Tuple) else [given]
+        for number, part in enumerate(parts):
+            for site in function.sites if part is not None and path_of(part) == path != "" else ():
+                bound = site.caller.module.parents.get(site.call)
+                target = bound.targets[0] if isinstance(bound, ast.Assign) else None
+                if isinstance(given, ast.Tuple):
+                    same = isinstance(target, ast.Tuple) and len(target.elts) == len(parts)
+                    target = target.elts[number] if isinstance(target, ast.Tuple) and same else None
+                if target is not None and path_of(target):
+                    yield site.caller, path_of(target)
 
 
 def is_reduced_later(function: FunctionInfo, call: ast.Call) -> bool:

@@ -13,7 +13,7 @@ from memprof.lint.names import base_of, inside, is_constant_text, path_of
 from memprof.lint.program import ClassInfo, FunctionInfo
 from memprof.lint.values import Kind
 
-_GROWING = frozenset("add_param_group append add add_module register_module".split())
+_GROWING = frozenset("add_param_group append add add_module register_module register_parameter".split())
 _MOVING = frozenset("to cuda cpu eval train apply".split())
 _REGISTERING = frozenset("add_module register_module setattr __setattr__ register_parameter".split())
 
@@ -74,9 +74,26 @@ def _holds_layers(context: Context, start: FunctionInfo, value: ast.expr, path: 
             item for item in start.statements if isinstance(item, ast.Assign) and path_of(item.targets[0]) == value.id
         ]
         return len(made) == 1 and _holds_layers(context, start, made[0].value, value.id)
+    if isinstance(value, ast.Call):  # self.layers = made(sizes)
+        return any(
+            isinstance(item, ast.Return)
+            and item.value is not None
+            and not isinstance(item.value, ast.Call)
+            and _holds_layers(context, callee, item.value, path_of(item.value))
+            for callee in context.flow.callees(value)
+            for item in callee.statements
+        )
     if not isinstance(value, (ast.List, ast.Dict, ast.ListComp, ast.DictComp, ast.Tuple)):
         return False
-    return _makes_layers(context, value) or _filled(context, start, path)
+    if _makes_layers(context, value) or _filled(context, start, path):
+        return True
+    name = path.partition(".")[2]
+    builders = [item for item in (start.cls.methods.values() if start.cls is not None else ()) if item is not start]
+    return bool(name) and any(
+        _filled(context, item, f"{item.self_name}.{name}")
+        for item in builders
+        if any(site.caller is start for site in item.sites)
+    )
 
 
 def _makes_layers(context: Context, node: ast.expr) -> bool:
@@ -192,6 +209,15 @@ def _growing(context: Context) -> Iterator[LintFinding]:
             name, holder = call.func.attr, call.func.value
             if name == "add_param_group":
                 yield _group(context, function, call, shown(holder))
+            elif name == "append" and isinstance(holder, ast.Attribute) and holder.attr == "param_groups":
+                yield _group(context, function, call, shown(holder.value))
+            elif name == "register_parameter":
+                if (
+                    len(call.args) == 2
+                    and isinstance(call.args[0], ast.JoinedStr)
+                    and is_new_layer(context, call.args[1])
+                ):
+                    yield _layer(context, function, call, shown(holder))
             elif name in ("append", "add_module", "register_module") and context.value(holder).kind is Kind.MODULE:
                 if call.args and is_new_layer(context, call.args[-1]):
                     yield _layer(context, function, call, shown(holder))

@@ -100,6 +100,36 @@ LEAKY = {
         """,
         "total += outputs.loss",
     ),
+    "an average that begins with its first value": (
+        """
+        class Smooth:
+            def __init__(self):
+                self.value = None
+
+            def __call__(self, value):
+                if self.value is None:
+                    self.value = value
+                else:
+                    self.value = 0.9 * self.value + 0.1 * value
+                return self.value
+
+        smooth, mean = Smooth(), None
+        for x, y in loader:
+            loss = criterion(model(x), y)
+            loss.backward()
+            optimizer.step()
+            smooth(loss)
+        """,
+        "self.value = 0.9 * self.value + 0.1 * value",
+    ),
+    "an average in a loop that begins with its first value": (
+        "mean = None" + STEP + "    if mean is None:\n        mean = loss\n    mean = mean * 0.9 + loss * 0.1\n",
+        "mean = mean * 0.9 + loss * 0.1",
+    ),
+    "one of two sums": (
+        "total, count = 0.0, 0" + STEP + "    total, count = total + loss, count + 1\n",
+        "total, count = total + loss, count + 1",
+    ),
     "a global": (
         """
         total = 0.0

@@ -424,3 +424,76 @@ def test_a_decorator_that_caches_by_tensor() -> None:
     by_tensor = MEMOISED.replace("KEY", "x")
     assert lines(by_tensor, findings(by_tensor)) == [("MP111", "store[x] = function(x)")]
     assert findings(MEMOISED.replace("KEY", "len(x)")) == []
+
+
+STEPS = """
+for number, (x, y) in enumerate(loader):
+    loss = criterion(model(x), y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "line"),
+    [
+        ("losses = [None] * 100\n", "losses[number] = loss"),
+        ("import heapq\nhardest = []\n", "heapq.heappush(hardest, (-loss, number))"),
+    ],
+)
+def test_other_ways_to_store(before: str, line: str) -> None:
+    text = f"{before}{STEPS}    {line}\n"
+    assert lines(text, findings(text)) == [("MP102", line)]
+
+
+def test_stores_that_stay_short() -> None:
+    assert findings(f"losses = [None] * 4\n{STEPS}    losses[0] = loss\n") == []
+    assert (
+        findings(
+            f"import heapq\nhardest = []\n{STEPS}    heapq.heappush(hardest, (-loss, number))\n    heapq.heappop(hardest)\n"
+        )
+        == []
+    )
+
+
+GATHERED = """
+@torch.no_grad()
+def collect(model, loader):
+    outputs, labels = [], []
+    for x, y in loader:
+        outputs.append(model(x.to(device)))
+        labels.append(y)
+    return outputs, labels
+
+def evaluate(model, loader):
+    model.eval()
+    found, labels = collect(model, loader)
+    scores = torch.cat(found)
+    return (scores.argmax(1).cpu() == torch.cat(labels)).float().mean()
+
+evaluate(model, loader)
+"""
+
+
+def test_outputs_that_a_caller_joins() -> None:
+    assert lines(GATHERED, findings(GATHERED)) == [("MP205", "scores = torch.cat(found)")]
+    assert findings(GATHERED.replace("model(x.to(device))", "model(x.to(device)).cpu()")) == []
+
+
+def test_outputs_joined_in_a_comprehension() -> None:
+    text = """
+        @torch.no_grad()
+        def evaluate(model, loader):
+            model.eval()
+            scores = torch.cat([model(x.to(device)) for x, _ in loader])
+            return scores.argmax(1)
+
+        evaluate(model, loader)
+        """
+    assert [item.code for item in findings(text)] == ["MP205"]
+    assert findings(text.replace("model(x.to(device))", "model(x.to(device)).argmax(1).cpu()")) == []
+
+
+def test_a_queue_without_graphs_is_for_somebody_who_takes_it_out() -> None:
+    assert findings(f"waiting = queue.Queue()\n{STEPS}    waiting.put(loss.detach())\n") == []

@@ -704,3 +704,45 @@ def test_an_exception_in_a_dictionary_of_facts() -> None:
     assert [item.code for item in findings(kept)] == ["MP110"]
     told = FAILING.replace("HANDLE", "errors.append(dict(number=1, error=str(error)))").replace("\n    ", "\n")
     assert findings(told) == []
+
+
+MADE_ELSEWHERE = {
+    "by a method": (
+        "self.layers = []\n        self.build(sizes)",
+        "def build(self, sizes):\n        for size in sizes:\n            self.layers.append(nn.Linear(size, size))",
+    ),
+    "by a function": ("self.layers = made(sizes)", "def other(self):\n        return 1"),
+}
+
+
+@pytest.mark.parametrize("name", MADE_ELSEWHERE)
+def test_layers_that_are_made_elsewhere(name: str) -> None:
+    body, method = MADE_ELSEWHERE[name]
+    made = "def made(sizes):\n    return [nn.Linear(size, size) for size in sizes]\n\n"
+    text = made + LAYERS.replace("BODY", f"{body}\n\n    {method}")
+    assert [item.code for item in findings(text)] == ["MP403"]
+    assert findings(text.replace("nn.Linear(size, size)", "nn.ReLU()")) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("optimizer.param_groups.append({'params': [offset], 'lr': 0.1})", "MP114"),
+        ("model.register_parameter(f'offset{number}', nn.Parameter(torch.zeros(8)))", "MP115"),
+    ],
+)
+def test_other_ways_to_grow(line: str, code: str) -> None:
+    text = (
+        "for number, (x, y) in enumerate(loader):\n    offset = nn.Parameter(torch.zeros(8))\n"
+        f"    {line}\n    criterion(model(x) + offset, y).backward()\n    optimizer.step()\n"
+    )
+    assert lines(text, findings(text)) == [(code, line)]
+
+
+def test_features_of_a_network_of_torchvision() -> None:
+    text = HEADLESS + (
+        "import torchvision\nnet, vgg = nn.Linear(8, 8), torchvision.models.vgg16().features\n"
+        "opt = torch.optim.SGD(net.parameters(), lr=0.1)\nfor x, y in loader:\n"
+        "    target = vgg(y)\n    loss = F.mse_loss(vgg(net(x)), target)\n    loss.backward()\n    opt.step()\n"
+    )
+    assert lines(text, findings(text, setup=False), setup=False) == [("MP203", "target = vgg(y)")]
