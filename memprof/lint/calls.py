@@ -228,7 +228,8 @@ class CallReader(LibraryReader):
         if inside.kind is Kind.CONTAINER:
             items = tuple(self._shaped(item, made) for item in inside.items)
             return replace(inside, items=items, element=self._shaped(inside.element or UNKNOWN, made))
-        return made if inside.kind in (Kind.UNKNOWN, Kind.GRAPH) else inside
+        # Of what may be embeddings or the module that holds them, an output is what is computed.
+        return made if inside.kind in (Kind.UNKNOWN, Kind.GRAPH, Kind.MODULE) else inside
 
     def construct(
         self, cls: ClassInfo, node: ast.Call, arguments: list[Value], keywords: dict[str | None, Value]

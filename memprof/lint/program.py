@@ -386,10 +386,16 @@ class Program:
         forward = next((item.methods["forward"] for item in above if "forward" in item.methods), None)
         if forward is None or not forward.takes_self:
             return False
-        return any(self.find(base, item.module) is None for item in above for base in item.bases if base != "object")
+        bases = (
+            (item.module, base) for item in above for base in item.bases if base.rpartition(".")[2] not in _PLAIN_BASES
+        )
+        return any(self.find(base, module) is None for module, base in bases)
 
 
 _REEXPORTS = 4
 """How many files a name is followed through that import it from another."""
+
+_PLAIN_BASES = frozenset("object ABC Generic Protocol NamedTuple Enum Exception dict list ".split())
+"""Bases of any kind of class."""
 
 _MODULE_BASES = frozenset("LightningModule PreTrainedModel Module".split())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from memprof.lint.checks.joined import JOINING, is_reduced_later
 from memprof.lint.context import Context, shown, sure
 from memprof.lint.finding import Confidence, LintFinding
-from memprof.lint.names import base_of, parts_of, path_of, paths_in
+from memprof.lint.names import base_of, parts_of, path_of, paths_in, text_of
 from memprof.lint.program import FunctionInfo
 from memprof.lint.values import Kind, Value
 
@@ -40,6 +40,8 @@ def check(context: Context) -> Iterator[LintFinding]:
             if outlives is None and not _is_weight(context, function, found.target, statement):
                 continue
             if context.flow.reaches_backward(function, found.target) or _is_cut(context, function, statement, found):
+                continue
+            if cut_elsewhere(context, function, found.target):
                 continue
             finding = _finding(context, function, statement, found, value, passing=outlives == "steps")
             if finding is not None:
@@ -76,6 +78,23 @@ def _is_cut(context: Context, function: FunctionInfo, statement: ast.stmt, found
         and any(path_of(target) == path for target in item.targets)
         and context.value(item.value).kind in (Kind.PLAIN, Kind.TENSOR)
         for item in block
+    )
+
+
+def cut_elsewhere(context: Context, function: FunctionInfo, target: ast.expr) -> bool:
+    """Whether another function detaches an attribute, as one does that is called where an iteration ends."""
+    holder = base_of(target)
+    if not isinstance(holder, ast.Attribute):
+        return False
+    return any(
+        isinstance(call.func, ast.Attribute)
+        and call.func.attr in ("detach", "detach_")
+        and isinstance(call.func.value, ast.Attribute)
+        and call.func.value.attr == holder.attr
+        and not isinstance(other.module.parents.get(call), (ast.Call, ast.Return))
+        for other in context.program.functions
+        if other is not function
+        for call in other.calls
     )
 
 
@@ -184,7 +203,7 @@ def _accumulation(
         return None
     if isinstance(given, (ast.ListComp, ast.DictComp)) and _sums_each(given, path):
         return _Accumulation(target, given, each=True)
-    if any(path_of(base_of(part)) == path for part in _operands(function, given, statement, _DEPTH)):
+    if any(_is_same(part, target) for part in _operands(function, given, statement, _DEPTH)):
         return _Accumulation(target, given)
     if isinstance(target, ast.Subscript):
         store = context.value(target.value)
@@ -214,6 +233,14 @@ def _sums_each(node: ast.ListComp | ast.DictComp, path: str) -> bool:
     }
     parts = {path_of(base_of(part)) for part in ast.walk(made) if isinstance(part, (ast.Name, ast.Subscript))}
     return bool(parts & old) or path in parts
+
+
+def _is_same(part: ast.expr, target: ast.expr) -> bool:
+    """Whether an operand is what is assigned: not where both are entries whose keys are known to differ."""
+    if path_of(base_of(part)) != path_of(base_of(target)):
+        return False
+    keys = [text_of(node.slice) if isinstance(node, ast.Subscript) else None for node in (part, target)]
+    return None in keys or keys[0] == keys[1]
 
 
 def _is_kept(node: ast.expr, path: str) -> bool:

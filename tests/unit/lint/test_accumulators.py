@@ -479,3 +479,66 @@ def test_an_average_through_another_name() -> None:
     )
 
     assert [item.code for item in findings(text)] == ["MP112"]
+
+
+MEMORY = """
+class Memory(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.GRUCell(8, 8)
+        self.register_buffer("kept", torch.zeros(100, 8))
+
+    def forward(self, numbers, x):
+        output = self.cell(x, torch.zeros(4, 8))
+        self.kept[numbers] = output
+        return output
+
+    def cut(self):
+        CUT
+
+memory = Memory()
+optimizer = torch.optim.Adam(memory.parameters())
+for numbers, x in loader:
+    loss = memory(numbers, x).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    memory.cut()
+"""
+
+
+def test_a_memory_that_is_cut_by_another_method() -> None:
+    assert [item.code for item in findings(MEMORY.replace("CUT", "pass"))] == ["MP112"]
+    assert findings(MEMORY.replace("CUT", "self.kept.detach_()")) == []
+
+
+def test_an_entry_that_is_made_from_others() -> None:
+    text = """
+        facts = {"a": 1.0}
+        for x, y in loader:
+            facts["x"], facts["y"] = model(x), y
+            facts["h"] = facts["x"] * facts["y"]
+            facts["h"].mean().backward()
+            optimizer.step()
+        """
+    assert findings(text) == []
+
+
+def test_a_transform_is_no_module() -> None:
+    text = """
+        from abc import ABC
+
+        class Transform(ABC):
+            def __call__(self, data):
+                return self.forward(data)
+
+            def forward(self, data):
+                return data * 2
+
+        def kept(transform=Transform()):
+            found = []
+            for data, y in loader:
+                found.append(transform(data).item())
+            return found
+        """
+    assert findings(text) == []

@@ -124,6 +124,37 @@ EVALUATED = {
         """,
         "found = max(found, criterion(model(x), y).item())",
     ),
+    "a model whose output may be its embeddings": (
+        """
+        class Embeddings(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.embeds = nn.ModuleDict({"a": nn.Linear(8, 8)})
+
+            def forward(self):
+                return self.embeds
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.embeddings, self.head = Embeddings(), nn.Linear(8, 8)
+
+            def forward(self, x=None):
+                if x is None:
+                    x = self.embeddings()
+                else:
+                    x = {"a": self.head(x)}
+                return x
+
+        def evaluate(net, loader):
+            net.eval()
+            for x, y in loader:
+                print(net(x)["a"].mean().item())
+
+        evaluate(Net(), loader)
+        """,
+        'print(net(x)["a"].mean().item())',
+    ),
     "phases": (
         f"""
         for epoch in range(3):
