@@ -222,7 +222,7 @@ class TensorStoredOnContext(Rule):
                 continue
             device = device_of(model, item.storages[0] if item.storages else None)
             peak = main_peak(model, device)
-            share = item.nbytes / peak.allocated_bytes if peak is not None and peak.allocated_bytes else 1.0
+            share = item.nbytes / peak.allocated_bytes if peak is not None and peak.allocated_bytes else 0.0
             if share >= self._MIN_SHARE or item.nbytes >= self._MIN_BYTES:
                 found[where] = self._staying(model, item, where, device, ticks)
         yield from found.values()

@@ -299,7 +299,7 @@ def _grown(model: MemoryModel, device: str) -> int:
     trend = model.trends.get(device)
     if trend is None or trend.rising_share < _RISING:
         return 0
-    return int(trend.bytes_per_iteration * (trend.last_iteration - trend.first_iteration + 1))
+    return int(trend.grown_bytes + trend.bytes_per_iteration)
 
 
 def _leak(model: MemoryModel, device: str, grown: int) -> _Cause:

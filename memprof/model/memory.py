@@ -172,12 +172,19 @@ class Trend:
     """
 
     bytes_per_iteration: float
+    """For each iteration of that kind: between two of them may lie others."""
     first_iteration: int
     last_iteration: int
     points: int
+    """Iterations of that kind whose end is known, from the first to the last."""
     rising_share: float
     """Share of consecutive differences that are positive, 0 to 1."""
     source: Source
+
+    @property
+    def grown_bytes(self) -> float:
+        """Growth from the end of the first iteration to that of the last."""
+        return self.bytes_per_iteration * (self.points - 1)
 
 
 @dataclass(frozen=True, slots=True)

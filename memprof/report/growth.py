@@ -23,7 +23,7 @@ def is_steady(trend: Trend, peak_bytes: int | None = None) -> bool:
     """
     if not math.isfinite(trend.bytes_per_iteration):
         return False
-    added = abs(trend.bytes_per_iteration) * (trend.last_iteration - trend.first_iteration)
+    added = abs(trend.grown_bytes)
     return abs(trend.bytes_per_iteration) < 1 or (peak_bytes is not None and added < FLAT_SHARE * peak_bytes)
 
 

@@ -176,7 +176,7 @@ def _growth(axes: Axes, model: MemoryModel, device: str, factor: int) -> None:
     steady = abs(trend.bytes_per_iteration) < 1
     axes.plot(
         line.x, line.nbytes / factor, color=GROWTH, linewidth=1.6, linestyle=(0, (5, 3)), zorder=5, marker="",
-        label="growth: none" if steady else "growth (train)",
+        label="growth: none" if steady else f"growth ({model.iterations[trend.first_iteration].kind})",
     )  # fmt: skip
     if steady:
         return

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from memprof.model.memory import CompositionPoint, IterationMemory, MemoryModel, Trend
 from memprof.record.events import Phase
-from memprof.record.iterations import TRAIN
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.intp]
@@ -130,18 +129,18 @@ def growth_line(iterations: Sequence[IterationMemory], device: str, trend: Trend
     """
     if not np.isfinite(trend.bytes_per_iteration):
         return None
+    inside = [each for each in iterations if trend.first_iteration <= each.index <= trend.last_iteration]
+    alike = [each for each in inside if each.kind == inside[0].kind]
     rests = [
-        end - trend.bytes_per_iteration * iteration.index
-        for iteration in iterations
-        if iteration.kind == TRAIN
-        and trend.first_iteration <= iteration.index <= trend.last_iteration
-        and device in iteration.devices
-        and (end := iteration.devices[device].allocated_bytes_end) is not None
+        end - trend.bytes_per_iteration * place
+        for place, iteration in enumerate(alike)
+        if device in iteration.devices and (end := iteration.devices[device].allocated_bytes_end) is not None
     ]
     if not rests:
         return None
     x = np.array([trend.first_iteration, trend.last_iteration], np.float64)
-    return Curve(x, float(np.median(rests)) + trend.bytes_per_iteration * x)
+    rise = trend.bytes_per_iteration * np.array([0, len(alike) - 1], np.float64)
+    return Curve(x, float(np.median(rests)) + rise)
 
 
 def stretches(flags: Sequence[bool]) -> list[tuple[int, int]]:

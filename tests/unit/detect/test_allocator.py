@@ -14,7 +14,7 @@ from memprof.detect.pass_evidence import peak_share
 from memprof.detect.pools import PinnedMemoryGrows
 from memprof.model.build import build
 from memprof.model.memory import Source
-from memprof.record.events import DeviceState, Location, OutOfMemory, Phase
+from memprof.record.events import DeviceState, Location, OutOfMemory, Phase, TickFlag
 from tests.unit.model.fake_recording import FakeRecording
 
 MIB = 1 << 20
@@ -133,3 +133,15 @@ def test_a_share_is_never_of_another_devices_peak() -> None:
     assert main_peak(model, "cuda:0") is not None
     assert main_peak(model, "cuda:1") is None
     assert peak_share(model, "cuda:1", MIB) == 0.0
+
+
+def test_a_leak_is_no_larger_for_the_evaluations_between() -> None:
+    fake = FakeRecording(device="cuda:0", counter_noise=0)
+    for _ in range(8):
+        fake.step(leak=2 * MIB)
+        for _ in range(3):
+            fake.end_tick(TickFlag.FORWARD | TickFlag.EVAL_MODE)
+    fake.ooms = [failure(fake.tick)]
+    fake.end_tick()
+    (finding,) = (item for item in OutOfMemoryRaised().check(build(fake)) if isinstance(item, Finding))
+    assert finding.evidence["cause"] != "leak"  # 16 MiB of the device's 100 MiB

@@ -47,6 +47,19 @@ class TestTheilSen:
 
 
 class TestTrend:
+    def test_growth_in_all_is_of_the_iterations_that_grow(self, recording: FakeRecording) -> None:
+        carried: tuple[int, ...] = ()
+        for _ in range(6):
+            carried = _train(recording, 1, carried, leak=7)
+            for _ in range(3):
+                recording.end_tick(EVALUATE_FLAGS)
+
+        trend = build(recording).trends["cpu"]
+
+        assert trend.bytes_per_iteration == 7.0
+        assert trend.last_iteration - trend.first_iteration == 16
+        assert trend.grown_bytes == 4 * 7.0
+
     def test_growth_is_measured_without_the_first_iteration(self, recording: FakeRecording) -> None:
         recording.birth(90_000, role=Role.PARAMETER)
         _train(recording, 6, leak=7)

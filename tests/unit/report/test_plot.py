@@ -307,3 +307,15 @@ def test_device_of_which_nothing_is_known_says_so() -> None:
     figure = PlotReporter().figure(replace(whole, model=replace(whole.model, iterations=made, peaks={}, trends={})))
 
     assert "memory of this device is unknown" in texts(figure)
+
+
+def test_growth_line_is_that_of_its_iterations_whatever_lies_between() -> None:
+    made = [
+        replace(row, kind="train" if row.index % 4 == 0 else "evaluate") for row in factories.iterations(17, growth=10)
+    ]
+    trend = Trend(40.0, 0, 16, 5, 1.0, made[0].devices["cpu"].source)
+
+    line = growth_line(made, "cpu", trend)
+
+    assert line is not None
+    assert [*line.nbytes] == [made[0].devices["cpu"].allocated_bytes_end, made[16].devices["cpu"].allocated_bytes_end]
