@@ -104,7 +104,7 @@ def command(
     try:
         from memprof.advise.diagnosis import diagnose
         from memprof.profiler import read_session
-        from memprof.report.verdict import verdict
+        from memprof.report.verdict import in_short
 
         diagnosis = diagnose(read_session(session))
         status = status or int(exceeds(diagnosis, fail_on))
@@ -112,8 +112,10 @@ def command(
             show(diagnosis, report_format=report_format, output=output, verbose=verbose, cwd=folder)
             if fix:
                 _show_edits(diagnosis, folder)
+            if sys.stderr.isatty():  # the report is in a file, or most of it above the screen by now
+                summary = in_short(diagnosis, folder)
         else:
-            summary = f"rank {rank}: {verdict(diagnosis)}"
+            summary = f"rank {rank}: {in_short(diagnosis, folder)}"
         if plot is not None:
             draw(diagnosis, plot)
             drawn = plot

@@ -16,13 +16,23 @@ def command(code: str | None, everything: bool) -> None:
         click.echo("\n".join(rule.page() for rule in RULES), nl=False)
         return
     if code is None:
-        for rule in RULES:
-            click.echo(f"{rule.code}  {rule.kind.value:8}  {rule.summary()}")
+        _print_list([(f"{rule.code}  {rule.kind.value:8}  ", rule.summary()) for rule in RULES])
         return
     found = rule_of(code)
     if found is None:
         raise click.UsageError(f"there is no rule {code!r}; `memprof explain` lists all {len(RULES)}")
     _print_markdown(found.page())
+
+
+def _print_list(rows: list[tuple[str, str]]) -> None:
+    """Wrap for a terminal; a pipe gets one line for each."""
+    import shutil
+    import sys
+    import textwrap
+
+    width = max(shutil.get_terminal_size().columns, 40) if sys.stdout.isatty() else 10_000
+    for label, text in rows:
+        click.echo(textwrap.fill(text, width, initial_indent=label, subsequent_indent=" " * len(label)))
 
 
 def _print_markdown(text: str) -> None:

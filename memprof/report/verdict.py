@@ -7,6 +7,7 @@ import math
 from memprof.advise.diagnosis import Diagnosis
 from memprof.detect.finding import Kind, Severity
 from memprof.model.memory import MemoryModel, Trend
+from memprof.report.source_lines import place
 from memprof.report.wording import counted, escape_controls, is_empty, loop_iterations, source_suffix
 from memprof.units import format_bytes
 
@@ -40,6 +41,21 @@ def verdict(diagnosis: Diagnosis) -> str:
     if not model.storages and not any(peak.allocated_bytes for peak in model.peaks.values()):
         return "no tensor was made in this process, so nothing can be said"
     return "no problem found, but no training or evaluation was seen either"
+
+
+def in_short(diagnosis: Diagnosis, cwd: str) -> str:
+    """Say the verdict with the first finding: `1 error, 2 warnings, first MP102 at train.py:34 in validate`.
+
+    Args:
+        diagnosis: The whole diagnosis.
+        cwd: Folder that paths are shown relative to.
+    """
+    said = verdict(diagnosis)
+    if not diagnosis.findings:
+        return said
+    first = diagnosis.findings[0]
+    where = "" if first.location is None else f" at {place(first.location, cwd)}"
+    return f"{said}{', first ' if len(diagnosis.findings) > 1 else ': '}{first.code}{where}"
 
 
 def tone(diagnosis: Diagnosis) -> Severity | None:

@@ -347,7 +347,7 @@ def test_ranks_of_one_job_write_beside_each_other_and_only_the_first_reports_at_
     assert "MP102" in first.stdout
     assert first.stderr == "recording: train.rank0.memprof\n"
     assert other.stdout == "trained\n"
-    assert other.stderr == "rank 1: 1 hint; recording: train.rank1.memprof\n"
+    assert other.stderr == "rank 1: 1 hint: MP102 at train.py:18; recording: train.rank1.memprof\n"
     assert {path.name for path in tmp_path.glob("*.memprof")} == {"train.rank0.memprof", "train.rank1.memprof"}
 
 
@@ -460,6 +460,7 @@ def test_progress_and_colour_on_a_terminal(tmp_path: Path, no_color: bool) -> No
     assert status == 0, said_there
     assert "memprof: iteration 1  allocated" in said_there
     report = said_there[said_there.index("train.py | torch") :]
+    assert report.rstrip().endswith("1 hint: MP102 at train.py:18; recording: train.memprof")
     colours = re.findall(r"\033\[[0-9;]*m", report)
     assert any(re.search(r"3[1-7]|9[0-7]|38;5", code) for code in colours) is not no_color
 

@@ -9,7 +9,7 @@ import pytest
 from memprof.advise.diagnosis import Diagnosis
 from memprof.detect.finding import Kind, Severity
 from memprof.model.memory import Source, Trend
-from memprof.report.verdict import next_step, tone, unexplained_growth, verdict
+from memprof.report.verdict import in_short, next_step, tone, unexplained_growth, verdict
 from tests import factories
 
 MIB = 1 << 20
@@ -30,6 +30,18 @@ def test_findings_are_counted_by_severity() -> None:
     assert verdict(Diagnosis(model, (leak, leak, peak), ())) == "2 errors, 1 warning"
     assert verdict(Diagnosis(model, (), ())) == "no problem found"
     assert next_step(Diagnosis(model, (), ())) == ""
+
+
+def test_a_verdict_in_short_names_the_first_finding() -> None:
+    whole = factories.leaking()
+    first, second = whole.findings
+
+    assert in_short(factories.clean(), "/project") == "no problem found"
+    assert in_short(replace(whole, findings=(first,)), "/project") == f"1 error: {first.code} at train.py:41 in train"
+    assert in_short(replace(whole, findings=(first, second)), "/project").startswith(
+        f"1 error, 1 warning, first {first.code} at train.py:"
+    )
+    assert in_short(replace(whole, findings=(replace(first, location=None),)), "/") == f"1 error: {first.code}"
 
 
 def test_a_run_without_a_loop_is_not_called_clean() -> None:
