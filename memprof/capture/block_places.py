@@ -16,7 +16,7 @@ from memprof.record.schema import NONE
 _ALLOC = int(BlockAction.ALLOC)
 _HALF_TICK_NS = 500
 """Times of the history are cut off to microseconds."""
-_MOST_KNOWN = 200_000
+_MOST_KNOWN = 65_536
 _MOST_WAYS = 64
 
 
@@ -104,8 +104,10 @@ class BlockPlaces:
         lines, _ = kinds(*(np.concatenate(column) for column in zip(*pairs, strict=True)))
         region, first, count = np.unique(lines[:, 0], return_index=True, return_counts=True)
         only = dict(zip(region[count == 1].tolist(), lines[first[count == 1], 1].tolist(), strict=True))
+        shared: dict[_Place, _Place] = {}
         for number, module in zip(regions.region.tolist(), regions.module.tolist(), strict=True):
-            self._known[number] = _Place(module, only.get(number, NONE))
+            place = _Place(module, only.get(number, NONE))
+            self._known[number] = shared.setdefault(place, place)
         if len(self._known) > _MOST_KNOWN:
             for number in list(self._known)[: _MOST_KNOWN // 2]:
                 del self._known[number]

@@ -32,6 +32,8 @@ _K = TypeVar("_K")
 _Statement = tuple[str, tuple[object, ...]]
 _CACHE_KIB = 64
 """What SQLite may keep of the file in memory, where it would show as the program's; nothing of it is read again."""
+MOST_IN_MEMORY_BYTES = 256 << 20
+"""A recording that the disk has no room for must not take the memory of the run."""
 _INSERT_TICK = "INSERT INTO tick VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SQL, _ROW = itemgetter(0), itemgetter(1)
 """Of a statement."""
@@ -41,7 +43,8 @@ class RecordingWriter:
     """One recording being written.
 
     Every call that writes a tick or ends with a commit is durable against the death of the process. Where the disk
-    fails in mid-run, the recording moves to memory, `on_failure` is told once, and writing goes on.
+    fails in mid-run, or the file is gone at the end, the recording moves to memory, `on_failure` is told once, and
+    writing goes on. One that would take more than `MOST_IN_MEMORY_BYTES` there ends instead.
 
     Args:
         path: Where to write. An older recording there is replaced; any other file is left alone.
@@ -255,8 +258,15 @@ class RecordingWriter:
 
     def finish(self, run: RunInfo) -> None:
         """Write the facts about the run for the last time and fold the write-ahead log into the file."""
+        if self._full:  # what there is is kept, and how the run ended is put with it
+            self._full = False
+            self._pending.clear()
+            if self.in_memory:
+                self._limit(2 * MOST_IN_MEMORY_BYTES)
         self.write_run(run)
         with self._lock:
+            if not self.in_memory and not self.path.exists():
+                self._move_to_memory("it has been removed")
             try:
                 self._connection.execute("PRAGMA journal_mode = DELETE")
             except sqlite3.Error:
@@ -278,9 +288,13 @@ class RecordingWriter:
         return self._memory
 
     _memory: sqlite3.Connection | None = None
+    _full = False
+    """There is room neither on the disk nor in memory."""
 
     def _commit(self, statements: list[_Statement]) -> None:
         with self._lock:
+            if self._full:
+                return
             journal = self._journal
             waiting = 0 if journal is None else journal.waiting
             if self._pending or waiting:
@@ -290,7 +304,14 @@ class RecordingWriter:
             try:
                 self._execute(statements)
             except sqlite3.Error as error:
-                self._move_to_memory(error)
+                if self.in_memory or self._nbytes() > MOST_IN_MEMORY_BYTES:
+                    self._full = True
+                    self._on_failure(
+                        f"{self.path} cannot be written ({error}), and no more than {MOST_IN_MEMORY_BYTES >> 20} MiB "
+                        "are kept in memory; the recording ends here"
+                    )
+                    return
+                self._move_to_memory(str(error))
                 self._execute(statements)
             if waiting and self._journal is not None:
                 self._journal.empty()
@@ -310,9 +331,16 @@ class RecordingWriter:
                 execute("ROLLBACK")
             raise
 
-    def _move_to_memory(self, error: sqlite3.Error) -> None:
-        if self._memory is not None:
-            raise RecordingError(f"the recording cannot be kept in memory either ({error})") from error
+    def _limit(self, nbytes: int) -> None:
+        (page_size,) = self._connection.execute("PRAGMA page_size").fetchone()
+        self._connection.execute(f"PRAGMA max_page_count = {nbytes // page_size}")
+
+    def _nbytes(self) -> int:
+        (page_size,) = self._connection.execute("PRAGMA page_size").fetchone()
+        (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
+        return int(page_size * pages)
+
+    def _move_to_memory(self, reason: str) -> None:
         journal, self._journal = self._journal, None
         if journal is not None:  # the file goes on telling of the ticks that the disk has no room for
             journal.close(delete=False)
@@ -320,8 +348,9 @@ class RecordingWriter:
         self._connection.backup(memory)
         self._connection.close()
         self._connection = self._memory = memory
+        self._limit(max(MOST_IN_MEMORY_BYTES, self._nbytes()))
         self._on_failure(
-            f"{self.path} can no longer be written ({error}); recording goes on in memory and the file ends here"
+            f"{self.path} can no longer be written ({reason}); recording goes on in memory and the file ends here"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from memprof import RecordingError, RecordingVersionError
 from memprof.record import codec, schema
+from memprof.record import writer as writer_module
 from memprof.record.census import Census, GraphRoot, HeldGroup, Holder
 from memprof.record.events import DeviceState, OutOfMemory, ParameterProfile, Tick, TickFlag
 from memprof.record.reader import Recording, open_recording
@@ -430,6 +432,63 @@ def test_what_reached_the_disk_before_it_failed_stays_there(path: Path) -> None:
     with open_recording(path) as recording:
         assert recording.ticks[:4] == tuple(ticks)
         assert len(recording.ticks) < 20
+
+
+def test_a_recording_that_is_too_large_for_memory_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    writer = RecordingWriter(path, all_events.RUN, on_failure=told.append)
+    ticks = _many_ticks(writer, 0, 4)
+    monkeypatch.setattr(writer_module, "MOST_IN_MEMORY_BYTES", 1 << 18)
+    writer._connection.execute(f"PRAGMA max_page_count = {writer._nbytes() // 4096 + 2}")
+    ticks += _many_ticks(writer, 4, 2000)
+    writer.write_census(all_events.CENSUS)
+    writer.finish(dataclasses.replace(all_events.RUN, finished=True))
+
+    assert writer.memory is not None
+    assert [sentence.rpartition("; ")[2] for sentence in told] == [
+        "recording goes on in memory and the file ends here",
+        "the recording ends here",
+    ]
+    recording = Recording(writer.memory, None)
+    assert 20 < len(recording.ticks) < 2000
+    assert recording.ticks == tuple(ticks[: len(recording.ticks)])
+    assert len(list(recording.births())) == len(recording.ticks)
+    assert recording.run.finished
+    recording.close()
+
+
+def test_a_large_file_is_not_brought_into_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    writer = RecordingWriter(path, all_events.RUN, on_failure=told.append)
+    _many_ticks(writer, 0, 40)
+    monkeypatch.setattr(writer_module, "MOST_IN_MEMORY_BYTES", 1 << 16)
+    writer._connection.execute(f"PRAGMA max_page_count = {writer._nbytes() // 4096}")
+    _many_ticks(writer, 40, 80)
+    writer.finish(all_events.RUN)
+    assert not writer.in_memory
+    assert len(set(told)) == 1
+    with open_recording(path) as recording:
+        assert 40 <= len(recording.ticks) < 80
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be removed")
+@pytest.mark.parametrize("whole_folder", [False, True])
+def test_a_recording_that_was_removed_meanwhile_is_kept_in_memory(tmp_path: Path, whole_folder: bool) -> None:
+    told: list[str] = []
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    writer = RecordingWriter(folder / "run.memprof", all_events.RUN, on_failure=told.append)
+    ticks = _many_ticks(writer, 0, 10)
+    shutil.rmtree(folder) if whole_folder else writer.path.unlink()
+    ticks += _many_ticks(writer, 10, 20)
+    writer.finish(dataclasses.replace(all_events.RUN, finished=True))
+
+    assert [sentence.partition("(")[2].partition(")")[0] for sentence in told] == ["it has been removed"]
+    assert writer.memory is not None
+    recording = Recording(writer.memory, None)
+    assert recording.ticks == tuple(ticks)
+    assert recording.run.finished
+    recording.close()
 
 
 # ---- without torch ---------------------------------------------------------------------------
