@@ -22,11 +22,12 @@ def check(context: Context) -> Iterator[LintFinding]:
         if context.flow.in_module(function) or context.is_test(function):
             continue
         seen: set[ast.AST] = set()
+        whole = False
         for call in sorted(function.calls, key=lambda item: (item.lineno, item.col_offset)):
             if not _runs_model(context, function, call) or context.knowledge.grad.get(call) is not True:
                 continue
             region: ast.AST = next(iter(function.module.loops_of(call)), function.node)
-            if seen & {region, function.node} or not context.value(call).has_graph:
+            if whole or region in seen or not context.value(call).has_graph:
                 continue
             finding = _judge(context, function, call)
             if finding is None:
@@ -34,6 +35,7 @@ def check(context: Context) -> Iterator[LintFinding]:
             if _asks_for_gradients(function):
                 break
             seen.add(region)
+            whole = region is function.node and finding.confidence is not Confidence.LOW
             yield finding
 
 

@@ -327,6 +327,30 @@ def test_not_found(name: str) -> None:
     assert lines(FINE[name], findings(FINE[name])) == []
 
 
+def test_a_function_that_evaluates_is_told_of_once() -> None:
+    text = """
+        def evaluate(model, loader):
+            model.eval()
+            first = model(next(iter(loader)))
+            for x, y in loader:
+                print(model(x).mean().item())
+
+        evaluate(model, loader)
+        """
+    assert [item.source.strip() for item in findings(text)] == ["print(model(x).mean().item())"]
+    called = text.replace(
+        "        evaluate(model, loader)\n",
+        "        for epoch in range(3):\n"
+        + 12 * " "
+        + "for x, y in loader:\n"
+        + 16 * " "
+        + "criterion(model(x), y).backward()\n"
+        + 16 * " "
+        + "evaluate(model, loader)\n",
+    )
+    assert [item.source.strip() for item in findings(called)] == ["first = model(next(iter(loader)))"]
+
+
 def test_evaluation_without_a_name_is_of_medium_confidence() -> None:
     text, _ = EVALUATED["a function that counts hits"]
     assert [item.confidence for item in findings(text)] == [Confidence.MEDIUM]
