@@ -41,7 +41,7 @@ def check(context: Context) -> Iterator[LintFinding]:
                 continue
             if context.flow.reaches_backward(function, found.target) or _is_cut(context, function, statement, found):
                 continue
-            if cut_elsewhere(context, function, found.target):
+            if _is_cut_elsewhere(context, function, found.target):
                 continue
             finding = _finding(context, function, statement, found, value, passing=outlives == "steps")
             if finding is not None:
@@ -81,21 +81,23 @@ def _is_cut(context: Context, function: FunctionInfo, statement: ast.stmt, found
     )
 
 
-def cut_elsewhere(context: Context, function: FunctionInfo, target: ast.expr) -> bool:
+def _is_cut_elsewhere(context: Context, function: FunctionInfo, target: ast.expr) -> bool:
     """Whether another function detaches an attribute, as one does that is called where an iteration ends."""
     holder = base_of(target)
     if not isinstance(holder, ast.Attribute):
         return False
-    return any(
-        isinstance(call.func, ast.Attribute)
-        and call.func.attr in ("detach", "detach_")
-        and isinstance(call.func.value, ast.Attribute)
-        and call.func.value.attr == holder.attr
-        and not isinstance(other.module.parents.get(call), (ast.Call, ast.Return))
-        for other in context.program.functions
-        if other is not function
-        for call in other.calls
-    )
+    for other in context.program.functions:
+        for call in other.calls if other is not function else ():
+            func = call.func
+            if not isinstance(func, ast.Attribute) or getattr(func.value, "attr", "") != holder.attr:
+                continue
+            user = other.module.parents.get(call)
+            again = isinstance(user, ast.Assign) and any(
+                getattr(item, "attr", "") == holder.attr for item in user.targets
+            )
+            if func.attr == "detach_" or (func.attr == "detach" and again):
+                return True
+    return False
 
 
 def _blocks(node: ast.AST | None) -> Iterator[list[ast.stmt]]:

@@ -508,8 +508,10 @@ for numbers, x in loader:
 
 
 def test_a_memory_that_is_cut_by_another_method() -> None:
-    assert [item.code for item in findings(MEMORY.replace("CUT", "pass"))] == ["MP112"]
-    assert findings(MEMORY.replace("CUT", "self.kept.detach_()")) == []
+    for kept in ("pass", "print(self.kept.detach().mean() - self.kept.detach().max())"):
+        assert [item.code for item in findings(MEMORY.replace("CUT", kept))] == ["MP112"]
+    for cut in ("self.kept.detach_()", "self.kept = self.kept.detach()"):
+        assert findings(MEMORY.replace("CUT", cut)) == []
 
 
 def test_an_entry_that_is_made_from_others() -> None:
