@@ -164,13 +164,30 @@ FUNCTION = """
     """
 
 
-@pytest.mark.parametrize(
-    "store", ["ctx.result = result", "ctx.x = input", "ctx.half = result / 2", "ctx.e = input.exp()"]
-)
+@pytest.mark.parametrize("store", ["ctx.result = result", "ctx.x = input", "ctx.both = input, power"])
 def test_tensors_on_the_context(store: str) -> None:
     text = FUNCTION.replace("STORE", store)
 
     assert lines(text, findings(text)) == [("MP108", store)]
+
+
+@pytest.mark.parametrize("store", ["ctx.half = result / 2", "ctx.e = input.exp()"])
+def test_what_is_made_inside_goes_with_the_context(store: str) -> None:
+    text = FUNCTION.replace("STORE", store)
+
+    assert findings(text) == []
+    assert lines(text, findings(text, confidence=Confidence.LOW)) == [("MP108", store)]
+
+
+def test_an_input_without_a_gradient_on_the_context() -> None:
+    text = FUNCTION.replace("forward(ctx, input, power):", "forward(ctx, input, target):").replace(
+        "torch.pow(input, power)", "torch.where(target > 0, input, target.neg())"
+    )
+    text = text.replace("STORE", "ctx.target = target")
+
+    assert findings(text) == []
+    differentiated = text.replace("return grad, None", "return grad, grad")
+    assert lines(differentiated, findings(differentiated)) == [("MP108", "ctx.target = target")]
 
 
 @pytest.mark.parametrize(
