@@ -55,36 +55,27 @@ def _on_context(context: Context, cls: ClassInfo) -> Iterator[LintFinding]:
             known = _tensors(context, method, names)
         tensors = known | _tensors(context, method, [])
         ctx = parameters[0].arg if parameters and not (method is forward and apart) else ""
-        yield from _stored(context, method, ctx, tensors, used, _outside(cls, forward))
+        yield from _stored(context, method, ctx, tensors, used, _without_gradient(cls, forward))
 
 
-def _outside(cls: ClassInfo, forward: FunctionInfo) -> set[str]:
-    """Names of what has a graph outside of a function: inputs that are given a gradient, and outputs."""
+def _without_gradient(cls: ClassInfo, forward: FunctionInfo) -> set[str]:
+    """Inputs that `backward` gives no gradient, such as labels: they have no graph, and their owner keeps them."""
     backward = cls.methods.get("backward")
     gradients = [
         item.value.elts if isinstance(item.value, ast.Tuple) else [item.value]
         for item in (backward.statements if backward is not None else ())
         if isinstance(item, ast.Return) and item.value is not None
     ]
-    apart = "setup_context" in cls.methods
-    own = 0 if apart or forward.takes_self else 1  # the context
-    inputs = [item.arg for item in forward.parameters[own:]]
-    without = {
-        name
-        for number, name in enumerate(inputs)
+    own = 0 if "setup_context" in cls.methods or forward.takes_self else 1  # the context
+    return {
+        item.arg
+        for number, item in enumerate(forward.parameters[own:])
         if gradients and all(len(given) > number and is_constant(given[number], None) for given in gradients)
     }
-    returned = {
-        path_of(part)
-        for item in forward.statements
-        if isinstance(item, ast.Return) and item.value is not None
-        for part in (item.value.elts if isinstance(item.value, ast.Tuple) else [item.value])
-    }
-    return (set(inputs) - without) | returned
 
 
 def _stored(
-    context: Context, method: FunctionInfo, ctx: str, tensors: set[str], used: set[str], outside: set[str]
+    context: Context, method: FunctionInfo, ctx: str, tensors: set[str], used: set[str], plain: set[str]
 ) -> Iterator[LintFinding]:
     """Assignments of tensors to attributes of the context."""
     for statement in method.statements:
@@ -106,9 +97,7 @@ def _stored(
                 "or has a graph, the two hold each other until the garbage collector comes. Use "
                 f"`{ctx}.save_for_backward(...)`."
             )
-            # What is made inside has no graph, and goes with the context.
-            names = {path_of(part) for part in parts}
-            confidence = Confidence.MEDIUM if method.name != "forward" or names & outside else Confidence.LOW
+            confidence = Confidence.LOW if {path_of(part) for part in parts} <= plain else Confidence.MEDIUM
             yield context.finding(method, statement, "MP108", message, "save_for_backward", confidence)
 
 
