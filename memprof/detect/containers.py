@@ -100,13 +100,17 @@ class OutputsKeptWithGraph(Rule):
         ]
         if pile.is_scalar:
             remedies.insert(0, Remedy("item", f"store a number at {where}: `.item()`", frees=pile.storages))
-        step = "`.item()`" if pile.is_scalar else "`.detach().cpu()`"
+        step = f"Store `.detach().cpu()` at {where} instead."
+        if pile.is_scalar:
+            step = f"Store `.item()` at {where} instead."
+        elif device_of(model, pile.main.storages[0] if pile.main.storages else None) == "cpu":
+            step = f"Store `.detach()` at {where}, and no more than is needed: the tensors themselves still add up."
         return pile_finding(
             self,
             model,
             pile,
             what=f"{pile.noun.capitalize()} made at {place(pile.made_at)} pile up with their autograd graph",
-            step=f"Store {step} at {where} instead.",
+            step=step,
             remedies=remedies,
         )
 

@@ -92,6 +92,14 @@ def test_what_one_census_could_not_name_and_another_could_is_one_pile() -> None:
     assert run.codes() == ["MP116"]
 
 
+def test_on_the_host_moving_there_is_not_what_is_advised() -> None:
+    [found] = grown(graph=True).findings()
+
+    assert found.device == "cpu"
+    assert ".cpu()" not in found.message
+    assert "the tensors themselves still add up" in found.message
+
+
 # ---- one pile, one code ------------------------------------------------------------------------
 
 
