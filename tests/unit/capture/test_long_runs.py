@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import memprof
-from memprof.capture import frames, listener, parameters, recent, storage_log
+from memprof.capture import frames, listener, parameters, recent, storage_log, windows
 from memprof.capture.forward_places import ForwardPlaces
 from memprof.capture.frames import UserCode
 from memprof.capture.guard import Guard
@@ -26,6 +26,7 @@ _NOT_OURS = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionTy
 
 def held(session: object) -> int:
     """Count the Python objects that can be reached from a session, the user's and torch's left out."""
+    gc.collect()
     seen = {id(session)}
     left = deque([session])
     while left:
@@ -128,6 +129,7 @@ def test_what_is_kept_does_not_grow(
     monkeypatch.setattr(frames, "_MANY", 16)
     monkeypatch.setattr(recent, "_FEW", 16)
     monkeypatch.setattr(listener, "_MOST_SITES", 4)
+    monkeypatch.setattr(windows, "_POINTS", 16)
     monkeypatch.setattr(storage_log, "_MOST_WAITING", 8 * len(BIRTH_COLUMNS))
     with memprof.Profiler(level) as prof:
         run = program()
@@ -137,7 +139,7 @@ def test_what_is_kept_does_not_grow(
         for index in range(64, 192):
             run(index)
         after = held(prof._session)
-    assert after - before < 64
+    assert after - before < 100  # fewer than iterations: what has a bound goes up and down below it
 
 
 def test_storages_of_a_tick_that_does_not_end_are_written_early(
