@@ -152,11 +152,12 @@ def _level(growths: Sequence[Growth], passed: dict[str, int], most: dict[str, fl
 def _growth_seen(model: MemoryModel, device: str, kind: str) -> float | None:
     """What an iteration of a kind leaves behind, by the device's counter; None where it is not known to grow.
 
-    The median, or the mean where few iterations leave much: what is kept once an epoch.
+    The median, or the mean where few iterations leave much: what is kept once an epoch. In the last iteration the
+    program ends and lets go of everything.
     """
     left = [
         memory.allocated_bytes_end - memory.allocated_bytes_start
-        for iteration in model.iterations
+        for iteration in model.iterations[:-1] or model.iterations
         if iteration.kind == kind
         and (memory := iteration.devices.get(device)) is not None
         and memory.allocated_bytes_end is not None

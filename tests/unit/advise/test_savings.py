@@ -12,7 +12,7 @@ from memprof.advise.savings import Savings, ranked
 from memprof.detect.finding import Finding, Kind, RelatedLocation, Remedy, Severity
 from memprof.model.build import build
 from memprof.model.memory import Category, MemoryModel, Source
-from memprof.record.events import Location, ModuleRef, Role
+from memprof.record.events import Location, ModuleRef, Phase, Role
 from tests.unit.model.fake_recording import LINE, FakeRecording
 
 
@@ -143,6 +143,27 @@ def test_growth_counts_for_no_more_than_was_seen_to_stay() -> None:
     thrice = peak_without_growth(model, "cpu", [Growth(1000.0, frozenset({"train"}))] * 3)
     assert once == thrice
     assert peak_without_growth(model, "cuda:0", [Growth(1000.0, frozenset({"train"}))]) is None
+
+
+def test_growth_in_every_fifth_iteration_counts_though_the_end_of_the_program_frees_it_all() -> None:
+    fake = FakeRecording()
+    carried: tuple[int, ...] = ()
+    for index in range(31):
+        carried = fake.step(carried=carried, leak=10_000 if index % 5 == 4 else 8)
+    leaks = [birth.storage for birth in fake.birth_rows if birth.nbytes == 10_000]
+    for phase in (Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER):
+        fake.sample(phase, ends=False)
+        fake.sample(phase, ends=True)
+    fake.death(*leaks, *carried)
+    fake.end_tick()
+    model = build(fake)
+    assert model.iterations[-1].kind == "train"
+
+    found = peak_without_growth(model, "cpu", [Growth(2000.0, frozenset({"train"}))])
+
+    assert len(leaks) == 6
+    assert found is not None
+    assert found[0] - found[1] > 40_000
 
 
 def test_what_is_freed_after_a_while_grows_no_further() -> None:
