@@ -9,6 +9,7 @@ from memprof.record.events import Location
 _SPEAKS_FOR = {
     "MP103": ("MP205",),  # outputs that are joined, in a list that lives as long as the evaluation
     "MP202": ("MP105", "MP106", "MP108", "MP201", "MP203", "MP214", "MP215"),  # live on into the next iteration
+    "MP207": ("MP113",),  # gradients of models of earlier trials, which stay with them
     "MP214": ("MP215",),
     "MP215": ("MP209", "MP113"),  # copies of weights that a checkpoint or a pile of them keeps
 }
