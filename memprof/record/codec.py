@@ -30,6 +30,7 @@ from memprof.record.run_info import (
     RunInfo,
     TensorFact,
 )
+from memprof.record.typed import typed
 
 _STATE_FIELDS = tuple(field.name for field in dataclasses.fields(DeviceState))
 _STATE_TEXT = "{" + ",".join(f'"{name}":%s' for name in _STATE_FIELDS) + "}"
@@ -73,7 +74,7 @@ def load_run(text: str) -> RunInfo:
         tuple(EqualSpan(int(storage), str(device), int(since), int(until)) for storage, device, since, until in spans)
         for spans in data.get("equal_storages", ())
     )
-    return run
+    return typed(run)
 
 
 def _tuple_of_parts(data: Any) -> tuple[ModelPart, ...]:
@@ -102,7 +103,7 @@ def _failure(data: dict[str, Any] | None) -> Failure | None:
 def load_census(text: str) -> Census:
     """Read what `dump` wrote of a `Census`."""
     data = json.loads(text)
-    return Census(
+    census = Census(
         tick=int(data["tick"]),
         time_ns=int(data["time_ns"]),
         since_tick=int(data["since_tick"]),
@@ -144,6 +145,7 @@ def load_census(text: str) -> Census:
         gradients=_gradients(data.get("gradients")),
         populations=tuple(Population(**item) for item in data.get("populations", ())),
     )
+    return typed(census)
 
 
 def _tuples(data: dict[str, Any], *keys: str) -> dict[str, Any]:
@@ -157,13 +159,13 @@ def _gradients(data: dict[str, Any] | None) -> GradientGraph | None:
 
 def load_state(text: str) -> DeviceState:
     """Read what `dump` wrote of a `DeviceState`."""
-    return DeviceState(**json.loads(text))
+    return typed(DeviceState(**json.loads(text)))
 
 
 def load_oom(text: str) -> OutOfMemory:
     """Read what `dump` wrote of an `OutOfMemory`."""
     data = json.loads(text)
-    return OutOfMemory(**{**data, "phase": Phase(data["phase"]), "location": _location(data["location"])})
+    return typed(OutOfMemory(**{**data, "phase": Phase(data["phase"]), "location": _location(data["location"])}))
 
 
 def load_parameters(text: str) -> ParameterProfile:
@@ -173,7 +175,7 @@ def load_parameters(text: str) -> ParameterProfile:
         ParameterShare(**{**share, "module": ModuleRef(str(share["module"][0]), str(share["module"][1]))})
         for share in data["shares"]
     )
-    return ParameterProfile(id=int(data["id"]), shares=tuple(shares))
+    return typed(ParameterProfile(id=int(data["id"]), shares=tuple(shares)))
 
 
 def _holder(data: dict[str, Any]) -> Holder:

@@ -68,7 +68,7 @@ class Recording:
         with _Reading(path):
             (self._version,) = connection.execute("PRAGMA user_version").fetchone()
             rows = self._tick_rows(*journal)
-            self._names: dict[int, str] = dict(connection.execute("SELECT id, text FROM name"))
+            self._names = {row[0]: str(row[1]) for row in connection.execute("SELECT id, text FROM name")}
             self._locations = {
                 row[0]: Location(str(row[1]), int(row[2]), str(row[3]))
                 for row in connection.execute("SELECT id, file, line, function FROM location")

@@ -181,6 +181,35 @@ def test_a_running_recording_can_be_read(path: Path) -> None:
     writer.finish(all_events.RUN)
 
 
+@pytest.mark.parametrize(
+    ("table", "column", "key", "value"),
+    [
+        ("meta", "value", "$.script", 5),
+        ("meta", "value", "$.exit_status", '"x"'),
+        ("meta", "value", "$.notes", "[1, null]"),
+        ("meta", "value", "$.counter", "[1]"),
+        ("meta", "value", "$.allocator_settings", "5"),
+        ("meta", "value", "$.failure.features", '["x", "y"]'),
+        ("meta", "value", "$.optimizers[0].state_bytes", '"much"'),
+        ("device_state", "data", "$.allocated_bytes", '"x"'),
+        ("device_state", "data", "$.active_bytes", "null"),
+        ("oom", "data", "$.requested_bytes", '"many"'),
+        ("census", "data", "$.roots[0].nodes", '"x"'),
+        ("census", "data", "$.groups[0].storages", '["a"]'),
+        ("parameters", "data", "$.shares[0].nbytes", "null"),
+    ],
+)
+def test_a_fact_of_another_type_is_damage(path: Path, table: str, column: str, key: str, value: object) -> None:
+    # Where it got through, the report would fail on it, or say it.
+    all_events.write_all(path)
+    with sqlite3.connect(path) as connection:
+        where = "WHERE key = 'run'" if table == "meta" else ""
+        connection.execute(f"UPDATE {table} SET {column} = json_set({column}, '{key}', json('{value}')) {where}")
+    connection.close()
+    with pytest.raises(RecordingError, match="is damaged and cannot be read"):
+        open_recording(path)
+
+
 def test_run_facts_of_a_newer_version_are_passed_over(path: Path) -> None:
     all_events.write_all(path)
     with sqlite3.connect(path) as connection:
