@@ -164,6 +164,7 @@ class ContentBooks:
 
         Those are left out that were written to later.
         """
+        self._tracker.bury()
         now = perf_counter_ns()
         for member in list(self._members.values()):
             self._end(member, now if self._watching else member.known_ns)
@@ -183,6 +184,7 @@ class ContentBooks:
 
     def check(self) -> None:
         """Forget the contents of storages that somebody has written to in secret."""
+        self._tracker.bury()
         if self._watching:
             self._certain_up_to_now()
         if not self._worth_a_check():

@@ -26,6 +26,8 @@ class Guard:
         self._warned: set[str] = set()
         self.busy = 0
         """Above zero while a root module, a backward or an own call is running."""
+        self.settle: Callable[[], None] = lambda: None
+        """Called before each piece, so that it finds the books as they should be."""
 
     @uncompiled
     def run(self, action: Callable[..., None], *args: Any) -> None:
@@ -37,6 +39,7 @@ class Guard:
         """
         self.busy += 1
         try:
+            self.settle()
             action(*args)
         except Exception as error:  # the user's run comes first
             self._failed(error)
@@ -52,6 +55,7 @@ class Guard:
             args: Its arguments.
         """
         try:
+            self.settle()
             action(*args)
         except Exception as error:
             self._failed(error)

@@ -102,6 +102,7 @@ class CaptureSession:
             placed=None if simulated is None else simulated.placed,
             simulated=None if simulated is None else simulated.tensor_type,
         )
+        self._guard.settle = self._tracker.bury
         self._contents = ContentBooks(self._tracker, lambda: list(self._listener.optimizers))
         self._watch = StorageWatch(
             self._tracker, self._contents, self._guard.note, below=0 if simulated is None else simulated.dispatch_modes
@@ -247,6 +248,7 @@ class CaptureSession:
 
     def storages_of(self, tensors: Iterable[torch.Tensor]) -> set[int]:
         """Ids of the storages behind tensors, as far as they are in the books."""
+        self._tracker.bury()
         return {live.id for tensor in tensors if (live := self._tracker.live.get(storage_key(tensor))) is not None}
 
     def holders_of(self, storages: Collection[int]) -> dict[int, Holder]:
@@ -255,6 +257,7 @@ class CaptureSession:
         Args:
             storages: Ids from the books; the search is made for all of them at once, so let there be few.
         """
+        self._tracker.bury()
         kinds = self._tracker.plain
         found: dict[int, torch.Tensor] = {}
         for item in tracked_objects():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable
 from time import perf_counter_ns
 from types import FrameType
@@ -10,7 +11,6 @@ from typing import Any
 
 import torch
 
-from memprof.capture.compilation import uncompiled
 from memprof.capture.forward_places import ForwardPlaces
 from memprof.capture.frames import UserCode, function_name
 from memprof.capture.live import LiveStorage, Reference, spanned_bytes, storage_address, storage_key
@@ -64,7 +64,7 @@ class StorageTracker:
         self._spared: dict[int, LiveStorage] = {}
         """Those that are watched through tensors."""
         self.live: dict[int, LiveStorage] = {}
-        self.live_bytes = 0
+        self._live_bytes = 0
         self.tick = 0
         self.phase = int(Phase.OTHER)
         self.in_forward = False
@@ -75,6 +75,10 @@ class StorageTracker:
         self.recent = RecentTensors()
         """Tensors made outside backward and optimizer, for the census."""
         self.log = StorageLog(writer)
+        self._dead: deque[Reference] = deque()
+        """References whose storage or tensor is gone. They come here without Python code: what a signal's handler
+        raises in the callback of a reference, `KeyboardInterrupt` before all, is lost."""
+        self._died = self._dead.append
         self.on_death: Callable[[LiveStorage], None] | None = None
         """Told of each storage that is freed."""
         self.next_id = 0
@@ -95,7 +99,7 @@ class StorageTracker:
         known_live = self.live.get(key)
         if known_live is not None:
             if known_live.spared:
-                known_live.watch(output, self._tensor_died)
+                known_live.watch(output, self._died)
             return
         try:
             op_id, op = self._op_ids[func]
@@ -188,7 +192,7 @@ class StorageTracker:
         live.references = []
         if storage is None:
             self._spared[key] = live
-            live.watch(tensor, self._tensor_died)
+            live.watch(tensor, self._died)
         else:
             live.watch(storage, self._died)
         live.nbytes = nbytes
@@ -203,7 +207,7 @@ class StorageTracker:
         live.written_at = None
         live.used_ns = perf_counter_ns()
         self.live[key] = live
-        self.live_bytes += nbytes
+        self._live_bytes += nbytes
         self.log.born(
             (
                 identity,
@@ -222,23 +226,31 @@ class StorageTracker:
         )
         return live
 
-    @uncompiled
-    def _died(self, reference: Reference) -> None:
-        self._gone(reference.live)
+    @property
+    def live_bytes(self) -> int:
+        """Bytes of the storages that are alive."""
+        self.bury()
+        return self._live_bytes
 
-    @uncompiled
-    def _tensor_died(self, reference: Reference) -> None:
-        references = reference.live.references
-        if reference in references:
-            references.remove(reference)
-            if not references:
-                self._gone(reference.live)
+    def bury(self) -> None:
+        """Book what has died; to be called before anything else is booked or read."""
+        dead = self._dead
+        while dead:
+            try:
+                reference = dead.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            references = reference.live.references
+            if reference in references:
+                references.remove(reference)
+                if not references:
+                    self._gone(reference.live)
 
     def _gone(self, live: LiveStorage) -> None:
         live.references = []
         if self.live.get(live.key) is live:
             self.live.pop(live.key, None)
-            self.live_bytes -= live.nbytes
+            self._live_bytes -= live.nbytes
         if live.spared:
             self._spared.pop(live.key, None)
         self.log.deaths.extend((live.id, perf_counter_ns(), self.tick, self.phase))
@@ -249,7 +261,7 @@ class StorageTracker:
         """Note a view of what backward made: it keeps the storage as well."""
         live = self.live.get(storage_key(tensor))
         if live is not None and live.spared:
-            live.watch(tensor, self._tensor_died)
+            live.watch(tensor, self._died)
 
     def _settle(self, live: LiveStorage, tensor: torch.Tensor) -> LiveStorage | None:
         """Watch through its storage what was watched through tensors."""
@@ -303,7 +315,7 @@ class StorageTracker:
         renewed.references = []
         renewed.watch(storage, self._died)
         self.live[renewed.key] = renewed
-        self.live_bytes += renewed.nbytes
+        self._live_bytes += renewed.nbytes
         address = NONE
         if self._placed is not None:
             _, address = self._placed(storage)

@@ -129,6 +129,7 @@ class OpBooks:
             return
         tracker = self._tracker
         try:
+            tracker.bury()
             if tracker.phase != OPTIMIZER:
                 tracker.used(args, perf_counter_ns())
                 if kwargs:

@@ -313,6 +313,9 @@ class RecordingWriter:
                     return
                 self._move_to_memory(str(error))
                 self._execute(statements)
+            except _NotWritten as interrupted:  # the journal still has its ticks
+                self._pending = [*statements[waiting:], *self._pending]
+                raise interrupted.by from None
             if waiting and self._journal is not None:
                 self._journal.empty()
 
@@ -330,6 +333,11 @@ class RecordingWriter:
             if self._connection.in_transaction:
                 execute("ROLLBACK")
             raise
+        except BaseException as error:
+            if not self._connection.in_transaction:
+                raise
+            execute("ROLLBACK")
+            raise _NotWritten(error) from error
 
     def _limit(self, nbytes: int) -> None:
         (page_size,) = self._connection.execute("PRAGMA page_size").fetchone()
@@ -352,6 +360,14 @@ class RecordingWriter:
         self._on_failure(
             f"{self.path} can no longer be written ({reason}); recording goes on in memory and the file ends here"
         )
+
+
+class _NotWritten(Exception):
+    """Nothing of a transaction was written, because a signal's handler raised meanwhile (`KeyboardInterrupt`)."""
+
+    def __init__(self, by: BaseException) -> None:
+        super().__init__()
+        self.by = by
 
 
 def _of_storages(

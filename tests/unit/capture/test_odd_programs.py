@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -192,3 +195,29 @@ def test_a_parameter_made_of_several_tensors_is_counted_once() -> None:
     assert model_of_run.run.optimizers[0].state_bytes == 2 * MIB
     assert {share.nbytes for profile in profiler.recording.parameters for share in profile.shares} == {2 * MIB}
     assert model_of_run.run.notes == ()
+
+
+def test_no_interrupt_is_lost() -> None:
+    """What a signal's handler raises in the callback of a weak reference goes nowhere; so none of ours runs Python."""
+    model = nn.Sequential(*(nn.Linear(16, 16) for _ in range(8)))
+    called: list[str] = []
+
+    def trace(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call" and frame.f_back is not None and frame.f_back.f_code is test_no_interrupt_is_lost.__code__:
+            called.append(frame.f_code.co_name)
+
+    with memprof.Profiler("tensors") as profiler:
+        loss = model(torch.ones(4, 16)).sum()
+        before = gc.isenabled()
+        gc.disable()
+        sys.setprofile(trace)
+        try:
+            del loss  # and with it the graph and all that it saved
+        finally:
+            sys.setprofile(None)
+            (gc.enable if before else gc.disable)()
+        assert called == []
+        profiler.step()
+    storages = [item for item in profiler.diagnosis.model.storages.values() if item.op == "aten.addmm.default"]
+    assert len(storages) == 8
+    assert all(item.death_ns is not None for item in storages)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from array import array
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,6 +109,7 @@ def test_a_long_tick_goes_into_the_database_at_once(path: Path, monkeypatch: pyt
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
+from typing import Any
 from tests.unit.record.test_journal import RecordingWriter, RunInfo, write
 write(RecordingWriter(Path(sys.argv[1]), RunInfo()), 0, 1, 2)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -238,3 +240,36 @@ def test_a_journal_is_no_program(path: Path) -> None:
     writer = RecordingWriter(path, RunInfo())
     assert not journal_of(path).stat().st_mode & 0o111
     writer.finish(RunInfo())
+
+
+class Interrupting:
+    """A connection in the midst of whose transaction the user presses Ctrl-C."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.connection, name)
+
+    def executemany(self, *_: object) -> None:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_commit_is_made_good_by_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "run.memprof"
+    writer = RecordingWriter(path, RunInfo())
+    connection = writer._connection
+    for index in range(3):
+        writer.write_tick(tick(index))  # the first is committed with the line it names, the others wait in the journal
+    writer._connection = Interrupting(connection)  # type: ignore[assignment]
+    device = writer.name_id("cpu")
+    with pytest.raises(KeyboardInterrupt):
+        writer.write_tick(tick(3), array("q", [0, 30, 3, 0, 8, device, device, device, -1, -1, -1, -1]))
+    assert not connection.in_transaction
+    writer._connection = connection
+    writer.write_tick(tick(4))
+    writer.finish(RunInfo())
+    assert not writer.in_memory
+    recording = open_recording(path)
+    assert recording.ticks == tuple(map(tick, range(5)))
+    assert [birth.device for birth in recording.births()] == ["cpu"]
