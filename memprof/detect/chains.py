@@ -50,12 +50,14 @@ class Chain:
 
     def per_iteration(self, values: list[int]) -> float:
         """Growth of a figure per iteration between censuses."""
+        # Between sightings far apart a chain may have begun anew, as one of each evaluation does.
+        nearest = min((there - here for (here, _), (there, _) in pairwise(self.sightings) if there > here), default=0)
         steps = [
             (after - before) / (there - here)
             for (here, _), (there, _), before, after in zip(
                 self.sightings, self.sightings[1:], values, values[1:], strict=False
             )
-            if there > here
+            if 0 < there - here == nearest
         ]
         return float(median(steps)) if steps else 0.0
 
