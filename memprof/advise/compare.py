@@ -6,10 +6,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import PurePath
-from statistics import median
 
 from memprof.advise.diagnosis import Diagnosis
 from memprof.detect.finding import Finding
+from memprof.model.iterations import usual_duration_ns
 from memprof.model.memory import MemoryModel, Source, Trend
 from memprof.record.iterations import TRAIN
 
@@ -109,9 +109,7 @@ def _figures(model: MemoryModel, device: str) -> DeviceFigures:
 
 
 def _iteration_ns(model: MemoryModel) -> int | None:
-    whole = [item for item in model.iterations if item.kind == TRAIN and item.complete]
-    chosen = [item for item in whole if not item.tracked] or whole
-    return round(median(item.duration_ns for item in chosen)) if chosen else None
+    return usual_duration_ns([item for item in model.iterations if item.kind == TRAIN])
 
 
 def _findings(before: Diagnosis, after: Diagnosis) -> list[FindingChange]:

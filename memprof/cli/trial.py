@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from memprof.cli.run import load_program, record, simulated_gpu
@@ -66,6 +65,7 @@ def main(order_file: str) -> int:
 
 
 def _figures(diagnosis: Diagnosis) -> dict[str, Any]:
+    from memprof.model.iterations import usual_duration_ns
     from memprof.report.wording import main_device
 
     model = diagnosis.model
@@ -73,14 +73,13 @@ def _figures(diagnosis: Diagnosis) -> dict[str, Any]:
     peak = model.peaks.get(device or "")
     trend = model.trends.get(device or "")
     loop = [item for item in model.iterations if item.kind != "other" and item.complete]
-    quick = [item for item in loop if not item.tracked] or loop
     return {
         "device": device,
         "peak_bytes": None if peak is None else peak.allocated_bytes,
         "peak_source": None if peak is None else peak.source.value,
         "bytes_per_iteration": None if trend is None else trend.bytes_per_iteration,
         "growth_source": None if trend is None else trend.source.value,
-        "iteration_ns": round(median(item.duration_ns for item in quick)) if quick else None,
+        "iteration_ns": usual_duration_ns(loop),
         "iterations": len(loop),
     }
 

@@ -24,9 +24,7 @@ from memprof.lint.values import (
     join,
     join_all,
 )
-from memprof.lint.vocabulary import (
-    PASSING_FUNCTIONS,
-)
+from memprof.lint.vocabulary import PASSING_FUNCTIONS
 
 
 class CallReader(LibraryReader):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -105,6 +106,13 @@ def join_devices(schedule: Schedule, by_device: Mapping[str, Sequence[DeviceIter
         )
         for position, iteration in enumerate(schedule.iterations)
     )
+
+
+def usual_duration_ns(iterations: Sequence[IterationMemory]) -> int | None:
+    """Median duration of the complete iterations among some; of those in which storages were not watched, if any."""
+    complete = [item for item in iterations if item.complete]
+    chosen = [item for item in complete if not item.tracked] or complete
+    return round(median(item.duration_ns for item in chosen)) if chosen else None
 
 
 def _source(measured: bool) -> Source:
